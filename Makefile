@@ -1,0 +1,90 @@
+# Everything lands in .venv, target and (make demo) demo; nothing needs root.
+# `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+# The interpreter that makes .venv, and MLX's backend on Linux: cpu, cuda12 or cuda13.
+PYTHON ?= python3
+MLX_BACKEND ?= cpu
+MLX_VERSION := 0.32.2
+
+# The build scripts find MLX through this environment; cargo rebuilds when one of these changes, so
+# they are the same for every recipe.
+export VIRTUAL_ENV := $(CURDIR)/.venv
+export PYO3_PYTHON := $(VIRTUAL_ENV)/bin/python
+export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
+unexport PYTHONPATH PYTHONHOME
+# An extension module does not link libpython; maturin says so to PyO3 in this way, and without it
+# cargo and maturin would compile PyO3 in turns.
+export PYO3_BUILD_EXTENSION_MODULE := 1
+
+SETUP := .venv/.made-from-pyproject
+# Doctests get no link arguments from a build script: they find libmlx through the loader's path.
+MLX_LIB = $$(python -c 'import mlx, pathlib; print(next(p for p in map(pathlib.Path, mlx.__path__) if (p / "lib").is_dir()) / "lib")')
+WITH_MLX = export LD_LIBRARY_PATH="$(MLX_LIB):$${LD_LIBRARY_PATH:-}" DYLD_LIBRARY_PATH="$(MLX_LIB):$${DYLD_LIBRARY_PATH:-}";
+
+.PHONY: help setup build demo test test-rust test-python gen lint format bench docs wheel sdist
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+
+$(SETUP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	python -m pip install --quiet --upgrade 'pip>=25.1'
+	python -m pip install --quiet --group dev 'mlx[$(MLX_BACKEND)]==$(MLX_VERSION)'
+	touch $@
+
+setup: $(SETUP) ## Make .venv with everything from PyPI.
+
+build: $(SETUP) ## Compile the Rust code and install the Python package into .venv, editable.
+	maturin develop
+
+demo: build ## Train a small language model, LoRA-tune it, print samples, plot demo/loss.png.
+	python examples/demo.py
+
+test: lint gen-check test-rust test-python ## Run every test and linter.
+
+.PHONY: gen-check
+gen-check: $(SETUP)
+	cargo xtask gen --check
+
+test-rust: build
+	$(WITH_MLX) cargo test --workspace --exclude graft-py --lib --bins --tests
+	$(WITH_MLX) cargo test --workspace --exclude graft-py --doc
+
+test-python: build
+	cargo build --package graft-train
+	python -m mypy.stubtest mlx_graft --ignore-missing-stub
+	python -m pytest
+
+gen: $(SETUP) ## Write the generated sources again, after a change of ops.toml or of mlx-c.
+	cargo xtask gen
+
+lint: build ## Check formatting, types, lints and licences.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	ruff format --check .
+	ruff check .
+	mypy
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; fi
+
+format: $(SETUP) ## Format all sources.
+	cargo fmt --all
+	ruff format .
+	ruff check --fix .
+
+bench: $(SETUP) ## Measure against mlx_lm.lora and mlx.core; prints ratios, writes bench/out.
+	maturin develop --release
+	python bench/call.py
+	python bench/train.py
+
+docs: $(SETUP) ## Build the Rust API reference into target/doc.
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --exclude xtask --exclude graft-py
+
+wheel: $(SETUP) ## Build a wheel for the Python of .venv into dist.
+	maturin build --release --out dist
+
+sdist: $(SETUP) ## Build the source distribution into dist.
+	maturin sdist --out dist

@@ -1,0 +1,193 @@
+//! Matrix products of `float32`.
+
+mod gemv;
+mod problem;
+
+use mlx_graft::primitive::{
+    ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
+};
+use mlx_graft::{Array, Device, DeviceType, Dtype, Error, Result, ops};
+
+use problem::Problem;
+
+/// The matrix product of two arrays, as `mlx.core.matmul`.
+///
+/// Shapes `(…, M, K)` and `(…, K, N)` give `(…, M, N)`; the leading dimensions broadcast. An `a` of
+/// one dimension is a row, a `b` of one dimension a column, and the result lacks that dimension.
+///
+/// Products of two `float32` arrays on the CPU run through the `gemm` crate, on the threads of
+/// rayon's global pool; transposed and broadcast arrays are read where they lie. All others run
+/// through MLX's own operation.
+///
+/// # Errors
+/// Those of `mlx.core.matmul`: an array without dimensions, or shapes that do not fit.
+///
+/// ```
+/// use mlx_graft::Array;
+///
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[2, 2])?;
+/// let x = Array::from_slice(&[1.0_f32, -1.0], &[2])?;
+/// assert_eq!(graft_kernels::matmul(&a, &x)?.to_vec::<f32>()?, [-1.0, -1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
+    let float32 = a.dtype() == Dtype::Float32 && b.dtype() == Dtype::Float32;
+    // MLX words its own errors best, so what cannot be multiplied goes there too.
+    if !float32 || !fits(a.shape(), b.shape()) || Device::default_device()?.kind != DeviceType::Cpu
+    {
+        return ops::matmul(a, b);
+    }
+    let row = (a.ndim() == 1).then(|| ops::expand_dims(a, 0)).transpose()?;
+    let column = (b.ndim() == 1).then(|| ops::expand_dims(b, 1)).transpose()?;
+    let product = multiply(row.as_ref().unwrap_or(a), column.as_ref().unwrap_or(b))?;
+    match (row.is_some(), column.is_some()) {
+        (false, false) => Ok(product),
+        (true, false) => ops::squeeze_axes(&product, &[-2]),
+        (false, true) => ops::squeeze_axes(&product, &[-1]),
+        (true, true) => ops::squeeze_axes(&product, &[-2, -1]),
+    }
+}
+
+/// Whether MLX would multiply these shapes.
+fn fits(a: &[i32], b: &[i32]) -> bool {
+    let (Some(&inner), Some(&last)) = (a.last(), b.last()) else { return false };
+    let other = if b.len() == 1 { last } else { b[b.len() - 2] };
+    inner == other && broadcast(batch_of(a), batch_of(b)).is_some()
+}
+
+/// The leading dimensions of a stack of matrices.
+fn batch_of(shape: &[i32]) -> &[i32] {
+    &shape[..shape.len().saturating_sub(2)]
+}
+
+/// The shape that two shapes broadcast to.
+fn broadcast(a: &[i32], b: &[i32]) -> Option<Vec<i32>> {
+    let ndim = a.len().max(b.len());
+    let dim = |shape: &[i32], i: usize| (i + shape.len()).checked_sub(ndim).map_or(1, |i| shape[i]);
+    (0..ndim)
+        .map(|i| match (dim(a, i), dim(b, i)) {
+            (x, y) if x == y => Some(x),
+            (1, y) => Some(y),
+            (x, 1) => Some(x),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The product of arrays of at least two dimensions.
+#[derive(PartialEq)]
+struct Matmul;
+
+/// Adds a [`Matmul`] to the graph.
+fn multiply(a: &Array, b: &Array) -> Result<Array> {
+    let mut outputs = apply(Matmul, &[a, b])?;
+    Ok(outputs.remove(0))
+}
+
+/// Swaps the last two dimensions.
+fn transposed(x: &Array) -> Result<Array> {
+    ops::swapaxes(x, -1, -2)
+}
+
+/// Sums the dimensions along which an array of `shape` was broadcast to become `x`.
+fn sum_to(x: &Array, shape: &[i32]) -> Result<Array> {
+    let extra = x.ndim() - shape.len();
+    let mut sum = x.clone();
+    if extra > 0 {
+        let axes: Vec<i32> = (0..extra as i32).collect();
+        sum = ops::sum_axes(&sum, &axes, false)?;
+    }
+    let axes: Vec<i32> =
+        (0..shape.len()).filter(|&i| shape[i] != sum.shape()[i]).map(|i| i as i32).collect();
+    if axes.is_empty() { Ok(sum) } else { ops::sum_axes(&sum, &axes, true) }
+}
+
+impl Primitive for Matmul {
+    const NAME: &'static str = "matmul";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let [a, b] = inputs else {
+            return Err(Error::invalid_argument(Self::NAME, "needs two arrays"));
+        };
+        let (m, n) = match (a.shape.as_slice(), b.shape.as_slice()) {
+            ([.., m, k], [.., l, n]) if k == l => (*m, *n),
+            _ => return Err(mismatch(a, b)),
+        };
+        let mut shape =
+            broadcast(batch_of(&a.shape), batch_of(&b.shape)).ok_or_else(|| mismatch(a, b))?;
+        shape.extend([m, n]);
+        Ok(vec![ArraySpec::new(shape, Dtype::Float32)])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        Problem::new(inputs[0].strided()?, inputs[1].strided()?).solve(&mut outputs[0])
+    }
+
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        let (a, b, cotangent) = (&primals[0], &primals[1], &cotangents[0]);
+        let with_respect_to = |&arg: &usize| {
+            if arg == 0 {
+                sum_to(&multiply(cotangent, &transposed(b)?)?, a.shape())
+            } else if b.ndim() == 2 && a.ndim() > 2 {
+                // The sum over the leading dimensions is part of the product.
+                let rows = ops::flatten(a, 0, -2)?;
+                multiply(&transposed(&rows)?, &ops::flatten(cotangent, 0, -2)?)
+            } else {
+                sum_to(&multiply(&transposed(a)?, cotangent)?, b.shape())
+            }
+        };
+        argnums.iter().map(with_respect_to).collect()
+    }
+
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        let mut products = argnums.iter().zip(tangents).map(|(&arg, tangent)| {
+            if arg == 0 { multiply(tangent, &primals[1]) } else { multiply(&primals[0], tangent) }
+        });
+        let first = products.next().transpose()?;
+        let second = products.next().transpose()?;
+        match (first, second) {
+            (Some(x), Some(y)) => Ok(vec![ops::add(&x, &y)?]),
+            (Some(x), None) => Ok(vec![x]),
+            _ => Err(Error::invalid_argument(Self::NAME, "jvp without a tangent")),
+        }
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        // Dimensions of one matrix stack, without the mapped one.
+        let ndim = |i: usize| inputs[i].ndim() - usize::from(axes[i].is_some());
+        let most = ndim(0).max(ndim(1));
+        let to_front = |i: usize| -> Result<Array> {
+            let Some(axis) = axes[i] else { return Ok(inputs[i].clone()) };
+            let moved = ops::moveaxis(&inputs[i], axis, 0)?;
+            // Leading dimensions broadcast from the right: the mapped one must stay leftmost.
+            let missing: Vec<i32> = (1..=(most - ndim(i)) as i32).collect();
+            if missing.is_empty() { Ok(moved) } else { ops::expand_dims_axes(&moved, &missing) }
+        };
+        Ok((vec![multiply(&to_front(0)?, &to_front(1)?)?], vec![Some(0)]))
+    }
+
+    fn layout(&self, _input: usize) -> Layout {
+        Layout::Strided
+    }
+}
+
+fn mismatch(a: &ArraySpec, b: &ArraySpec) -> Error {
+    Error::invalid_argument(
+        Matmul::NAME,
+        format!("arrays of shape {:?} and {:?} cannot be multiplied", a.shape, b.shape),
+    )
+}

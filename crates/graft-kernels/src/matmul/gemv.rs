@@ -1,0 +1,82 @@
+//! A row times a matrix: the product of generation, one token at a time. It is bound by the
+//! memory's bandwidth, so each element of the matrix is read once, in the order it lies in.
+// What is not inlined into a dispatched closure is not compiled for the wide registers.
+#![allow(clippy::inline_always)]
+
+use std::mem::MaybeUninit;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::problem::Matrix;
+
+/// Partial sums of a dot product: enough to fill the widest registers twice over.
+const LANES: usize = 32;
+
+/// Outputs that a task computes at least, a multiple of a cache line.
+const CHUNK: usize = 256;
+
+/// Whether [`row_times_matrix`] reads this matrix in the order it lies in.
+pub(super) fn suits(matrix: &Matrix<'_>) -> bool {
+    matrix.has_dense_rows() || matrix.transposed().has_dense_rows()
+}
+
+/// Writes `x × matrix` to `out`, all of it.
+pub(super) fn row_times_matrix(
+    x: &[f32],
+    matrix: Matrix<'_>,
+    out: &mut [MaybeUninit<f32>],
+    parallel: bool,
+) {
+    let arch = Arch::new();
+    let columns = matrix.transposed();
+    // Where both hold (a matrix of one row or column), either is right.
+    let dots = columns.has_dense_rows();
+    let chunk = |start: usize, out: &mut [MaybeUninit<f32>]| {
+        if dots {
+            arch.dispatch(|| {
+                for (j, out) in out.iter_mut().enumerate() {
+                    out.write(dot(x, columns.dense_row(start + j)));
+                }
+            });
+        } else {
+            arch.dispatch(|| add_rows(x, matrix, start, out));
+        }
+    };
+    if parallel {
+        let length = out.len().div_ceil(rayon::current_num_threads());
+        let length = length.next_multiple_of(16).clamp(CHUNK, 16 * CHUNK);
+        out.par_chunks_mut(length).enumerate().for_each(|(i, out)| chunk(i * length, out));
+    } else {
+        chunk(0, out);
+    }
+}
+
+/// Writes columns `start..` of `x × matrix`, whose rows are dense.
+#[inline(always)]
+fn add_rows(x: &[f32], matrix: Matrix<'_>, start: usize, out: &mut [MaybeUninit<f32>]) {
+    let mut sums = vec![0.0_f32; out.len()];
+    for (i, &x) in x.iter().enumerate() {
+        let row = &matrix.dense_row(i)[start..start + sums.len()];
+        for (sum, &element) in sums.iter_mut().zip(row) {
+            *sum += x * element;
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        out.write(sum);
+    }
+}
+
+#[inline(always)]
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let (x, x_rest) = x.as_chunks::<LANES>();
+    let (y, y_rest) = y.as_chunks::<LANES>();
+    let mut sums = [0.0_f32; LANES];
+    for (x, y) in x.iter().zip(y) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
+    sums.iter().sum::<f32>() + rest
+}

@@ -1,0 +1,25 @@
+//! What the tests share.
+
+mod numbers;
+
+use mlx_graft::{Array, Result, ops};
+pub use numbers::numbers;
+
+/// Asserts that two arrays have one shape and differ nowhere by more than `bound`.
+#[track_caller]
+pub fn assert_within(found: &Array, wanted: &Array, bound: &Array) {
+    assert_eq!(found.shape(), wanted.shape());
+    let read = |x: &Array| x.to_vec::<f32>().expect("float32");
+    for (i, ((x, y), bound)) in read(found).iter().zip(read(wanted)).zip(read(bound)).enumerate() {
+        let same = x.is_nan() && y.is_nan() || *x == y;
+        assert!(same || (x - y).abs() <= bound, "element {i}: {x} instead of {y} ± {bound}");
+    }
+}
+
+/// How far two sums of products of `a` and `b`, added in any order, may lie apart: each is within
+/// `k` roundings, relative to the sum of magnitudes, of the exact one.
+pub fn rounding(a: &Array, b: &Array) -> Result<Array> {
+    let k = a.dim(-1)?;
+    let magnitudes = ops::matmul(&ops::abs(a)?, &ops::abs(b)?)?;
+    ops::multiply(&magnitudes, &Array::scalar(2.0 * k as f32 * f32::EPSILON)?)
+}

@@ -1,0 +1,29 @@
+//! Ten thousand applications leave no handle and no byte behind. One test alone in its process, as
+//! it reads counters of the whole process.
+
+#[path = "common/numbers.rs"]
+mod common;
+
+use common::numbers;
+use mlx_graft::{Device, Result, Stream, live_handles, memory, ops, transforms};
+
+#[test]
+fn leaves_nothing_behind() -> Result<()> {
+    let (a, b) = (numbers(1, &[8, 16])?, numbers(2, &[16, 8])?);
+    transforms::eval(&[&a, &b])?;
+    let gradient = transforms::ValueAndGrad::new(
+        |x| Ok(vec![ops::sum(&graft_kernels::matmul(&x[0], &x[1])?, false)?]),
+        &[0, 1],
+    )?;
+    let stream = Stream::default_of(Device::default_device()?)?;
+    let rounds = |n| -> Result<_> {
+        for _ in 0..n {
+            transforms::eval(&gradient.call(&[&a, &b])?.1)?;
+        }
+        stream.synchronize()?;
+        Ok((live_handles(), memory::active()?))
+    };
+    let before = rounds(1)?;
+    assert_eq!(rounds(10_000)?, before);
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Adapter files: mlx-lm's `adapters.safetensors` and `adapter_config.json`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mlx_graft::{Array, Dtype, io};
+use safetensors::tensor::{Dtype as FileDtype, View, serialize_to_file};
+
+use crate::adapter_config::AdapterConfig;
+use crate::args::{FineTuneType, LoraParameters};
+use crate::fsutil::write_atomic;
+use crate::lora::{KeySequence, LoraOptions, apply_lora, unfreeze_layers};
+use crate::models::{Decoder, check_header, wrong_shape};
+use crate::nn::{Module, Param};
+use crate::{Error, Result};
+
+/// The name of the weights in an adapter folder.
+pub const ADAPTER_FILE: &str = "adapters.safetensors";
+
+impl LoraOptions {
+    /// The options of a configuration.
+    pub fn new(parameters: &LoraParameters, num_layers: i64) -> Result<Self> {
+        let rank = i32::try_from(parameters.rank)
+            .map_err(|_| Error::Usage(format!("rank {} is too large", parameters.rank)))?;
+        Ok(Self {
+            rank,
+            scale: parameters.scale as f32,
+            dropout: parameters.dropout as f32,
+            keys: parameters.keys.clone(),
+            num_layers,
+        })
+    }
+}
+
+/// Prepares a model for training as a configuration says: adapters, or unfrozen layers.
+pub fn prepare(
+    model: &Decoder,
+    fine_tune_type: FineTuneType,
+    parameters: &LoraParameters,
+    num_layers: i64,
+    keys: &mut KeySequence,
+) -> Result<()> {
+    match fine_tune_type {
+        FineTuneType::Lora => {
+            apply_lora(model, &LoraOptions::new(parameters, num_layers)?, keys)
+        }
+        FineTuneType::Full => unfreeze_layers(model, num_layers),
+    }
+}
+
+/// Adds the adapters of a folder to a model: mlx-lm's `load_adapters`.
+///
+/// # Errors
+/// [`Error::NotFound`] or [`Error::Invalid`], naming the tensor with the shapes found and wanted.
+pub fn load_adapters(model: &Decoder, folder: &Path) -> Result<()> {
+    let config = AdapterConfig::read(folder)?;
+    let file = folder.join(ADAPTER_FILE);
+    if !file.exists() {
+        return Err(Error::not_found(
+            file,
+            "an adapter folder needs the weights beside adapter_config.json",
+        ));
+    }
+    // Read and check before the model is changed.
+    let tensors = read(&file)?;
+    let num_layers = config.num_layers;
+    let of_another = |e: Error| match e {
+        Error::Usage(message) => Error::invalid(
+            folder.join(crate::adapter_config::ADAPTER_CONFIG),
+            format!("{message}. Is this an adapter of another model?"),
+        ),
+        other => other,
+    };
+    // The new adapters' values are replaced at once, so any seed does.
+    let mut keys = KeySequence::new(0)?;
+    prepare(model, config.fine_tune_type, &config.lora_parameters, num_layers, &mut keys)
+        .map_err(of_another)?;
+    assign(model, &file, tensors)
+}
+
+/// Puts the weights of a file into a model that has adapters already, as mlx-lm's
+/// `--resume-adapter-file` does.
+///
+/// # Errors
+/// [`Error::Invalid`] for a tensor that the model does not have or that has another shape.
+pub fn resume(model: &Decoder, file: &Path) -> Result<()> {
+    if !file.exists() {
+        return Err(Error::not_found(
+            file,
+            "no such adapter file; --resume-adapter-file takes an adapters.safetensors",
+        ));
+    }
+    assign(model, file, read(file)?)
+}
+
+fn read(file: &Path) -> Result<BTreeMap<String, Array>> {
+    check_header(file)?;
+    let loaded = io::load_safetensors(file);
+    Ok(loaded.map_err(|e| Error::invalid(file, format!("cannot be read: {e}")))?.arrays)
+}
+
+fn assign(model: &Decoder, file: &Path, tensors: BTreeMap<String, Array>) -> Result<()> {
+    let params: BTreeMap<String, Param> =
+        model.params().into_iter().filter(|(_, param)| param.is_trainable()).collect();
+    for (name, tensor) in &tensors {
+        let Some(param) = params.get(name) else {
+            return Err(Error::invalid(
+                file,
+                format!(
+                    "tensor {name:?} of shape {:?} is no trainable weight of this model. Is \
+                     this an adapter of another model, or made with other lora_parameters?",
+                    tensor.shape()
+                ),
+            ));
+        };
+        if tensor.shape() != param.get().shape() {
+            return Err(wrong_shape(file, name, tensor.shape(), param.get().shape()));
+        }
+    }
+    let values: Vec<Array> = tensors.values().cloned().collect();
+    mlx_graft::transforms::eval(&values)?;
+    for (name, tensor) in tensors {
+        params[&name].set(tensor);
+    }
+    Ok(())
+}
+
+/// Writes the trainable weights of a model to `file`, atomically.
+///
+/// # Errors
+/// [`Error::Io`] when the system refuses; an old file is then as it was.
+pub fn save_trainable(model: &Decoder, file: &Path) -> Result<()> {
+    let trained = model.params().into_iter().filter(|(_, param)| param.is_trainable());
+    save(trained.map(|(name, param)| (name, param.get())), file)
+}
+
+/// Writes arrays to a safetensors file, atomically.
+///
+/// # Errors
+/// [`Error::Io`] when the system refuses; an old file is then as it was.
+pub fn save(arrays: impl IntoIterator<Item = (String, Array)>, file: &Path) -> Result<()> {
+    let views = arrays
+        .into_iter()
+        .map(|(name, array)| Ok((name, Tensor::new(&array)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let metadata = [("format".to_string(), "mlx".to_string())].into();
+    write_atomic(file, |temporary| {
+        serialize_to_file(views, Some(metadata), temporary).map_err(|e| match e {
+            safetensors::SafeTensorError::IoError(source) => Error::io(file)(source),
+            other => Error::invalid(file, format!("cannot be written: {other}")),
+        })
+    })
+}
+
+/// The bytes of an array as a safetensors file holds them.
+struct Tensor {
+    dtype: FileDtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Tensor {
+    fn new(array: &Array) -> Result<Self> {
+        let dtype = match array.dtype() {
+            Dtype::Bool => FileDtype::BOOL,
+            Dtype::Uint8 => FileDtype::U8,
+            Dtype::Uint16 => FileDtype::U16,
+            Dtype::Uint32 => FileDtype::U32,
+            Dtype::Uint64 => FileDtype::U64,
+            Dtype::Int8 => FileDtype::I8,
+            Dtype::Int16 => FileDtype::I16,
+            Dtype::Int32 => FileDtype::I32,
+            Dtype::Int64 => FileDtype::I64,
+            Dtype::Float16 => FileDtype::F16,
+            Dtype::Bfloat16 => FileDtype::BF16,
+            Dtype::Float32 => FileDtype::F32,
+            Dtype::Float64 => FileDtype::F64,
+            Dtype::Complex64 => FileDtype::C64,
+        };
+        let shape = array.shape().iter().map(|&d| d as usize).collect();
+        Ok(Self { dtype, shape, bytes: array.to_bytes()? })
+    }
+}
+
+impl View for Tensor {
+    fn dtype(&self) -> FileDtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes an adapter folder: the trainable weights, then `adapter_config.json`.
+///
+/// # Errors
+/// [`Error::Io`] when the system refuses.
+pub fn save_adapters(model: &Decoder, config: &AdapterConfig, folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let file = folder.join(ADAPTER_FILE);
+    save_trainable(model, &file)?;
+    config.write(folder)?;
+    Ok(file)
+}

@@ -1,0 +1,247 @@
+//! YAML configuration files, with the scalars that mlx-lm's loader gives.
+//!
+//! mlx-lm reads YAML 1.1 through `PyYAML`'s `SafeLoader`, patched so that `1e-5` is a number. The
+//! parser here gives events whose scalars are still text; [`plain_scalar`] types them alike.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
+use serde_json::{Map, Number, Value};
+
+use super::keys::Origins;
+use crate::{Error, Result};
+
+/// Reads a YAML file that holds one mapping; `origins` learns the line of each key.
+pub(crate) fn read_mapping(path: &Path, origins: &mut Origins) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::not_found(
+            path,
+            "no such file; --config takes the path of a YAML file with training options",
+        ),
+        _ => Error::Io { path: path.to_path_buf(), source },
+    })?;
+    let mut reader = Reader {
+        parser: Parser::new_from_str(&text),
+        path,
+        lines: HashMap::new(),
+        anchors: HashMap::new(),
+    };
+    let document = reader.document()?;
+    origins.file = Some((path.to_path_buf(), reader.lines));
+    match document {
+        Value::Object(mapping) => Ok(mapping),
+        Value::Null => Ok(Map::new()),
+        other => Err(Error::invalid(
+            path,
+            format!(
+                "found {} at the top, wanted a mapping of options, such as `iters: 100`",
+                super::keys::describe(&other)
+            ),
+        )),
+    }
+}
+
+struct Reader<'t> {
+    parser: Parser<'t, StrInput<'t>>,
+    path: &'t Path,
+    lines: HashMap<String, usize>,
+    anchors: HashMap<usize, Value>,
+}
+
+impl<'t> Reader<'t> {
+    fn document(&mut self) -> Result<Value> {
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(Value::Null),
+                Event::Nothing | Event::StreamStart | Event::DocumentStart(_) => {}
+                other => return self.node(other, span, ""),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<(Event<'t>, Span)> {
+        match self.parser.next_event() {
+            Some(Ok(next)) => Ok(next),
+            Some(Err(error)) => Err(self.scan_error(&error)),
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    fn node(&mut self, event: Event<'t>, span: Span, path: &str) -> Result<Value> {
+        let (value, anchor) = match event {
+            Event::Scalar(text, ScalarStyle::Plain, anchor, None) => (plain_scalar(&text), anchor),
+            Event::Scalar(text, _, anchor, None) => (Value::String(text.into_owned()), anchor),
+            Event::SequenceStart(anchor, None) => (self.sequence(path)?, anchor),
+            Event::MappingStart(anchor, None) => (self.mapping(path)?, anchor),
+            Event::Alias(anchor) => {
+                let value = self.anchors.get(&anchor).cloned();
+                return value.ok_or_else(|| self.error(span, "an alias without its anchor"));
+            }
+            _ => return Err(self.error(span, "tags such as `!!str` are not read here")),
+        };
+        if anchor > 0 {
+            self.anchors.insert(anchor, value.clone());
+        }
+        Ok(value)
+    }
+
+    fn sequence(&mut self, path: &str) -> Result<Value> {
+        let mut items = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::SequenceEnd {
+                return Ok(Value::Array(items));
+            }
+            items.push(self.node(event, span, path)?);
+        }
+    }
+
+    fn mapping(&mut self, path: &str) -> Result<Value> {
+        let mut mapping = Map::new();
+        loop {
+            let (event, span) = self.next()?;
+            let key = match event {
+                Event::MappingEnd => return Ok(Value::Object(mapping)),
+                Event::Scalar(text, ..) => text.into_owned(),
+                _ => return Err(self.error(span, "a key must be a plain text")),
+            };
+            let key_path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            self.lines.insert(key_path.clone(), span.start.line());
+            let (event, value_span) = self.next()?;
+            let value = self.node(event, value_span, &key_path)?;
+            if mapping.insert(key, value).is_some() {
+                return Err(self.error(span, &format!("`{key_path}` is given twice")));
+            }
+        }
+    }
+
+    fn error(&self, span: Span, message: &str) -> Error {
+        Error::Invalid {
+            path: self.path.to_path_buf(),
+            line: Some(span.start.line()),
+            message: message.to_owned(),
+        }
+    }
+
+    fn scan_error(&self, error: &ScanError) -> Error {
+        let marker = error.marker();
+        Error::Invalid {
+            path: self.path.to_path_buf(),
+            line: Some(marker.line()),
+            message: format!("not YAML: {} (column {})", error.info(), marker.col() + 1),
+        }
+    }
+}
+
+/// The value of an unquoted scalar under YAML 1.1.
+fn plain_scalar(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            return Value::Bool(true);
+        }
+        "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            return Value::Bool(false);
+        }
+        _ => {}
+    }
+    integer(text)
+        .map(Value::from)
+        .or_else(|| float(text).and_then(Number::from_f64).map(Value::Number))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn integer(text: &str) -> Option<i64> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if !digits.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    let digits = digits.replace('_', "");
+    let magnitude = if let Some(hex) = digits.strip_prefix("0x") {
+        i64::from_str_radix(hex, 16)
+    } else if let Some(binary) = digits.strip_prefix("0b") {
+        i64::from_str_radix(binary, 2)
+    } else if digits.len() > 1 && digits.starts_with('0') {
+        i64::from_str_radix(&digits[1..], 8)
+    } else {
+        digits.parse()
+    };
+    magnitude.ok().map(|magnitude| sign * magnitude)
+}
+
+/// A number with a point or an exponent; infinities and NaN stay text, as no option takes them.
+fn float(text: &str) -> Option<f64> {
+    let allowed = |c: char| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-' | '_');
+    let starts = text.trim_start_matches(['+', '-', '.']).starts_with(|c: char| c.is_ascii_digit());
+    if !starts || !text.chars().all(allowed) || !text.contains(['.', 'e', 'E']) {
+        return None;
+    }
+    text.replace('_', "").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Origins, plain_scalar, read_mapping};
+
+    fn read(text: &str) -> crate::Result<serde_json::Value> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.yaml");
+        std::fs::write(&path, text).unwrap();
+        read_mapping(&path, &mut Origins::default()).map(serde_json::Value::Object)
+    }
+
+    // The expected values are those of yaml.load with the resolver of mlx_lm/lora.py.
+    #[test]
+    fn scalars_are_typed_as_in_mlx_lm() {
+        let expected = [
+            ("1e-5", json!(1e-5)),
+            ("1E5", json!(1e5)),
+            ("1.", json!(1.0)),
+            (".5", json!(0.5)),
+            ("1_000", json!(1000)),
+            ("0x1F", json!(31)),
+            ("010", json!(8)),
+            ("-3", json!(-3)),
+            ("+3", json!(3)),
+            ("yes", json!(true)),
+            ("Off", json!(false)),
+            ("~", json!(null)),
+            ("1.2.3", json!("1.2.3")),
+            ("e5", json!("e5")),
+            ("4-bit", json!("4-bit")),
+        ];
+        for (text, value) in expected {
+            assert_eq!(plain_scalar(text), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_nesting_quotes_comments_and_anchors() {
+        let found = read(
+            "model: \"a/b\"  # c\nkeys: &k [q, 'v']\nlora_parameters:\n  rank: 4\n  keys: *k\nx:\n",
+        );
+        let wanted = json!({
+            "model": "a/b", "keys": ["q", "v"],
+            "lora_parameters": {"rank": 4, "keys": ["q", "v"]}, "x": null
+        });
+        assert_eq!(found.unwrap(), wanted);
+        assert_eq!(read("").unwrap(), json!({}));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let message = read("a: 1\nb: [1,\n").unwrap_err().to_string();
+        assert!(message.contains("c.yaml:"), "{message}");
+        let message = read("a: 1\na: 2\n").unwrap_err().to_string();
+        assert!(message.ends_with("c.yaml:2: `a` is given twice"), "{message}");
+        let message = read("- 1\n").unwrap_err().to_string();
+        assert!(message.contains("found a list at the top, wanted a mapping"), "{message}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Batches of rows, in the order and with the padding of mlx-lm.
+
+use serde::{Deserialize, Serialize};
+
+use super::rng::BatchRng;
+use super::rows::Dataset;
+use crate::{Error, Result};
+
+/// Rows of equal width, ready to become arrays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The ids, row by row, zero after a row's end.
+    pub tokens: Vec<i32>,
+    /// The width of a row.
+    pub width: usize,
+    /// Of each row: the ids at its start that the loss leaves out, and all its ids.
+    pub lengths: Vec<(i32, i32)>,
+    /// What the user should know: that rows were cut.
+    pub warning: Option<String>,
+}
+
+impl Batch {
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.lengths.len()
+    }
+}
+
+/// The width of a batch whose longest row has `longest` ids: one more than a multiple of 32, as in
+/// mlx-lm, and at most `max_seq_length`.
+///
+/// Up to 1 + 256 the multiple is the next one, as upstream. Beyond, there are four widths an
+/// octave, so that a compiled step is traced for few: at most 20 up to 2048. The loss doesn't
+/// change, as it leaves out what is behind a row's end.
+pub fn length_bucket(longest: usize, max_seq_length: usize) -> usize {
+    let upstream = longest.next_multiple_of(32);
+    let step = match upstream.saturating_sub(1).checked_ilog2() {
+        Some(octave) if upstream > 256 => 1 << (octave - 2),
+        _ => 32,
+    };
+    (1 + upstream.next_multiple_of(step)).min(max_seq_length)
+}
+
+/// An iteration over the batches of a dataset, which may repeat for ever.
+///
+/// Source: `iterate_batches` of mlx-lm's `tuner/trainer.py`. The rows are grouped once; each epoch
+/// goes through the groups in a new random order, drawn when its first batch is asked for, as a
+/// Python generator does.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    groups: Vec<Vec<usize>>,
+    max_seq_length: usize,
+    repeat: bool,
+    state: BatchesState,
+}
+
+/// Where a [`Batches`] stands, for a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchesState {
+    /// The groups in the order of this epoch; empty before the first.
+    pub order: Vec<usize>,
+    /// How many of them have been given.
+    pub given: usize,
+}
+
+impl Batches {
+    /// The batches of `batch_size` rows each; rows that don't fill one are left out.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are fewer rows than `batch_size`, naming their source.
+    pub fn new(
+        dataset: &Dataset,
+        batch_size: usize,
+        max_seq_length: usize,
+        repeat: bool,
+    ) -> Result<Self> {
+        if batch_size == 0 || dataset.len() < batch_size {
+            return Err(Error::Usage(format!(
+                "{}: found {} rows, wanted at least batch_size = {batch_size}; add rows or make \
+                 the batch smaller",
+                dataset.source().display(),
+                dataset.len()
+            )));
+        }
+        let mut order: Vec<usize> = (0..dataset.len()).collect();
+        order.sort_by_key(|index| dataset.rows()[*index].sort_key);
+        let groups = order.chunks_exact(batch_size).map(<[usize]>::to_vec).collect();
+        Ok(Self { groups, max_seq_length, repeat, state: BatchesState::default() })
+    }
+
+    /// How many batches an epoch has.
+    pub fn per_epoch(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The next batch; `None` at the end of an epoch, unless repeating.
+    pub fn next(&mut self, dataset: &Dataset, rng: &mut BatchRng) -> Option<Batch> {
+        let state = &mut self.state;
+        if state.given == state.order.len() {
+            if !self.repeat && !state.order.is_empty() {
+                return None;
+            }
+            state.order = rng.permutation(self.groups.len());
+            state.given = 0;
+        }
+        let group = &self.groups[state.order[state.given]];
+        state.given += 1;
+        Some(assemble(dataset, group, self.max_seq_length))
+    }
+
+    /// Where the iteration stands.
+    pub fn state(&self) -> &BatchesState {
+        &self.state
+    }
+
+    /// Goes on from `state`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `state` is of another dataset or batch size.
+    pub fn restore(&mut self, state: BatchesState) -> Result<()> {
+        let fits = state.given <= state.order.len()
+            && (state.order.is_empty() || state.order.len() == self.groups.len())
+            && state.order.iter().all(|group| *group < self.groups.len());
+        if !fits {
+            return Err(Error::Usage(format!(
+                "the checkpoint is of an epoch of {} batches, but the data has {}; go on with \
+                 the same data and batch size",
+                state.order.len(),
+                self.groups.len()
+            )));
+        }
+        self.state = state;
+        Ok(())
+    }
+}
+
+fn assemble(dataset: &Dataset, group: &[usize], max_seq_length: usize) -> Batch {
+    let rows: Vec<_> = group.iter().map(|index| &dataset.rows()[*index]).collect();
+    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+    let warning = (longest > max_seq_length).then(|| {
+        format!(
+            "Some sequences are longer than {max_seq_length} tokens. The longest sentence \
+             {longest} will be truncated to {max_seq_length}. Consider pre-splitting your data \
+             to save memory."
+        )
+    });
+    let width = length_bucket(longest, max_seq_length);
+    let mut tokens = vec![0; width * rows.len()];
+    let mut lengths = Vec::with_capacity(rows.len());
+    for (row, padded) in rows.iter().zip(tokens.chunks_exact_mut(width)) {
+        let length = row.tokens.len().min(max_seq_length);
+        padded[..length].copy_from_slice(&row.tokens[..length]);
+        lengths.push((row.offset as i32, length as i32));
+    }
+    Batch { tokens, width, lengths, warning }
+}

@@ -1,0 +1,14 @@
+//! Training data: rows of JSON, tokenized, and batches of them.
+
+mod batches;
+mod folder;
+mod rng;
+mod rows;
+
+pub use batches::{Batch, Batches, BatchesState, length_bucket};
+pub use folder::{Datasets, load_datasets};
+pub use rng::BatchRng;
+pub use rows::{Dataset, DatasetOptions, Row};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{
+    BatchRng, Batches, BatchesState, Dataset, DatasetOptions, Row, length_bucket, load_datasets,
+};
+use crate::args::TrainArgs;
+use crate::tokenizer::Tokenizer;
+
+/// A tokenizer of whole words, with a chat template that refuses the role `robot`.
+fn tokenizer() -> Tokenizer {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+        "decoder": null,
+        "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "end": 1, "a": 2, "b": 3}}
+    });
+    let template = "{% for m in messages %}{% if m.role == 'robot' %}\
+         {{ raise_exception('unknown role: robot') }}{% endif %}{{ m.content }} {% endfor %}";
+    let config = json!({"eos_token": "end", "chat_template": template});
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    Tokenizer::load(folder.path()).unwrap()
+}
+
+fn load(text: &[u8]) -> crate::Result<Dataset> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train.jsonl");
+    fs::write(&path, text).unwrap();
+    Dataset::load(&path, &tokenizer(), &DatasetOptions::default())
+}
+
+/// The message of loading `text`, without the folder.
+#[track_caller]
+fn message(text: &str) -> String {
+    let message = load(text.as_bytes()).unwrap_err().to_string();
+    message[message.find("train.jsonl").unwrap()..].to_owned()
+}
+
+fn rows(lengths: &[usize]) -> Dataset {
+    let row = |length: &usize| Row { tokens: vec![1; *length], offset: 0, sort_key: *length };
+    Dataset::new(lengths.iter().map(row).collect(), "rows")
+}
+
+#[test]
+fn reads_the_three_formats() {
+    let text = load(b"{\"text\": \"a b\"}\r\n{\"text\": \"b end\", \"x\": 1}\n\n \n").unwrap();
+    assert_eq!(text.rows()[0], Row { tokens: vec![2, 3, 1], offset: 0, sort_key: 1 });
+    assert_eq!(text.rows()[1], Row { tokens: vec![3, 1], offset: 0, sort_key: 2 });
+    let chat = load(b"{\"messages\": [{\"role\": \"user\", \"content\": \"b\"}]}").unwrap();
+    assert_eq!(chat.rows()[0].tokens, [3]);
+    let pair = load(b"{\"prompt\": \"a\", \"completion\": \"b\", \"text\": \"b b\"}").unwrap();
+    assert_eq!(pair.rows()[0].tokens, [2, 3]);
+}
+
+#[test]
+fn broken_lines_are_named() {
+    assert_eq!(
+        message("{\"text\": \"a\"}\n{\"text\": \"a\"\n"),
+        "train.jsonl:2: not JSON at column 12: EOF while parsing an object"
+    );
+    assert_eq!(
+        message("{\"text\": \"a\"}\n\n{\"text\": \"a\"}\n"),
+        "train.jsonl:2: a blank line between rows; remove it"
+    );
+    assert_eq!(
+        message("[1]"),
+        "train.jsonl:1: found a list, wanted a JSON object such as {\"text\": \"...\"}"
+    );
+    let invalid = load(b"{\"text\": \"\xff\"}").unwrap_err().to_string();
+    assert!(invalid.contains("train.jsonl:1: not JSON at column"), "{invalid}");
+}
+
+#[test]
+fn wrong_keys_and_types_are_named() {
+    assert_eq!(
+        message("{\"txt\": \"a\", \"id\": 1}"),
+        "train.jsonl:1: found the keys `txt`, `id`; wanted `text`, or `prompt` and `completion`, \
+         or `messages`"
+    );
+    assert_eq!(
+        message("{\"text\": \"a\"}\n{\"txt\": \"a\"}"),
+        "train.jsonl:2: found the keys `txt`; wanted `text`, as in the first row"
+    );
+    assert_eq!(
+        message("{\"text\": 3}"),
+        "train.jsonl:1: `text`: found the number 3, wanted a text"
+    );
+    let shape = "wanted a list of objects with `role` and `content`";
+    assert_eq!(
+        message("{\"messages\": []}"),
+        format!("train.jsonl:1: `messages`: found an empty list, {shape}")
+    );
+    assert_eq!(
+        message("{\"messages\": [{\"content\": \"a\"}]}"),
+        format!("train.jsonl:1: `messages`: found no text `role` in message 0, {shape}")
+    );
+    assert_eq!(
+        message("{\"prompt\": \"a\", \"completion\": \"b\", \"tools\": 1}"),
+        "train.jsonl:1: `tools`: found the number 1, wanted a list of objects"
+    );
+}
+
+#[test]
+fn what_the_template_refuses_names_the_line() {
+    let text = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n\
+                {\"messages\": [{\"role\": \"robot\", \"content\": \"a\"}]}\n";
+    let message = message(text);
+    assert!(message.starts_with("train.jsonl:2: the chat template failed: "), "{message}");
+    assert!(message.contains("unknown role: robot"), "{message}");
+}
+
+#[test]
+fn masking_needs_a_prompt() {
+    let options = DatasetOptions { mask_prompt: true, ..DatasetOptions::default() };
+    let row = serde_json::from_value(json!({"text": "a"})).unwrap();
+    let error = Dataset::from_json(&[row], Path::new("rows"), &tokenizer(), &options);
+    let message = error.unwrap_err().to_string();
+    assert!(message.starts_with("rows:1: rows of `text` have no prompt to mask"), "{message}");
+}
+
+#[test]
+fn keys_can_be_renamed() {
+    let options = DatasetOptions { text_feature: "body".to_owned(), ..DatasetOptions::default() };
+    let row = serde_json::from_value(json!({"body": "a"})).unwrap();
+    let dataset = Dataset::from_json(&[row], Path::new("rows"), &tokenizer(), &options);
+    assert_eq!(dataset.unwrap().rows()[0].tokens, [2, 1]);
+}
+
+#[test]
+fn folders_files_and_hub_names_that_are_missing_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_string_lossy().into_owned();
+    let args = |data: &str, train: bool| TrainArgs {
+        data: data.to_owned(),
+        train,
+        test: !train,
+        ..TrainArgs::default()
+    };
+    let message = |args: &TrainArgs| load_datasets(args, &tokenizer()).unwrap_err().to_string();
+    let found = message(&args(&data, true));
+    assert!(found.contains("train.jsonl: no such file"), "{found}");
+    let found = message(&args(&data, false));
+    assert!(found.contains("test.jsonl: no such file"), "{found}");
+    let found = message(&args(&format!("{data}/no"), true));
+    assert!(found.contains("no such folder; --data takes a folder"), "{found}");
+    let found = message(&args("mlx-community/WikiSQL", true));
+    assert!(found.contains("datasets of the Hugging Face hub are not loaded here"), "{found}");
+    fs::write(folder.path().join("train.jsonl"), " \n").unwrap();
+    let found = message(&args(&data, true));
+    assert!(found.contains("train.jsonl: no rows"), "{found}");
+    fs::write(folder.path().join("train.jsonl"), "{\"text\": \"a\"}").unwrap();
+    let datasets = load_datasets(&args(&data, true), &tokenizer()).unwrap();
+    assert_eq!(datasets.train.unwrap().len(), 1);
+    assert!(datasets.valid.is_none());
+    assert!(datasets.warnings[0].contains("valid.jsonl: not found or empty"));
+}
+
+#[test]
+fn buckets_are_few_and_wide_enough() {
+    for longest in 0..=256 {
+        assert_eq!(length_bucket(longest, 2048), 1 + longest.div_ceil(32) * 32);
+    }
+    let mut widths: Vec<usize> = (1..=2048).map(|longest| length_bucket(longest, 2048)).collect();
+    for (longest, width) in (1..).zip(&widths) {
+        // One more than upstream's multiple at least, or the most there is.
+        assert!(*width > longest || *width == 2048);
+        assert!(*width <= longest + longest / 4 + 33);
+    }
+    assert_eq!(widths[256..320], [1 + 320; 64]);
+    widths.dedup();
+    assert_eq!(widths.len(), 20);
+    assert_eq!(length_bucket(5000, 100), 100);
+    assert_eq!(length_bucket(4000, 1 << 20), 4097);
+}
+
+#[test]
+fn long_rows_are_cut_with_a_warning() {
+    let dataset = rows(&[3, 40]);
+    let mut batches = Batches::new(&dataset, 2, 16, false).unwrap();
+    let mut rng = BatchRng::new(0);
+    let batch = batches.next(&dataset, &mut rng).unwrap();
+    assert_eq!((batch.width, batch.rows()), (16, 2));
+    assert_eq!(batch.lengths, [(0, 3), (0, 16)]);
+    assert_eq!(batch.tokens[..5], [1, 1, 1, 0, 0]);
+    assert!(batch.warning.unwrap().contains("The longest sentence 40 will be truncated to 16"));
+    assert!(batches.next(&dataset, &mut rng).is_none());
+}
+
+#[test]
+fn too_few_rows_for_a_batch_are_told() {
+    let message = Batches::new(&rows(&[1]), 4, 16, true).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "rows: found 1 rows, wanted at least batch_size = 4; add rows or make the batch smaller"
+    );
+}
+
+#[test]
+fn a_state_of_other_data_is_refused() {
+    let mut batches = Batches::new(&rows(&[1, 2, 3]), 1, 16, true).unwrap();
+    let state = BatchesState { order: vec![0, 1], given: 1 };
+    let message = batches.restore(state).unwrap_err().to_string();
+    assert!(message.contains("an epoch of 2 batches, but the data has 3"), "{message}");
+}

@@ -1,0 +1,194 @@
+//! Low-rank adapters (Hu et al., 2021), applied as mlx-lm's `linear_to_lora_layers` does.
+
+use mlx_graft::{Array, Dtype, ops, random};
+
+use crate::models::Decoder;
+use crate::nn::{Embedding, Linear, Module, Visitor};
+use crate::{Error, Result};
+
+/// Keys drawn one after the other from a seed, in the order of `mx.random`.
+#[derive(Debug, Clone)]
+pub struct KeySequence(Array);
+
+impl KeySequence {
+    /// The sequence that `mx.random.seed(seed)` starts.
+    pub fn new(seed: u64) -> Result<Self> {
+        Ok(Self(random::key(seed)?))
+    }
+
+    /// The sequence that goes on from a state, as in `mx.random.state[0]`.
+    pub fn from_state(state: Array) -> Self {
+        Self(state)
+    }
+
+    /// The state.
+    pub fn state(&self) -> &Array {
+        &self.0
+    }
+
+    /// The next key.
+    pub fn next_key(&mut self) -> Result<Array> {
+        let (state, key) = random::split(&self.0)?;
+        self.0 = state;
+        Ok(key)
+    }
+}
+
+/// What is adapted, and how: mlx-lm's `lora_parameters` and `num_layers`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraOptions {
+    /// The rank of the update.
+    pub rank: i32,
+    /// The factor of the update.
+    pub scale: f32,
+    /// The probability that an input of the update is zeroed in training.
+    pub dropout: f32,
+    /// Names of layers inside a block, such as `self_attn.q_proj`, or paths of layers outside;
+    /// all linear layers of a block if `None`.
+    pub keys: Option<Vec<String>>,
+    /// How many blocks, counted from the last; 0 and negative numbers mean all.
+    pub num_layers: i64,
+}
+
+enum Leaf {
+    Linear(Linear),
+    Embedding(Embedding),
+}
+
+impl Leaf {
+    /// Adds an update that starts as zero. Draws from `keys` what mlx-lm's layers draw.
+    fn adapt(&self, options: &LoraOptions, keys: &mut KeySequence) -> Result<()> {
+        let (inputs, outputs) = match self {
+            Self::Linear(linear) => {
+                let (outputs, inputs) = linear.dims()?;
+                (inputs, outputs)
+            }
+            Self::Embedding(embedding) => embedding.dims()?,
+        };
+        // mlx-lm makes a layer with random weights first, and replaces it: one key is unused.
+        keys.next_key()?;
+        let bound = 1.0 / (inputs as f32).sqrt();
+        let lora_a = random::uniform(
+            &Array::scalar(-bound)?,
+            &Array::scalar(bound)?,
+            &[inputs, options.rank],
+            Dtype::Float32,
+            Some(&keys.next_key()?),
+        )?;
+        let lora_b = ops::zeros(&[options.rank, outputs], Dtype::Float32)?;
+        match self {
+            Self::Linear(linear) => linear.adapt(lora_a, lora_b, options.scale, options.dropout),
+            Self::Embedding(e) => e.adapt(lora_a, lora_b, options.scale, options.dropout),
+        }
+        Ok(())
+    }
+}
+
+/// The replaceable layers below a module, in the order in which `mlx.nn` walks them: it pops the
+/// children of a module from a stack, so that the last comes first.
+fn leaves(module: &dyn Module) -> Vec<(String, Leaf)> {
+    struct Collect(Vec<(String, Leaf)>);
+    impl Visitor for Collect {
+        fn linear(&mut self, path: &str, linear: &Linear) {
+            self.0.push((path.to_string(), Leaf::Linear(linear.clone())));
+        }
+        fn embedding(&mut self, path: &str, embedding: &Embedding) {
+            self.0.push((path.to_string(), Leaf::Embedding(embedding.clone())));
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    module.visit(&mut String::new(), &mut collect);
+    collect.0.reverse();
+    collect.0
+}
+
+/// Freezes a model and adds adapters to it, which are then its only trainable weights.
+///
+/// The same seed and options give the adapters of `mlx_lm.lora`.
+///
+/// # Errors
+/// [`Error::Usage`] for more layers than there are, for a key that matches no layer, and for a
+/// model that has adapters already.
+pub fn apply_lora(model: &Decoder, options: &LoraOptions, keys: &mut KeySequence) -> Result<()> {
+    let first = first_layer(model, options.num_layers)?;
+    let blocks: Vec<Vec<(String, Leaf)>> =
+        (0..model.num_layers()).map(|i| leaves(model.layer(i))).collect();
+    let outside = leaves(model);
+    if outside.iter().any(|(path, _)| path.ends_with(".linear") || path.ends_with(".embedding")) {
+        return Err(Error::Usage(
+            "the model has adapters already; load it again to adapt it anew".into(),
+        ));
+    }
+    check_keys(options, &blocks[0], &outside)?;
+    for (_, param) in model.params() {
+        param.set_trainable(false);
+    }
+    let wanted =
+        |path: &str| options.keys.as_ref().is_none_or(|keys| keys.iter().any(|k| k == path));
+    for block in &blocks[first..] {
+        for (_, leaf) in block.iter().filter(|(path, _)| wanted(path)) {
+            leaf.adapt(options, keys)?;
+        }
+    }
+    if options.keys.is_some() {
+        for (_, leaf) in outside.iter().filter(|(path, _)| wanted(path)) {
+            leaf.adapt(options, keys)?;
+        }
+    }
+    Ok(())
+}
+
+/// Freezes a model but for the last `num_layers` blocks: mlx-lm's full fine-tuning.
+///
+/// # Errors
+/// [`Error::Usage`] for more layers than there are.
+pub fn unfreeze_layers(model: &Decoder, num_layers: i64) -> Result<()> {
+    let first = first_layer(model, num_layers)?;
+    for (_, param) in model.params() {
+        param.set_trainable(false);
+    }
+    for i in first..model.num_layers() {
+        for (_, param) in model.layer(i).params() {
+            param.set_trainable(param.get().dtype().is_floating());
+        }
+    }
+    Ok(())
+}
+
+fn first_layer(model: &Decoder, num_layers: i64) -> Result<usize> {
+    let count = model.num_layers();
+    match usize::try_from(num_layers) {
+        Ok(n) if n > count => Err(Error::Usage(format!(
+            "num_layers: requested to train {n} layers but the model only has {count} layers; \
+             use -1 for all"
+        ))),
+        Ok(n) if n > 0 => Ok(count - n),
+        _ => Ok(0),
+    }
+}
+
+fn check_keys(
+    options: &LoraOptions,
+    block: &[(String, Leaf)],
+    outside: &[(String, Leaf)],
+) -> Result<()> {
+    let Some(keys) = &options.keys else { return Ok(()) };
+    let outside = outside.iter().map(|(path, _)| path.as_str());
+    let outside: Vec<&str> = outside.filter(|path| !path.contains(".layers.")).collect();
+    let known: Vec<&str> =
+        block.iter().rev().map(|(path, _)| path.as_str()).chain(outside).collect();
+    // A full path such as model.layers.3.self_attn.q_proj names one layer.
+    let in_block = |key: &str| {
+        let rest = key.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        rest.is_some_and(|(_, name)| known.contains(&name))
+    };
+    for key in keys {
+        if !known.contains(&key.as_str()) && !in_block(key) {
+            return Err(Error::Usage(format!(
+                "lora_parameters.keys: {key:?} matches no layer; known: {}",
+                known.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}

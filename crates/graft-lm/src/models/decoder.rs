@@ -1,0 +1,315 @@
+//! The decoder that Llama, Mistral, `SmolLM`, Qwen2 and Qwen3 share.
+//!
+//! Field names are weight names, in the order in which mlx-lm declares them: the random numbers
+//! of new adapters are drawn in that order.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use mlx_graft::{Array, ops, transforms};
+
+use super::KvCache;
+use super::weights::Weights;
+use crate::Result;
+use crate::nn::{
+    Context, Embedding, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling, Swapped,
+    causal_mask, scaled_dot_product_attention,
+};
+
+/// What a model family decides about the decoder.
+#[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // independent properties of published models
+pub struct DecoderConfig {
+    /// The length of a token's vector.
+    pub hidden_size: i32,
+    /// The number of blocks.
+    pub num_layers: usize,
+    /// The length of a vector inside the MLP.
+    pub intermediate_size: i32,
+    /// The number of query heads.
+    pub num_heads: i32,
+    /// The number of key and value heads.
+    pub num_kv_heads: i32,
+    /// The length of a head's vector.
+    pub head_dim: i32,
+    /// The number of tokens known.
+    pub vocab_size: i32,
+    /// Added to the mean square before the root.
+    pub rms_norm_eps: f32,
+    /// The base of the rotary angles.
+    pub rope_theta: f32,
+    /// Whether neighbouring features are rotated instead of the two halves.
+    pub rope_traditional: bool,
+    /// The scaling of the rotary angles.
+    pub rope_scaling: Option<RopeScaling>,
+    /// The length the model was trained on.
+    pub max_position_embeddings: Option<f32>,
+    /// Whether the projections of queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Whether the output projection of the attention has a bias.
+    pub output_bias: bool,
+    /// Whether the MLP's layers have a bias.
+    pub mlp_bias: bool,
+    /// Whether queries and keys are normalised per head.
+    pub qk_norm: bool,
+    /// Whether the output layer is the embedding.
+    pub tie_word_embeddings: bool,
+    /// For each block, how many tokens back it sees; `None` is all.
+    pub windows: Vec<Option<i32>>,
+}
+
+#[derive(Debug, Module)]
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
+    #[module(skip)]
+    rope: Rope,
+    #[module(skip)]
+    num_heads: i32,
+    #[module(skip)]
+    num_kv_heads: i32,
+    #[module(skip)]
+    head_dim: i32,
+}
+
+#[derive(Debug, Module)]
+struct Mlp {
+    gate_proj: Linear,
+    down_proj: Linear,
+    up_proj: Linear,
+}
+
+#[derive(Debug, Module)]
+struct Block {
+    self_attn: Attention,
+    mlp: Mlp,
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+}
+
+#[derive(Debug, Module)]
+struct Backbone {
+    embed_tokens: Embedding,
+    layers: Vec<Rc<Block>>,
+    norm: RmsNorm,
+}
+
+/// A decoder with its output layer.
+#[derive(Debug, Module)]
+pub struct Decoder {
+    model: Backbone,
+    lm_head: Option<Linear>,
+    #[module(skip)]
+    config: DecoderConfig,
+    #[module(skip)]
+    grad_checkpoint: Cell<bool>,
+}
+
+impl Attention {
+    fn load(config: &DecoderConfig, weights: &mut Weights) -> Result<Self> {
+        let (dim, head) = (config.hidden_size, config.head_dim);
+        let (q, kv) = (config.num_heads * head, config.num_kv_heads * head);
+        let norm = |name: &str, weights: &mut Weights| {
+            config.qk_norm.then(|| weights.rms_norm(name, head, config.rms_norm_eps)).transpose()
+        };
+        Ok(Self {
+            q_proj: weights.linear("q_proj", q, dim, config.qkv_bias)?,
+            k_proj: weights.linear("k_proj", kv, dim, config.qkv_bias)?,
+            v_proj: weights.linear("v_proj", kv, dim, config.qkv_bias)?,
+            o_proj: weights.linear("o_proj", dim, q, config.output_bias)?,
+            q_norm: norm("q_norm", weights)?,
+            k_norm: norm("k_norm", weights)?,
+            rope: Rope::new(
+                head,
+                config.rope_theta,
+                config.rope_traditional,
+                config.rope_scaling.as_ref(),
+                config.max_position_embeddings,
+            )?,
+            num_heads: config.num_heads,
+            num_kv_heads: config.num_kv_heads,
+            head_dim: head,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Array,
+        mask: &Mask,
+        cache: Option<&mut KvCache>,
+        ctx: &Context,
+    ) -> Result<Array> {
+        let (batch, length) = (x.dim(0)?, x.dim(1)?);
+        let split = |y: Array, heads: i32, norm: Option<&RmsNorm>| -> Result<Array> {
+            let y = ops::reshape(&y, &[batch, length, heads, self.head_dim])?;
+            let y = norm.map_or(Ok(y.clone()), |norm| norm.forward(&y))?;
+            Ok(ops::transpose_axes(&y, &[0, 2, 1, 3])?) // (B, H, T, D)
+        };
+        let q = split(self.q_proj.forward(x, ctx)?, self.num_heads, self.q_norm.as_ref())?;
+        let k = split(self.k_proj.forward(x, ctx)?, self.num_kv_heads, self.k_norm.as_ref())?;
+        let v = split(self.v_proj.forward(x, ctx)?, self.num_kv_heads, None)?;
+
+        let offset = cache.as_ref().map_or(0, |cache| cache.offset());
+        let q = self.rope.forward(&q, offset)?;
+        let k = self.rope.forward(&k, offset)?;
+        let (k, v) = match cache {
+            Some(cache) => cache.update(&k, &v)?,
+            None => (k, v),
+        };
+        let scale = (self.head_dim as f32).powf(-0.5);
+        let out = scaled_dot_product_attention(&q, &k, &v, scale, mask)?;
+        let out = ops::transpose_axes(&out, &[0, 2, 1, 3])?;
+        let out = ops::reshape(&out, &[batch, length, -1])?; // (B, T, H * D)
+        self.o_proj.forward(&out, ctx)
+    }
+}
+
+impl Mlp {
+    fn load(config: &DecoderConfig, weights: &mut Weights) -> Result<Self> {
+        let (dim, inner) = (config.hidden_size, config.intermediate_size);
+        Ok(Self {
+            gate_proj: weights.linear("gate_proj", inner, dim, config.mlp_bias)?,
+            down_proj: weights.linear("down_proj", dim, inner, config.mlp_bias)?,
+            up_proj: weights.linear("up_proj", inner, dim, config.mlp_bias)?,
+        })
+    }
+
+    /// SwiGLU (Shazeer, 2020).
+    fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
+        let gate = self.gate_proj.forward(x, ctx)?;
+        let silu = ops::multiply(&gate, &ops::sigmoid(&gate)?)?;
+        let up = self.up_proj.forward(x, ctx)?;
+        self.down_proj.forward(&ops::multiply(&silu, &up)?, ctx)
+    }
+}
+
+impl Block {
+    fn load(config: &DecoderConfig, weights: &mut Weights) -> Result<Self> {
+        let (dim, eps) = (config.hidden_size, config.rms_norm_eps);
+        Ok(Self {
+            self_attn: weights.scope("self_attn", |weights| Attention::load(config, weights))?,
+            mlp: weights.scope("mlp", |weights| Mlp::load(config, weights))?,
+            input_layernorm: weights.rms_norm("input_layernorm", dim, eps)?,
+            post_attention_layernorm: weights.rms_norm("post_attention_layernorm", dim, eps)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Array,
+        mask: &Mask,
+        cache: Option<&mut KvCache>,
+        ctx: &Context,
+    ) -> Result<Array> {
+        let attended = self.self_attn.forward(&self.input_layernorm.forward(x)?, mask, cache, ctx)?;
+        let h = ops::add(x, &attended)?;
+        let out = self.mlp.forward(&self.post_attention_layernorm.forward(&h)?, ctx)?;
+        Ok(ops::add(&h, &out)?)
+    }
+
+    /// The same as [`Block::forward`], keeping nothing but its input for the backward pass.
+    fn forward_checkpointed(self: &Rc<Self>, x: &Array, mask: &Mask, ctx: &Context) -> Result<Array> {
+        let trained: Vec<Param> =
+            self.params().into_iter().map(|(_, p)| p).filter(Param::is_trainable).collect();
+        let key = ctx.next_key()?;
+        // Gradients flow to the inputs of a checkpointed function only, not to what it captures.
+        let mut inputs = vec![x.clone()];
+        inputs.extend(trained.iter().map(Param::get));
+        let (count, keyed) = (trained.len(), key.is_some());
+        inputs.extend(key);
+        let (block, mask) = (Rc::clone(self), mask.clone());
+        let run = transforms::checkpoint(move |inputs| {
+            let _swapped = Swapped::new(&trained, &inputs[1..=count]);
+            let ctx =
+                if keyed { Context::train(inputs[count + 1].clone()) } else { Context::eval() };
+            let out = block.forward(&inputs[0], &mask, None, &ctx);
+            Ok(vec![out.map_err(mlx_graft::Error::from)?])
+        })?;
+        Ok(run.call(&inputs)?.swap_remove(0))
+    }
+}
+
+impl Decoder {
+    /// Builds the decoder from weights, checking every shape.
+    pub fn load(config: DecoderConfig, weights: &mut Weights) -> Result<Self> {
+        let (dim, vocab) = (config.hidden_size, config.vocab_size);
+        let model = weights.scope("model", |weights| {
+            Ok(Backbone {
+                embed_tokens: weights.embedding("embed_tokens", vocab, dim)?,
+                layers: weights.scope("layers", |weights| {
+                    (0..config.num_layers)
+                        .map(|i| {
+                            weights.scope(&i.to_string(), |weights| Block::load(&config, weights))
+                        })
+                        .map(|block| block.map(Rc::new))
+                        .collect()
+                })?,
+                norm: weights.rms_norm("norm", dim, config.rms_norm_eps)?,
+            })
+        })?;
+        let lm_head = (!config.tie_word_embeddings)
+            .then(|| weights.linear("lm_head", vocab, dim, false))
+            .transpose()?;
+        Ok(Self { model, lm_head, config, grad_checkpoint: Cell::new(false) })
+    }
+
+    /// The number of blocks.
+    pub fn num_layers(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    /// The number of tokens known.
+    pub fn vocab_size(&self) -> i32 {
+        self.config.vocab_size
+    }
+
+    /// The block numbered `index`.
+    pub fn layer(&self, index: usize) -> &dyn Module {
+        &self.model.layers[index]
+    }
+
+    /// Decides whether training keeps only the input of each block, and computes the rest again
+    /// in the backward pass.
+    pub fn set_grad_checkpoint(&self, on: bool) {
+        self.grad_checkpoint.set(on);
+    }
+
+    /// The logits of `tokens`: int32 `(B, T)` to `(B, T, V)`.
+    ///
+    /// With caches, one per block, the tokens follow those that the caches hold.
+    pub fn forward(
+        &self,
+        tokens: &Array,
+        caches: Option<&mut [KvCache]>,
+        ctx: &Context,
+    ) -> Result<Array> {
+        let mut h = self.model.embed_tokens.forward(tokens, ctx)?; // (B, T, D)
+        let length = h.dim(1)?;
+        let offset = caches.as_ref().and_then(|c| c.first()).map_or(0, KvCache::offset);
+        let full = if length == 1 { Mask::None } else { Mask::Causal };
+        let mut caches = caches.map(|caches| caches.iter_mut());
+        for (block, window) in self.model.layers.iter().zip(&self.config.windows) {
+            let mask = match window {
+                Some(window) if offset + length > *window => {
+                    Mask::Array(causal_mask(length, offset, Some(*window))?)
+                }
+                _ => full.clone(),
+            };
+            let cache = caches.as_mut().and_then(Iterator::next);
+            h = if self.grad_checkpoint.get() && cache.is_none() {
+                block.forward_checkpointed(&h, &mask, ctx)?
+            } else {
+                block.forward(&h, &mask, cache, ctx)?
+            };
+        }
+        let h = self.model.norm.forward(&h)?;
+        match &self.lm_head {
+            Some(head) => head.forward(&h, ctx), // (B, T, V)
+            None => self.model.embed_tokens.as_linear(&h, ctx),
+        }
+    }
+}

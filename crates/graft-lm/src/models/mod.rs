@@ -1,0 +1,126 @@
+//! Models: a registry of architectures and the loading of Hugging Face folders.
+
+mod cache;
+mod decoder;
+mod llama;
+mod qwen2;
+mod qwen3;
+mod weights;
+
+use std::fs;
+use std::path::Path;
+
+use mlx_graft::transforms;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub use cache::KvCache;
+pub use decoder::{Decoder, DecoderConfig};
+pub use weights::Weights;
+pub(crate) use weights::{check_header, wrong_shape};
+
+use crate::nn::Module;
+use crate::{Error, Result};
+
+/// The architectures known, by the `model_type` of config.json, with what configures them.
+const REGISTRY: &[(&str, fn(Value) -> Result<DecoderConfig>)] = &[
+    ("llama", |value| parse::<llama::Config>(value)?.try_into()),
+    ("mistral", |value| parse::<llama::Config>(value)?.try_into()),
+    ("qwen2", |value| Ok(parse::<qwen2::Config>(value)?.into())),
+    ("qwen3", |value| parse::<qwen3::Config>(value)?.try_into()),
+];
+
+fn parse<C: DeserializeOwned>(value: Value) -> Result<C> {
+    serde_json::from_value(value).map_err(|e| Error::Usage(format!("config.json: {e}")))
+}
+
+/// A model with the configuration that it was loaded from.
+#[derive(Debug)]
+pub struct Model {
+    /// The layers.
+    pub decoder: Decoder,
+    /// config.json, as it stands in the folder.
+    pub config: Value,
+}
+
+impl Model {
+    /// Loads a Hugging Face folder: config.json and `model*.safetensors`, dense or quantized.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Invalid`], naming the file and the tensor, with the shape
+    /// found and the shape wanted; [`Error::Unsupported`] for an unknown architecture.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let config = read_config(folder)?;
+        let path = folder.join("config.json");
+        let at_config = |e: Error| match e {
+            Error::Usage(message) => Error::invalid(
+                &path,
+                message.strip_prefix("config.json: ").unwrap_or(&message),
+            ),
+            other => other,
+        };
+        let decoder_config = decoder_config(&config).map_err(at_config)?;
+        let mut weights = Weights::open(folder)?;
+        let tied = decoder_config.tie_word_embeddings;
+        weights.drop_if(|name| {
+            name.contains("self_attn.rotary_emb.inv_freq")
+                || (tied && name.starts_with("lm_head."))
+        });
+        let decoder = Decoder::load(decoder_config, &mut weights).map_err(at_config)?;
+        weights.finish()?;
+        let values: Vec<_> = decoder.params().into_iter().map(|(_, param)| param.get()).collect();
+        transforms::eval(&values)?;
+        Ok(Self { decoder, config })
+    }
+
+    /// The `model_type` of config.json.
+    pub fn model_type(&self) -> &str {
+        self.config["model_type"].as_str().unwrap_or_default()
+    }
+}
+
+fn read_config(folder: &Path) -> Result<Value> {
+    let path = folder.join("config.json");
+    if !path.exists() {
+        return Err(Error::not_found(
+            path,
+            "a model folder needs a config.json beside its weights and its tokenizer",
+        ));
+    }
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    serde_json::from_str(&text).map_err(|e| Error::Invalid {
+        path,
+        line: Some(e.line()),
+        message: format!("broken JSON: {e}"),
+    })
+}
+
+fn decoder_config(config: &Value) -> Result<DecoderConfig> {
+    let known = || REGISTRY.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let Some(model_type) = config["model_type"].as_str() else {
+        return Err(Error::Usage(format!("no \"model_type\"; known: {}", known())));
+    };
+    let Some((_, configure)) = REGISTRY.iter().find(|(name, _)| *name == model_type) else {
+        return Err(Error::Unsupported(format!(
+            "config.json: model_type {model_type:?} is not supported; known: {}",
+            known()
+        )));
+    };
+    let method = config["quantization_config"]["quant_method"].as_str();
+    if let (None, Some(method)) = (config.get("quantization"), method)
+        && !matches!(method, "mxfp4" | "mxfp8")
+    {
+        return Err(Error::Unsupported(format!(
+            "config.json: weights quantized with {method:?} are not supported; quantize the \
+             original model with `mlx_lm.convert -q`"
+        )));
+    }
+    let decoder = configure(config.clone())?;
+    if decoder.num_heads % decoder.num_kv_heads.max(1) != 0 || decoder.num_kv_heads < 1 {
+        return Err(Error::Usage(format!(
+            "{} attention heads cannot share {} key and value heads",
+            decoder.num_heads, decoder.num_kv_heads
+        )));
+    }
+    Ok(decoder)
+}

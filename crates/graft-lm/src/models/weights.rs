@@ -1,0 +1,264 @@
+//! Reading the weights of a Hugging Face folder, with every name and shape checked.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use mlx_graft::{Array, Dtype, io};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+use crate::nn::{
+    Embedding, EmbeddingKind, Linear, LinearKind, Param, Quantization, Quantized, QuantizedWeight,
+    RmsNorm,
+};
+use crate::{Error, Result};
+
+/// The tensors of a folder that are not taken yet.
+pub struct Weights {
+    folder: PathBuf,
+    tensors: BTreeMap<String, (Array, PathBuf)>,
+    path: String,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Opens all `model*.safetensors` of a folder. Nothing but the headers is read yet.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without weights or with a shard missing, [`Error::Invalid`] for a file
+    /// that is truncated or not safetensors.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for file in files(folder)? {
+            check_header(&file)?;
+            let arrays = io::load_safetensors(&file)
+                .map_err(|e| Error::invalid(&file, format!("cannot be read: {e}")))?
+                .arrays;
+            tensors.extend(arrays.into_iter().map(|(name, a)| (name, (a, file.clone()))));
+        }
+        Ok(Self { folder: folder.to_path_buf(), tensors, path: String::new() })
+    }
+
+    /// Removes tensors that files carry and no layer takes.
+    pub fn drop_if(&mut self, unused: impl Fn(&str) -> bool) {
+        self.tensors.retain(|name, _| !unused(name));
+    }
+
+    /// Runs `f` with names below `name`.
+    pub fn scope<R>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        let len = self.path.len();
+        self.path = self.full(name);
+        let out = f(self);
+        self.path.truncate(len);
+        out
+    }
+
+    fn full(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// Takes the tensor `name`, which must have `shape`.
+    fn take(&mut self, name: &str, shape: &[i32]) -> Result<Array> {
+        let (array, file) = self.take_any(name, shape)?;
+        if array.shape() != shape {
+            return Err(wrong_shape(&file, &self.full(name), array.shape(), shape));
+        }
+        Ok(array)
+    }
+
+    fn take_any(&mut self, name: &str, shape: &[i32]) -> Result<(Array, PathBuf)> {
+        let full = self.full(name);
+        self.tensors.remove(&full).ok_or_else(|| {
+            Error::invalid(
+                &self.folder,
+                format!(
+                    "the weights have no tensor {full:?}, wanted with shape {shape:?}. Is \
+                     config.json of this model, and are all of its files here?"
+                ),
+            )
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(&self.full(name))
+    }
+
+    /// A root mean square norm of `dim` features.
+    pub fn rms_norm(&mut self, name: &str, dim: i32, eps: f32) -> Result<RmsNorm> {
+        self.scope(name, |weights| Ok(RmsNorm::new(weights.take("weight", &[dim])?, eps)))
+    }
+
+    /// A linear layer from `inputs` to `outputs`, dense or quantized as the file has it.
+    pub fn linear(&mut self, name: &str, outputs: i32, inputs: i32, bias: bool) -> Result<Linear> {
+        self.scope(name, |weights| {
+            let packed = weights.packed(outputs, inputs)?;
+            let weight = match &packed {
+                Some(_) => None,
+                None => Some(weights.take("weight", &[outputs, inputs])?),
+            };
+            // A bias that the configuration does not speak of would be an extra tensor.
+            let bias = bias.then(|| weights.take("bias", &[outputs])).transpose()?;
+            Ok(match (packed, weight) {
+                (Some(packed), _) => Linear::from_kind(LinearKind::Quantized(Quantized {
+                    packed,
+                    bias: bias.map(Param::frozen),
+                })),
+                (None, Some(weight)) => Linear::dense(weight, bias),
+                (None, None) => unreachable!("a weight is taken when nothing is packed"),
+            })
+        })
+    }
+
+    /// An embedding of `count` vectors of length `dim`, dense or quantized as the file has it.
+    pub fn embedding(&mut self, name: &str, count: i32, dim: i32) -> Result<Embedding> {
+        self.scope(name, |weights| match weights.packed(count, dim)? {
+            Some(packed) => Ok(Embedding::from_kind(EmbeddingKind::Quantized(packed))),
+            None => Ok(Embedding::dense(weights.take("weight", &[count, dim])?)),
+        })
+    }
+
+    /// The packed weight of shape `(rows, columns)` in this scope, if it is packed.
+    fn packed(&mut self, rows: i32, columns: i32) -> Result<Option<QuantizedWeight>> {
+        if !self.has("scales") {
+            return Ok(None);
+        }
+        let (scales, file) = self.take_any("scales", &[rows, -1])?;
+        let weight = self.take_any("weight", &[rows, -1])?.0;
+        let bad = |name: &str, array: &Array| {
+            let wanted = format!("({rows}, a divisor of {columns})");
+            Error::invalid(
+                &file,
+                format!("tensor {name:?} has shape {:?}, wanted {wanted}", array.shape()),
+            )
+        };
+        let groups = match scales.shape() {
+            &[r, groups] if r == rows && groups > 0 && columns % groups == 0 => groups,
+            _ => return Err(bad(&self.full("scales"), &scales)),
+        };
+        let bits = match weight.shape() {
+            &[r, words] if r == rows && weight.dtype() == Dtype::Uint32 => words * 32 / columns,
+            _ => 0,
+        };
+        let group_size = columns / groups;
+        let mode = match (scales.dtype(), bits, group_size) {
+            (_, 0, _) => return Err(bad(&self.full("weight"), &weight)),
+            (Dtype::Uint8, 4, 16) => "nvfp4",
+            (Dtype::Uint8, 4, 32) => "mxfp4",
+            (Dtype::Uint8, 8, 32) => "mxfp8",
+            (Dtype::Uint8, ..) => {
+                return Err(Error::invalid(
+                    &file,
+                    format!(
+                        "tensor {:?} is packed with {bits} bits in groups of {group_size}, which \
+                         is none of nvfp4, mxfp4 and mxfp8",
+                        self.full("weight")
+                    ),
+                ));
+            }
+            _ => "affine",
+        };
+        let biases =
+            (mode == "affine").then(|| self.take("biases", &[rows, groups])).transpose()?;
+        Ok(Some(QuantizedWeight {
+            weight: Param::frozen(weight),
+            scales: Param::frozen(scales),
+            biases: biases.map(Param::frozen),
+            quantization: Quantization { group_size, bits, mode: mode.to_string() },
+        }))
+    }
+
+    /// Fails if a tensor was not taken: the file is of another model.
+    pub fn finish(self) -> Result<()> {
+        let Some((name, (array, file))) = self.tensors.first_key_value() else { return Ok(()) };
+        let others = match self.tensors.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more)"),
+        };
+        Err(Error::invalid(
+            file,
+            format!(
+                "has the tensor {name:?} of shape {:?}{others}, which the model that config.json \
+                 describes does not have. Is config.json of this model?",
+                array.shape()
+            ),
+        ))
+    }
+}
+
+pub(crate) fn wrong_shape(file: &Path, name: &str, found: &[i32], wanted: &[i32]) -> Error {
+    Error::invalid(file, format!("tensor {name:?} has shape {found:?}, wanted {wanted:?}"))
+}
+
+/// The weight files of a folder, as mlx-lm finds them.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let index = folder.join("model.safetensors.index.json");
+    if index.exists() {
+        let text = fs::read_to_string(&index).map_err(Error::io(&index))?;
+        let parsed: Index = serde_json::from_str(&text)
+            .map_err(|e| Error::invalid(&index, format!("is no index of shards: {e}")))?;
+        for name in parsed.weight_map.values() {
+            let shard = folder.join(name);
+            if !shard.exists() {
+                return Err(Error::not_found(
+                    shard,
+                    "this shard is named in model.safetensors.index.json and is not there. \
+                     Download the model again.",
+                ));
+            }
+        }
+    }
+    let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            name.starts_with("model") && name.ends_with(".safetensors")
+        })
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::not_found(
+            folder,
+            "no model*.safetensors here. The folder must hold the weights as safetensors; \
+             weights in other formats can be converted with `mlx_lm.convert`.",
+        ));
+    }
+    Ok(found)
+}
+
+/// Checks that a safetensors file is as long as its header says: MLX reads tensors lazily on a
+/// thread of its own, where a short read cannot be reported well.
+pub(crate) fn check_header(path: &Path) -> Result<()> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let broken = |why: String| {
+        Err(Error::invalid(path, format!("{why}: not a whole safetensors file; get it again")))
+    };
+    let mut prefix = [0_u8; 8];
+    if length < 8 {
+        return broken(format!("has {length} bytes"));
+    }
+    file.read_exact(&mut prefix).map_err(Error::io(path))?;
+    let header = u64::from_le_bytes(prefix);
+    if header > length - 8 {
+        return broken(format!("has {length} bytes, and its header alone says {header}"));
+    }
+    let mut bytes = prefix.to_vec();
+    bytes.resize(8 + header as usize, 0);
+    file.read_exact(&mut bytes[8..]).map_err(Error::io(path))?;
+    let metadata = match SafeTensors::read_metadata(&bytes) {
+        Ok((_, metadata)) => metadata,
+        Err(e) => return broken(format!("has a broken header ({e})")),
+    };
+    let wanted = 8 + header + metadata.data_len() as u64;
+    if length < wanted {
+        return broken(format!("has {length} bytes of {wanted}, so it is truncated"));
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! What a forward pass needs besides its inputs.
+
+use std::cell::RefCell;
+
+use mlx_graft::{Array, random};
+
+use crate::Result;
+
+/// Whether a forward pass trains, and the randomness of its dropout.
+#[derive(Debug)]
+pub struct Context {
+    key: Option<RefCell<Array>>,
+}
+
+impl Context {
+    /// A pass without dropout.
+    pub fn eval() -> Self {
+        Self { key: None }
+    }
+
+    /// A pass with dropout, drawn from `key`.
+    ///
+    /// The key is an input of the step and not global state, which a compiled step would freeze.
+    pub fn train(key: Array) -> Self {
+        Self { key: Some(RefCell::new(key)) }
+    }
+
+    /// A key for one dropout, `None` when there is to be none.
+    pub(crate) fn next_key(&self) -> Result<Option<Array>> {
+        let Some(cell) = &self.key else { return Ok(None) };
+        let (next, key) = random::split(&cell.borrow())?;
+        cell.replace(next);
+        Ok(Some(key))
+    }
+}

@@ -1,0 +1,273 @@
+//! Linear layers: dense, quantized, and adapted by a low-rank update.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use mlx_graft::{Array, Dtype, ops, random};
+
+use super::{Context, Module, Param, Visitor, constant, matmul, visit_child};
+use crate::Result;
+
+/// A linear layer whose kind can be exchanged in place: quantizing and adapting are leaf swaps.
+/// A clone is the same layer.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    kind: Rc<RefCell<LinearKind>>,
+}
+
+/// The kinds of linear layer.
+#[derive(Debug)]
+pub enum LinearKind {
+    /// `mlx.nn.Linear`.
+    Dense(Dense),
+    /// `mlx.nn.QuantizedLinear`.
+    Quantized(Quantized),
+    /// mlx-lm's `LoRALinear`.
+    Adapted(Box<Adapted>),
+}
+
+/// `x @ weight.T + bias`, with a weight of shape `(O, I)`.
+#[derive(Debug, Module)]
+pub struct Dense {
+    /// `(O, I)`.
+    pub weight: Param,
+    /// `(O,)`.
+    pub bias: Option<Param>,
+}
+
+/// How a weight is packed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quantization {
+    /// Elements that share a scale.
+    pub group_size: i32,
+    /// Bits of an element.
+    pub bits: i32,
+    /// `affine`, `mxfp4`, `mxfp8` or `nvfp4`.
+    pub mode: String,
+}
+
+/// A packed weight of shape `(O, I)`.
+#[derive(Debug, Module)]
+pub struct QuantizedWeight {
+    /// `(O, I * bits / 32)`, uint32.
+    pub weight: Param,
+    /// `(O, I / group_size)`.
+    pub scales: Param,
+    /// `(O, I / group_size)`, in affine mode.
+    pub biases: Option<Param>,
+    /// How it is packed.
+    #[module(skip)]
+    pub quantization: Quantization,
+}
+
+/// `x @ dequantized(weight).T + bias`.
+#[derive(Debug)]
+pub struct Quantized {
+    /// The packed weight.
+    pub packed: QuantizedWeight,
+    /// `(O,)`.
+    pub bias: Option<Param>,
+}
+
+impl Module for Quantized {
+    fn visit(&self, path: &mut String, visitor: &mut dyn Visitor) {
+        // The packed weight is no level of its own in files.
+        self.packed.visit(path, visitor);
+        visit_child(&self.bias, path, "bias", visitor);
+    }
+}
+
+/// `linear(x) + scale * (dropout(x) @ lora_a) @ lora_b` (Hu et al., 2021).
+#[derive(Debug, Module)]
+pub struct Adapted {
+    /// The frozen layer.
+    pub linear: Linear,
+    /// `(I, R)`.
+    pub lora_a: Param,
+    /// `(R, O)`.
+    pub lora_b: Param,
+    /// The factor of the update.
+    #[module(skip)]
+    pub scale: f32,
+    /// The probability that an input of the update is zeroed in training.
+    #[module(skip)]
+    pub dropout: f32,
+}
+
+impl QuantizedWeight {
+    /// The weight itself, of shape `(O, I)`, in the dtype of the scales.
+    pub fn dequantize(&self) -> Result<Array> {
+        self.dequantize_rows(&self.weight.get(), &self.scales.get(), self.bias_rows().as_ref())
+    }
+
+    /// The `biases`, where the mode has them.
+    pub(crate) fn bias_rows(&self) -> Option<Array> {
+        self.biases.as_ref().map(Param::get)
+    }
+
+    /// The elements of packed rows.
+    pub(crate) fn dequantize_rows(
+        &self,
+        weight: &Array,
+        scales: &Array,
+        biases: Option<&Array>,
+    ) -> Result<Array> {
+        let q = &self.quantization;
+        let (group_size, bits) = (Some(q.group_size), Some(q.bits));
+        Ok(ops::dequantize(weight, scales, biases, group_size, bits, &q.mode, None, None)?)
+    }
+
+    /// `x @ weight.T`.
+    pub(crate) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
+        // On a CPU, MLX multiplies packed weights element by element. Unpacking them for a good
+        // matrix product pays as soon as there are a few rows.
+        let rows = x.size() / (*x.shape().last().unwrap_or(&1)).max(1) as usize;
+        if rows > 4 && graft_kernels::is_active()? {
+            return matmul(x, &ops::transpose(&self.dequantize()?)?);
+        }
+        let q = &self.quantization;
+        Ok(ops::quantized_matmul(
+            x,
+            &self.weight.get(),
+            &self.scales.get(),
+            self.bias_rows().as_ref(),
+            true,
+            Some(q.group_size),
+            Some(q.bits),
+            &q.mode,
+        )?)
+    }
+
+    /// The length of an unpacked row.
+    pub(crate) fn input_dims(&self) -> Result<i32> {
+        Ok(self.weight.get().dim(-1)? * 32 / self.quantization.bits)
+    }
+}
+
+impl Linear {
+    /// A dense layer from a weight of shape `(O, I)` and a bias of shape `(O,)`.
+    pub fn dense(weight: Array, bias: Option<Array>) -> Self {
+        let bias = bias.map(Param::frozen);
+        Self::from_kind(LinearKind::Dense(Dense { weight: Param::frozen(weight), bias }))
+    }
+
+    /// A layer of the given kind.
+    pub fn from_kind(kind: LinearKind) -> Self {
+        Self { kind: Rc::new(RefCell::new(kind)) }
+    }
+
+    /// Multiplies the last axis of `x`: `(..., I)` to `(..., O)`.
+    pub fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
+        match &*self.kind.borrow() {
+            LinearKind::Dense(dense) => {
+                let y = matmul(x, &ops::transpose(&dense.weight.get())?)?;
+                add_bias(y, dense.bias.as_ref())
+            }
+            LinearKind::Quantized(quantized) => {
+                add_bias(quantized.packed.matmul_transposed(x)?, quantized.bias.as_ref())
+            }
+            LinearKind::Adapted(adapted) => adapted.forward(x, ctx),
+        }
+    }
+
+    /// The numbers of outputs and of inputs.
+    pub fn dims(&self) -> Result<(i32, i32)> {
+        match &*self.kind.borrow() {
+            LinearKind::Dense(dense) => {
+                let weight = dense.weight.get();
+                Ok((weight.dim(0)?, weight.dim(1)?))
+            }
+            LinearKind::Quantized(quantized) => {
+                Ok((quantized.packed.weight.get().dim(0)?, quantized.packed.input_dims()?))
+            }
+            LinearKind::Adapted(adapted) => adapted.linear.dims(),
+        }
+    }
+
+    /// Whether the layer has a low-rank update.
+    pub fn is_adapted(&self) -> bool {
+        matches!(&*self.kind.borrow(), LinearKind::Adapted(_))
+    }
+
+    /// Adds a low-rank update in place. `lora_a` is `(I, R)`, `lora_b` is `(R, O)`.
+    pub fn adapt(&self, lora_a: Array, lora_b: Array, scale: f32, dropout: f32) {
+        self.kind.replace_with(|kind| {
+            // The base moves into the update without being shared or copied.
+            let empty = Dense { weight: Param::frozen(lora_a.clone()), bias: None };
+            let base = std::mem::replace(kind, LinearKind::Dense(empty));
+            LinearKind::Adapted(Box::new(Adapted {
+                linear: Self::from_kind(base),
+                lora_a: Param::trainable(lora_a.clone()),
+                lora_b: Param::trainable(lora_b.clone()),
+                scale,
+                dropout,
+            }))
+        });
+    }
+
+    /// Exchanges the layer in place.
+    pub fn replace(&self, kind: LinearKind) {
+        self.kind.replace(kind);
+    }
+}
+
+impl Adapted {
+    fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
+        let y = self.linear.forward(x, ctx)?;
+        low_rank(x, self.dropout, ctx, |x| {
+            matmul_promoted(&matmul_promoted(x, &self.lora_a.get())?, &self.lora_b.get())
+        })
+        .and_then(|z| add_scaled(&y, &z, self.scale, x.dtype()))
+    }
+}
+
+impl Module for Linear {
+    fn visit(&self, path: &mut String, visitor: &mut dyn Visitor) {
+        visitor.linear(path, self);
+        match &*self.kind.borrow() {
+            LinearKind::Dense(dense) => dense.visit(path, visitor),
+            LinearKind::Quantized(quantized) => quantized.visit(path, visitor),
+            LinearKind::Adapted(adapted) => adapted.visit(path, visitor),
+        }
+    }
+}
+
+/// Applies `update` to `x` after dropout.
+pub(super) fn low_rank(
+    x: &Array,
+    dropout: f32,
+    ctx: &Context,
+    update: impl FnOnce(&Array) -> Result<Array>,
+) -> Result<Array> {
+    match ctx.next_key()? {
+        Some(key) if dropout > 0.0 => {
+            let keep = constant(1.0 - dropout, Dtype::Float32)?;
+            let mask = random::bernoulli(&keep, x.shape(), Some(&key))?;
+            let factor = constant(1.0 / (1.0 - dropout), x.dtype())?;
+            update(&ops::multiply(&ops::multiply(x, &factor)?, &ops::astype(&mask, x.dtype())?)?)
+        }
+        _ => update(x),
+    }
+}
+
+/// A product of a half and a float in the wider of both, as MLX promotes them.
+pub(super) fn matmul_promoted(a: &Array, b: &Array) -> Result<Array> {
+    if a.dtype() == b.dtype() {
+        return matmul(a, b);
+    }
+    matmul(&ops::astype(a, Dtype::Float32)?, &ops::astype(b, Dtype::Float32)?)
+}
+
+/// `y + (scale * z)`, the update rounded to the dtype of the input as mlx-lm does.
+pub(super) fn add_scaled(y: &Array, z: &Array, scale: f32, dtype: Dtype) -> Result<Array> {
+    let z = ops::multiply(&constant(scale, z.dtype())?, z)?;
+    let z = if z.dtype() == dtype { z } else { ops::astype(&z, dtype)? };
+    Ok(ops::add(y, &z)?)
+}
+
+fn add_bias(y: Array, bias: Option<&Param>) -> Result<Array> {
+    match bias {
+        Some(bias) => Ok(ops::add(&y, &bias.get())?),
+        None => Ok(y),
+    }
+}

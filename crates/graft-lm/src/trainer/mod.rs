@@ -1,0 +1,311 @@
+//! The trainer.
+
+mod flat;
+mod loss;
+mod optimizer;
+mod step;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use mlx_graft::memory::{self, LimitGuard};
+use mlx_graft::{Array, ops, transforms};
+
+pub use loss::next_token_loss;
+pub use step::{Step, StepOutput};
+
+use crate::adapter_config::AdapterConfig;
+use crate::adapters::{self, ADAPTER_FILE};
+use crate::args::TrainArgs;
+use crate::data::{Batch, BatchRng, Batches, Dataset};
+use crate::metrics::{Loss, Metrics, MetricsWriter};
+use crate::models::Model;
+use crate::nn::Context;
+use crate::progress::{Reporter, TrainReport, ValReport};
+use crate::schedule::Schedule;
+use crate::{Error, Result};
+
+/// Trains the trainable weights of a model.
+pub struct Trainer {
+    model: Rc<Model>,
+    args: TrainArgs,
+    schedule: Option<Schedule>,
+    step: Step,
+    batches_seen: u64,
+    rng: BatchRng,
+    _limits: LimitGuard,
+}
+
+/// What a run of [`Trainer::fit`] needs besides data.
+pub struct Hooks<'a> {
+    /// Hears of the progress.
+    pub reporter: &'a mut dyn Reporter,
+    /// Asked after each step whether to stop.
+    pub interrupted: &'a mut dyn FnMut() -> bool,
+    /// Where weights and metrics are saved; nowhere if `None`.
+    pub folder: Option<PathBuf>,
+}
+
+/// Sums since the last report.
+#[derive(Default)]
+struct Window {
+    loss: f64,
+    steps: u64,
+    tokens: u64,
+    seconds: f64,
+}
+
+impl Trainer {
+    /// Prepares to train `model` with the options of `args`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the model has no trainable weights.
+    pub fn new(model: Rc<Model>, args: TrainArgs) -> Result<Self> {
+        let limit = |bytes: Option<u64>| bytes.map(|b| usize::try_from(b).unwrap_or(usize::MAX));
+        let limits = LimitGuard::new(limit(args.memory_limit), limit(args.cache_limit))?;
+        model.decoder.set_grad_checkpoint(args.grad_checkpoint);
+        let options = args.optimizer_options()?;
+        let every = args.grad_accumulation_steps;
+        let step = Step::new(&model, options, every, u64::from(args.seed))?;
+        let schedule = args.lr_schedule.as_ref().map(Schedule::new).transpose()?;
+        let rng = BatchRng::new(args.seed);
+        Ok(Self { model, args, schedule, step, batches_seen: 0, rng, _limits: limits })
+    }
+
+    /// The options.
+    pub fn args(&self) -> &TrainArgs {
+        &self.args
+    }
+
+    /// The number of batches trained on.
+    pub fn batches_seen(&self) -> u64 {
+        self.batches_seen
+    }
+
+    /// The learning rate of the next update.
+    pub fn learning_rate(&self) -> f32 {
+        match &self.schedule {
+            Some(schedule) => schedule.learning_rate(self.step.updates()),
+            None => self.args.learning_rate as f32,
+        }
+    }
+
+    /// Trains on one batch: the mean loss per token before the update, and the number of tokens.
+    ///
+    /// `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`: the first token that counts and the
+    /// length of each row. This is the only point of evaluation of a step.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteLoss`] if the loss is NaN or infinite; the weights are then as before.
+    pub fn step(&mut self, tokens: &Array, lengths: &Array) -> Result<(Array, u64)> {
+        self.batches_seen += 1;
+        let update = self.batches_seen.is_multiple_of(self.args.grad_accumulation_steps);
+        let out = self.step.run(tokens, lengths, self.learning_rate(), update)?;
+        let mut pending = self.step.state();
+        pending.extend([out.loss.clone(), out.tokens.clone()]);
+        transforms::eval(&pending)?;
+        let loss: f32 = out.loss.item()?;
+        let tokens: i32 = out.tokens.item()?;
+        if !loss.is_finite() {
+            return Err(Error::NonFiniteLoss(format!(
+                "the loss became {loss} at step {}; the weights of the step before are kept. \
+                 Lower the learning rate, look for rows without targets, or use a model in \
+                 float32 or bfloat16.",
+                self.batches_seen
+            )));
+        }
+        Ok((out.loss, u64::try_from(tokens).unwrap_or(0)))
+    }
+
+    /// The mean loss per token over at most `limit` batches of a data set.
+    pub fn evaluate(
+        &mut self,
+        data: &Dataset,
+        limit: Option<u64>,
+        reporter: &mut dyn Reporter,
+    ) -> Result<f64> {
+        evaluate(&self.model, &self.args, data, limit, &mut self.rng, reporter)
+    }
+
+    /// Trains for the configured number of iterations, with validation, reports and saves.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after a stop was asked for; what was reached is saved then.
+    pub fn fit(&mut self, train: &Dataset, valid: Option<&Dataset>, hooks: Hooks) -> Result<()> {
+        let Hooks { reporter, interrupted, folder } = hooks;
+        let args = self.args.clone();
+        let mut metrics = folder.as_deref().map(MetricsWriter::open).transpose()?;
+        let mut batches = Batches::new(train, args.batch_size, args.max_seq_length, true)?;
+        let (mut window, mut trained) = (Window::default(), 0);
+        reporter.start(args.iters);
+        for it in 1..=args.iters {
+            let batch = batches.next(train, &mut self.rng).expect("repeating batches do not end");
+            let mut started = Instant::now();
+            let validate = it == 1 || it % args.steps_per_eval == 0 || it == args.iters;
+            if let Some(valid) = valid.filter(|_| validate && args.val_batches != 0) {
+                let report = self.validate(it, valid, reporter)?;
+                reporter.val(&report);
+                if let Some(metrics) = &mut metrics {
+                    let report = self.metrics(it, Loss::Val(report.val_loss), trained, &window)?;
+                    metrics.write(&report)?;
+                }
+                started = Instant::now();
+            }
+            let (tokens, lengths) = arrays(&batch, reporter)?;
+            let (loss, count) = self.step(&tokens, &lengths)?;
+            self.trim_cache()?;
+            window.add(f64::from(loss.item::<f32>()?), count, started);
+            trained += count;
+            reporter.advance();
+
+            let stop = interrupted();
+            if it % args.steps_per_report == 0 || it == args.iters || stop {
+                let mean = window.loss / window.steps as f64;
+                let report = self.metrics(it, Loss::Train(mean), trained, &window)?;
+                reporter.train(&train_report(&report, mean));
+                if let Some(metrics) = &mut metrics {
+                    metrics.write(&report)?;
+                }
+                window = Window::default();
+            }
+            if let Some(folder) = &folder {
+                if it % args.save_every == 0 {
+                    let file = folder.join(format!("{it:07}_{ADAPTER_FILE}"));
+                    adapters::save_trainable(&self.model.decoder, &file)?;
+                    reporter.save(&file);
+                }
+                if it % args.save_every == 0 || it == args.iters || stop {
+                    self.save(folder)?;
+                }
+            }
+            if stop {
+                reporter.done();
+                return Err(stopped(it, folder.as_deref()));
+            }
+        }
+        reporter.done();
+        Ok(())
+    }
+
+    /// Writes the trained weights and their configuration to a folder.
+    pub fn save(&self, folder: &Path) -> Result<PathBuf> {
+        adapters::save_adapters(&self.model.decoder, &AdapterConfig::from_args(&self.args), folder)
+    }
+
+    fn validate(
+        &mut self,
+        iteration: u64,
+        valid: &Dataset,
+        reporter: &mut dyn Reporter,
+    ) -> Result<ValReport> {
+        let started = Instant::now();
+        let limit = u64::try_from(self.args.val_batches).ok();
+        let val_loss = self.evaluate(valid, limit, reporter)?;
+        Ok(ValReport { iteration, val_loss, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    fn metrics(&self, step: u64, loss: Loss, tokens: u64, window: &Window) -> Result<Metrics> {
+        let per_second = |n: u64| if window.seconds > 0.0 { n as f64 / window.seconds } else { 0.0 };
+        Ok(Metrics {
+            step,
+            loss,
+            learning_rate: f64::from(self.last_rate()),
+            tokens,
+            tokens_per_second: per_second(window.tokens),
+            iterations_per_second: per_second(window.steps),
+            peak_memory_bytes: memory::peak()? as u64,
+            active_memory_bytes: memory::active()? as u64,
+            cache_memory_bytes: memory::cache()? as u64,
+        })
+    }
+
+    /// The learning rate of the latest update.
+    fn last_rate(&self) -> f32 {
+        match &self.schedule {
+            Some(schedule) => schedule.learning_rate(self.step.updates().saturating_sub(1)),
+            None => self.args.learning_rate as f32,
+        }
+    }
+
+    /// Frees memory kept for reuse if that was asked for: it costs the next step fresh pages.
+    fn trim_cache(&self) -> Result<()> {
+        let threshold = self.args.clear_cache_threshold;
+        if threshold > 0 && memory::cache()? as u64 > threshold {
+            memory::clear_cache()?;
+        }
+        Ok(())
+    }
+}
+
+/// The mean loss per token of a model over at most `limit` batches of a data set, in a random
+/// order. Source: `evaluate` of mlx-lm's trainer.
+///
+/// # Errors
+/// [`Error::Usage`] if the data set has fewer rows than a batch.
+pub fn evaluate(
+    model: &Model,
+    args: &TrainArgs,
+    data: &Dataset,
+    limit: Option<u64>,
+    rng: &mut BatchRng,
+    reporter: &mut dyn Reporter,
+) -> Result<f64> {
+    let mut batches = Batches::new(data, args.batch_size, args.max_seq_length, false)?;
+    let count = limit.unwrap_or(u64::MAX).min(batches.per_epoch() as u64);
+    reporter.val_start(count);
+    let (mut total, mut tokens) = (Array::scalar(0.0_f32)?, Array::scalar(0_i32)?);
+    for _ in 0..count {
+        let Some(batch) = batches.next(data, rng) else { break };
+        let (inputs, lengths) = arrays(&batch, reporter)?;
+        let (loss, n) = next_token_loss(&model.decoder, &inputs, &lengths, &Context::eval())?;
+        total = ops::add(&total, &ops::multiply(&loss, &n)?)?;
+        tokens = ops::add(&tokens, &n)?;
+        transforms::eval(&[&total, &tokens])?;
+        reporter.val_advance();
+    }
+    Ok(f64::from(total.item::<f32>()?) / f64::from(tokens.item::<i32>()?))
+}
+
+/// A batch as arrays: tokens `(B, T)` and lengths `(B, 2)`, both int32.
+fn arrays(batch: &Batch, reporter: &mut dyn Reporter) -> Result<(Array, Array)> {
+    if let Some(warning) = &batch.warning {
+        reporter.warning(warning);
+    }
+    let rows = batch.rows() as i32;
+    let tokens = Array::from_slice(&batch.tokens, &[rows, batch.width as i32])?;
+    let lengths: Vec<i32> = batch.lengths.iter().flat_map(|&(from, to)| [from, to]).collect();
+    Ok((tokens, Array::from_slice(&lengths, &[rows, 2])?))
+}
+
+impl Window {
+    fn add(&mut self, loss: f64, tokens: u64, started: Instant) {
+        self.loss += loss;
+        self.steps += 1;
+        self.tokens += tokens;
+        self.seconds += started.elapsed().as_secs_f64();
+    }
+}
+
+fn train_report(metrics: &Metrics, train_loss: f64) -> TrainReport {
+    TrainReport {
+        iteration: metrics.step,
+        train_loss,
+        learning_rate: metrics.learning_rate,
+        iterations_per_second: metrics.iterations_per_second,
+        tokens_per_second: metrics.tokens_per_second,
+        trained_tokens: metrics.tokens,
+        peak_memory_bytes: metrics.peak_memory_bytes,
+    }
+}
+
+fn stopped(iteration: u64, folder: Option<&Path>) -> Error {
+    Error::Interrupted(match folder {
+        Some(folder) => format!(
+            "stopped after iteration {iteration}; the weights are saved. Go on with \
+             --resume-adapter-file {}",
+            folder.join(ADAPTER_FILE).display()
+        ),
+        None => format!("stopped after iteration {iteration}; the model has the weights reached"),
+    })
+}

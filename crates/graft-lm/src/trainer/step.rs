@@ -1,0 +1,274 @@
+//! One training step: forward, backward and the update of all weights in one compiled graph.
+
+use std::rc::Rc;
+
+use mlx_graft::transforms::{self, Compiled};
+use mlx_graft::{Array, ops, random};
+
+use super::flat::Layout;
+use super::loss::next_token_loss;
+use super::optimizer::{self, Moments};
+use crate::args::OptimizerOptions;
+use crate::models::Model;
+use crate::nn::{Context, Module, Param};
+use crate::{Error, Result};
+
+/// The compiled step of a model, with the state that it carries on.
+pub struct Step {
+    model: Rc<Model>,
+    options: OptimizerOptions,
+    every: u64,
+    layout: Layout,
+    moments: Vec<Moments>,
+    update: Compiled,
+    accumulate: Compiled,
+    /// Frozen weights as they were compiled in.
+    frozen: Vec<(Param, Array)>,
+    /// Trained weights as they were given to the model.
+    views: Vec<(Param, Array)>,
+    /// Summed gradients of the batches since the last update.
+    pending: Option<Vec<Array>>,
+    updates: u64,
+    key: Array,
+}
+
+/// What a step gives back, not evaluated yet.
+pub struct StepOutput {
+    /// The mean loss per token before the update.
+    pub loss: Array,
+    /// The number of tokens the loss was taken over.
+    pub tokens: Array,
+}
+
+/// The inputs of the compiled functions, in this order.
+struct Inputs<'a> {
+    values: &'a [Array],
+    m: &'a [Array],
+    v: &'a [Array],
+    pending: &'a [Array],
+    rate: &'a Array,
+    step: &'a Array,
+    key: &'a Array,
+    tokens: &'a Array,
+    lengths: &'a Array,
+}
+
+impl<'a> Inputs<'a> {
+    fn read(inputs: &'a [Array], groups: usize) -> Self {
+        let pending = inputs.len() - 3 * groups - 5;
+        let (values, rest) = inputs.split_at(groups);
+        let (m, rest) = rest.split_at(groups);
+        let (v, rest) = rest.split_at(groups);
+        let (pending, rest) = rest.split_at(pending);
+        let [rate, step, key, tokens, lengths] = rest else {
+            unreachable!("the caller passes five arrays behind the buffers")
+        };
+        Self { values, m, v, pending, rate, step, key, tokens, lengths }
+    }
+
+    /// The loss, the number of tokens, and the gradients summed with those that are pending.
+    fn gradients(&self, model: &Rc<Model>, layout: &Layout) -> Result<(Array, Array, Vec<Array>)> {
+        let groups = layout.len();
+        let argnums: Vec<i32> = (0..groups as i32).collect();
+        let mut inputs = self.values.to_vec();
+        inputs.extend([self.key.clone(), self.tokens.clone(), self.lengths.clone()]);
+        let (model, layout) = (Rc::clone(model), layout.clone());
+        let loss = move |inputs: &[Array]| {
+            let _swapped = layout.swap(&inputs[..groups])?;
+            let ctx = Context::train(inputs[groups].clone());
+            let (tokens, lengths) = (&inputs[groups + 1], &inputs[groups + 2]);
+            let (loss, count) = next_token_loss(&model.decoder, tokens, lengths, &ctx)?;
+            Ok(vec![loss, count])
+        };
+        let (mut values, mut grads) = transforms::value_and_grad(loss, &argnums, &inputs)?;
+        for (grad, pending) in grads.iter_mut().zip(self.pending) {
+            *grad = ops::add(grad, pending)?;
+        }
+        let count = values.remove(1);
+        Ok((values.remove(0), count, grads))
+    }
+}
+
+/// Compiles the two forms of a step: with the update of the weights, and without.
+fn compile(
+    model: &Rc<Model>,
+    layout: &Layout,
+    options: OptimizerOptions,
+    every: u64,
+) -> Result<(Compiled, Compiled)> {
+    let (m, l) = (Rc::clone(model), layout.clone());
+    let update = move |inputs: &[Array]| -> Result<Vec<Array>> {
+        let inputs = Inputs::read(inputs, l.len());
+        let (loss, count, grads) = inputs.gradients(&m, &l)?;
+        let mut out = vec![loss.clone(), count];
+        // A loss that is no number must not reach the weights.
+        let sound = ops::isfinite(&loss)?;
+        for (i, grad) in grads.iter().enumerate() {
+            let grad = average(grad, every)?;
+            let at = Moments {
+                values: inputs.values[i].clone(),
+                m: inputs.m[i].clone(),
+                v: inputs.v[i].clone(),
+            };
+            let next = optimizer::update(&options, &at, &grad, inputs.rate, inputs.step)?;
+            out.push(ops::where_(&sound, &next.values, &at.values)?);
+            out.push(ops::where_(&sound, &next.m, &at.m)?);
+            out.push(ops::where_(&sound, &next.v, &at.v)?);
+        }
+        Ok(out)
+    };
+    let (m, l) = (Rc::clone(model), layout.clone());
+    let accumulate = move |inputs: &[Array]| -> Result<Vec<Array>> {
+        let (loss, count, grads) = Inputs::read(inputs, l.len()).gradients(&m, &l)?;
+        Ok([vec![loss, count], grads].concat())
+    };
+    Ok((
+        transforms::compile(move |inputs| Ok(update(inputs)?), false)?,
+        transforms::compile(move |inputs| Ok(accumulate(inputs)?), false)?,
+    ))
+}
+
+impl Step {
+    /// Prepares the trainable weights of `model` for training.
+    ///
+    /// `every` is the number of batches whose gradients are averaged for one update, `seed` starts
+    /// the randomness of dropout.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the model has no trainable weights.
+    pub fn new(
+        model: &Rc<Model>,
+        options: OptimizerOptions,
+        every: u64,
+        seed: u64,
+    ) -> Result<Self> {
+        let (frozen, trained) = partition(model);
+        if trained.is_empty() {
+            return Err(Error::Usage(
+                "the model has no trainable weights; add adapters with `apply_lora`, or call \
+                 `unfreeze` for full fine-tuning"
+                    .into(),
+            ));
+        }
+        let layout = Layout::new(&trained);
+        let moments: Vec<Moments> =
+            layout.gather()?.into_iter().map(Moments::new).collect::<Result<_>>()?;
+        let (update, accumulate) = compile(model, &layout, options, every)?;
+        let mut step = Self {
+            model: Rc::clone(model),
+            options,
+            every,
+            layout,
+            moments,
+            update,
+            accumulate,
+            frozen,
+            views: Vec::new(),
+            pending: None,
+            updates: 0,
+            key: random::key(seed)?,
+        };
+        transforms::eval(&step.state())?;
+        step.publish()?;
+        Ok(step)
+    }
+
+    /// Gives the model views of the current weights.
+    fn publish(&mut self) -> Result<()> {
+        // The old views go first, so that their buffers can be reused.
+        self.views.clear();
+        let values: Vec<Array> = self.moments.iter().map(|m| m.values.clone()).collect();
+        self.views = self.layout.scatter(&values)?;
+        Ok(())
+    }
+
+    /// Takes over weights that were replaced in the model since the last step.
+    ///
+    /// Frozen weights are constants of the compiled graph, so new ones need a new graph.
+    fn refresh(&mut self) -> Result<()> {
+        let changed = |pairs: &[(Param, Array)]| pairs.iter().any(|(p, a)| p.get().id() != a.id());
+        if changed(&self.views) {
+            for (moments, values) in self.moments.iter_mut().zip(self.layout.gather()?) {
+                moments.values = values;
+            }
+        }
+        if changed(&self.frozen) {
+            self.frozen = partition(&self.model).0;
+            (self.update, self.accumulate) =
+                compile(&self.model, &self.layout, self.options, self.every)?;
+        }
+        Ok(())
+    }
+
+    /// The number of updates made.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Runs one batch, and updates the weights if `update` says so.
+    ///
+    /// Nothing is evaluated: [`Step::state`] together with the output is what to evaluate.
+    /// `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`.
+    pub fn run(
+        &mut self,
+        tokens: &Array,
+        lengths: &Array,
+        rate: f32,
+        update: bool,
+    ) -> Result<StepOutput> {
+        self.refresh()?;
+        let (next, key) = random::split(&self.key)?;
+        self.key = next;
+        let mut inputs: Vec<Array> = self.moments.iter().map(|m| m.values.clone()).collect();
+        inputs.extend(self.moments.iter().map(|m| m.m.clone()));
+        inputs.extend(self.moments.iter().map(|m| m.v.clone()));
+        inputs.extend(self.pending.take().into_iter().flatten());
+        inputs.push(Array::scalar(rate)?);
+        inputs.push(Array::scalar((self.updates + 1) as f32)?);
+        inputs.extend([key, tokens.clone(), lengths.clone()]);
+        if !update {
+            let mut out = self.accumulate.call(&inputs)?;
+            self.pending = Some(out.split_off(2));
+            let tokens = out.remove(1);
+            return Ok(StepOutput { loss: out.remove(0), tokens });
+        }
+        let mut out = self.update.call(&inputs)?.into_iter();
+        let mut take = || out.next().ok_or_else(|| Error::Usage("the step lost an output".into()));
+        let (loss, count) = (take()?, take()?);
+        for moments in &mut self.moments {
+            *moments = Moments { values: take()?, m: take()?, v: take()? };
+        }
+        self.updates += 1;
+        self.publish()?;
+        Ok(StepOutput { loss, tokens: count })
+    }
+
+    /// Everything that the next step starts from.
+    pub fn state(&self) -> Vec<Array> {
+        let moments =
+            self.moments.iter().flat_map(|m| [m.values.clone(), m.m.clone(), m.v.clone()]);
+        moments.chain(self.pending.iter().flatten().cloned()).chain([self.key.clone()]).collect()
+    }
+}
+
+fn average(grad: &Array, every: u64) -> Result<Array> {
+    if every == 1 {
+        return Ok(grad.clone());
+    }
+    let count = ops::astype(&Array::scalar(every as f32)?, grad.dtype())?;
+    Ok(ops::divide(grad, &count)?)
+}
+
+/// The weights with the values they have now, frozen ones apart from trainable ones.
+fn partition(model: &Model) -> (Vec<(Param, Array)>, Vec<Param>) {
+    let (mut frozen, mut trained) = (Vec::new(), Vec::new());
+    for (_, param) in model.decoder.params() {
+        if param.is_trainable() {
+            trained.push(param);
+        } else {
+            let value = param.get();
+            frozen.push((param, value));
+        }
+    }
+    (frozen, trained)
+}

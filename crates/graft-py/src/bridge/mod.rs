@@ -1,0 +1,120 @@
+//! The array bridge: `mlx.core.array` objects as [`Array`] handles and back, without a copy and
+//! without evaluation. The only module of this crate with `unsafe` code.
+#![allow(unsafe_code)]
+
+mod owned;
+
+use std::ffi::c_void;
+use std::ops::Deref;
+
+use mlx_graft::Array;
+use pyo3::exceptions::{PyImportError, PyTypeError};
+use pyo3::ffi::PyObject;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+pub(crate) use owned::Owned;
+
+use crate::error::to_py;
+
+unsafe extern "C" {
+    fn graft_bridge_join(module: *mut PyObject, ty: *mut PyObject) -> bool;
+    fn graft_bridge_from_python(object: *mut PyObject) -> *const c_void;
+    fn graft_bridge_to_python(array: *const c_void) -> *mut PyObject;
+}
+
+/// Joins the type registry of the `mlx.core` that is loaded.
+pub(crate) fn join(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let core = module.py().import("mlx.core")?;
+    let ty = core.getattr("array")?.cast_into::<PyType>()?;
+    // SAFETY: both pointers are live Python objects and the GIL is held.
+    if unsafe { graft_bridge_join(module.as_ptr(), ty.as_ptr()) } {
+        return Ok(());
+    }
+    let version: String = core.getattr("__version__")?.extract()?;
+    Err(PyImportError::new_err(format!(
+        "mlx {version} does not share its array type with this build of mlx_graft (another \
+         nanobind). Install the mlx that it was built for: pip install 'mlx=={}'",
+        mlx_graft::sys::MLX_VERSION
+    )))
+}
+
+/// An argument that is an `mlx.core.array`.
+pub(crate) struct In(Array);
+
+impl Deref for In {
+    type Target = Array;
+
+    fn deref(&self) -> &Array {
+        &self.0
+    }
+}
+
+impl AsRef<Array> for In {
+    fn as_ref(&self) -> &Array {
+        &self.0
+    }
+}
+
+impl In {
+    /// The handle.
+    pub(crate) fn into_array(self) -> Array {
+        self.0
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for In {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        // SAFETY: the object is live and the GIL is held.
+        let array = unsafe { graft_bridge_from_python(object.as_ptr()) };
+        if array.is_null() {
+            let found = object.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("expected an mlx.core.array, not {found}")));
+        }
+        // SAFETY: `array` points to the C++ array inside the object, which lives during the call;
+        // mlx.core and this crate are linked to the same libmlx.
+        unsafe { mlx_graft::array_from_raw(array) }.map(Self).map_err(to_py)
+    }
+}
+
+/// A result that becomes an `mlx.core.array`.
+pub(crate) struct Out(pub(crate) Array);
+
+impl<'py> IntoPyObject<'py> for Out {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        // SAFETY: the handle is live during the call, which shares the array; the result is a new
+        // reference, or null with an error set.
+        unsafe {
+            let object = graft_bridge_to_python(mlx_graft::array_to_raw(&self.0));
+            Bound::from_owned_ptr_or_err(py, object)
+        }
+    }
+}
+
+/// A value that is moved into a call without the GIL and out again on the same thread.
+struct SameThread<T>(T);
+
+// SAFETY: `Python::detach` runs its closure on the calling thread; the bound only keeps Python
+// objects out, and `without_gil` has its own rule for those.
+unsafe impl<T> Send for SameThread<T> {}
+
+impl<T> SameThread<T> {
+    fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+/// Runs `f` without the GIL, so that other Python threads go on while MLX computes.
+///
+/// `f` must not touch Python objects. It may hold arrays: it stays on this thread. Closures of
+/// Python's that MLX holds take the GIL themselves when they are called or freed.
+pub(crate) fn without_gil<T>(py: Python<'_>, f: impl FnOnce() -> T) -> T {
+    let f = SameThread(f);
+    py.detach(move || SameThread(f.into_inner()())).into_inner()
+}

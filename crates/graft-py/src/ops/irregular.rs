@@ -1,0 +1,218 @@
+//! Functions whose arguments choose more than an axis: by hand, with their rows in `ops.toml` for
+//! the stub and the parity test.
+// PyO3 hands arguments over by value.
+#![allow(clippy::needless_pass_by_value)]
+
+use mlx_graft::{Dtype, ops};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+use super::arguments::{Axes, DtypeArg, Ints, run};
+use super::scalars::{Operand, weak};
+use crate::bridge::{In, Out};
+
+/// Adds the functions of this file to a Python module.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(arange, module)?)?;
+    module.add_function(wrap_pyfunction!(clip, module)?)?;
+    module.add_function(wrap_pyfunction!(eye, module)?)?;
+    module.add_function(wrap_pyfunction!(full, module)?)?;
+    module.add_function(wrap_pyfunction!(full_like, module)?)?;
+    module.add_function(wrap_pyfunction!(pad, module)?)?;
+    module.add_function(wrap_pyfunction!(split, module)?)?;
+    module.add_function(wrap_pyfunction!(tensordot, module)?)?;
+    module.add_function(wrap_pyfunction!(trace, module)?)?;
+    Ok(())
+}
+
+/// A Python `int` or `float`.
+#[derive(Clone, Copy, FromPyObject)]
+enum Number {
+    Int(i64),
+    Float(f64),
+}
+
+impl Number {
+    fn value(self) -> f64 {
+        match self {
+            Self::Int(value) => value as f64,
+            Self::Float(value) => value,
+        }
+    }
+}
+
+/// Numbers from `start` to before `stop` in steps of `step`.
+///
+/// Called with one number, it counts from 0 to before it. Integers give int32, others float32.
+#[pyfunction]
+#[pyo3(signature = (start=None, stop=None, step=None, dtype=None, *, stream=None))]
+fn arange(
+    start: Option<Number>,
+    stop: Option<Number>,
+    step: Option<Number>,
+    dtype: Option<DtypeArg>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let (start, stop) = match (start, stop) {
+        (Some(start), Some(stop)) => (start, stop),
+        (Some(stop), None) | (None, Some(stop)) => (Number::Int(0), stop),
+        (None, None) => return Err(PyTypeError::new_err("arange needs where to stop")),
+    };
+    let step = step.unwrap_or(Number::Int(1));
+    let integers = [start, stop, step].iter().all(|number| matches!(number, Number::Int(_)));
+    let own = if integers { Dtype::Int32 } else { Dtype::Float32 };
+    let dtype = dtype.map_or(own, |dtype| dtype.0);
+    run(stream, || ops::arange(start.value(), stop.value(), step.value(), dtype)).map(Out)
+}
+
+/// Elements limited to the range from `a_min` to `a_max`; `None` does not limit.
+#[pyfunction]
+#[pyo3(signature = (a, /, a_min, a_max, *, stream=None))]
+fn clip(
+    a: In,
+    a_min: Option<Operand<'_>>,
+    a_max: Option<Operand<'_>>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let beside = |bound| weak(Operand::Array((*a).clone()), bound).map(|(_, bound)| bound);
+    let a_min = a_min.map(beside).transpose()?;
+    let a_max = a_max.map(beside).transpose()?;
+    run(stream, || ops::clip(&a, a_min.as_ref(), a_max.as_ref())).map(Out)
+}
+
+/// A matrix with ones on the `k`th diagonal, square unless `m` is given.
+#[pyfunction]
+#[pyo3(signature = (n, m=None, k=0, dtype=None, *, stream=None), text_signature = "(n, m=None, k=0, dtype=..., *, stream=None)")]
+fn eye(
+    n: i32,
+    m: Option<i32>,
+    k: i32,
+    dtype: Option<DtypeArg>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let dtype = dtype.map_or(Dtype::Float32, |dtype| dtype.0);
+    run(stream, || ops::eye(n, m.unwrap_or(n), k, dtype)).map(Out)
+}
+
+/// An array filled with a value, which is broadcast.
+#[pyfunction]
+#[pyo3(signature = (shape, vals, dtype=None, *, stream=None))]
+fn full(
+    shape: Ints,
+    vals: Operand<'_>,
+    dtype: Option<DtypeArg>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let vals = vals.array()?;
+    let dtype = dtype.map_or(vals.dtype(), |dtype| dtype.0);
+    run(stream, || ops::full(&shape.0, &vals, dtype)).map(Out)
+}
+
+/// An array of the shape of another, filled with a value, which is broadcast.
+#[pyfunction]
+#[pyo3(signature = (a, vals, dtype=None, *, stream=None))]
+fn full_like(
+    a: In,
+    vals: Operand<'_>,
+    dtype: Option<DtypeArg>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let vals = vals.array()?;
+    let dtype = dtype.map_or(a.dtype(), |dtype| dtype.0);
+    run(stream, || ops::full_like(&a, &vals, dtype)).map(Out)
+}
+
+/// How wide the borders are.
+#[derive(FromPyObject)]
+enum PadWidth {
+    /// The same everywhere.
+    Same(i32),
+    /// The same everywhere.
+    One((i32,)),
+    /// Before and after, the same for each dimension.
+    Pair((i32, i32)),
+    /// Before and after, for each dimension.
+    Pairs(Vec<(i32, i32)>),
+}
+
+/// The array with borders of a value, or of its own elements.
+#[pyfunction]
+#[pyo3(signature = (a, /, pad_width, mode="constant", constant_values=Operand::Int(0), *, stream=None), text_signature = "(a, /, pad_width, mode='constant', constant_values=0, *, stream=None)")]
+fn pad(
+    a: In,
+    pad_width: PadWidth,
+    mode: &str,
+    constant_values: Operand<'_>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let value = constant_values.array()?;
+    let pairs = match pad_width {
+        PadWidth::Same(width) | PadWidth::One((width,)) => vec![(width, width); a.ndim()],
+        PadWidth::Pair(pair) => vec![pair; a.ndim()],
+        PadWidth::Pairs(pairs) => match pairs[..] {
+            [pair] => vec![pair; a.ndim()],
+            _ => pairs,
+        },
+    };
+    let axes: Vec<i32> = (0..pairs.len() as i32).collect();
+    let (low, high): (Vec<i32>, Vec<i32>) = pairs.into_iter().unzip();
+    run(stream, || ops::pad(&a, &axes, &low, &high, &value, mode)).map(Out)
+}
+
+/// An array cut along an axis into equal parts, or at the given indices.
+#[pyfunction]
+#[pyo3(signature = (a, /, indices_or_sections, axis=0, *, stream=None))]
+fn split(
+    a: In,
+    indices_or_sections: Axes,
+    axis: i32,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<Out>> {
+    run(stream, || match indices_or_sections {
+        Axes::One(parts) => ops::split(&a, parts, axis),
+        Axes::Many(indices) => ops::split_sections(&a, &indices, axis),
+    })
+    .map(|arrays| arrays.into_iter().map(Out).collect())
+}
+
+/// Which axes are contracted.
+#[derive(FromPyObject)]
+enum Contraction {
+    /// The last ones of the first operand with the first ones of the second.
+    Number(i32),
+    /// Those of the first operand, those of the second.
+    Lists(Vec<Vec<i32>>),
+}
+
+/// Sums of products over the last `axes` dimensions of `a` and the first of `b`, or over the axes
+/// in two lists.
+#[pyfunction]
+#[pyo3(signature = (a, b, /, axes=Contraction::Number(2), *, stream=None), text_signature = "(a, b, /, axes=2, *, stream=None)")]
+fn tensordot(a: In, b: In, axes: Contraction, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    match &axes {
+        Contraction::Number(axes) => run(stream, || ops::tensordot_axis(&a, &b, *axes)),
+        Contraction::Lists(lists) => match &lists[..] {
+            [first, second] => run(stream, || ops::tensordot(&a, &b, first, second)),
+            _ => Err(PyValueError::new_err(format!(
+                "tensordot needs two lists of axes, one for each operand, not {}",
+                lists.len()
+            ))),
+        },
+    }
+    .map(Out)
+}
+
+/// Sums of diagonals of the matrices in two dimensions.
+#[pyfunction]
+#[pyo3(signature = (a, /, offset=0, axis1=0, axis2=1, dtype=None, *, stream=None))]
+fn trace(
+    a: In,
+    offset: i32,
+    axis1: i32,
+    axis2: i32,
+    dtype: Option<DtypeArg>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let dtype = dtype.map_or(a.dtype(), |dtype| dtype.0);
+    run(stream, || ops::trace_axes(&a, offset, axis1, axis2, dtype)).map(Out)
+}

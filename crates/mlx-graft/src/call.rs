@@ -1,0 +1,82 @@
+//! The call layer: the one place where a status of mlx-c becomes a `Result`.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_int};
+use std::ptr::null_mut;
+use std::sync::Once;
+
+use crate::{Array, Error, Result, VectorArray, error, stream, sys};
+
+static READY: Once = Once::new();
+
+/// Makes errors readable before the first call: mlx-c's default handler ends the process.
+pub(crate) fn ready() {
+    READY.call_once(|| {
+        // SAFETY: installs a handler that only stores into thread-local memory.
+        unsafe { sys::graft_error_install() };
+    });
+}
+
+/// Runs one C call and turns a non-zero status into the error of this thread.
+pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
+    ready();
+    if f() == 0 {
+        Ok(())
+    } else {
+        Err(Error::last(op))
+    }
+}
+
+/// Runs a call that runs caller's code and may leave a stale failure behind.
+pub(crate) fn with_closures(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
+    error::clear_parked();
+    status(op, f)
+}
+
+/// Runs an operation with one output on the stream in scope.
+pub(crate) fn array(
+    op: &'static str,
+    f: impl FnOnce(*mut sys::mlx_array, sys::mlx_stream) -> c_int,
+) -> Result<Array> {
+    let mut res = sys::mlx_array { ctx: null_mut() };
+    let done = stream::with_current(op, |s| status(op, || f(&raw mut res, s)));
+    // SAFETY: `res` is null or a handle that mlx-c made for us; the wrapper frees it.
+    let out = unsafe { Array::from_raw(res) };
+    done.map(|()| out)
+}
+
+/// Runs an operation with two outputs on the stream in scope.
+pub(crate) fn array2(
+    op: &'static str,
+    f: impl FnOnce(*mut sys::mlx_array, *mut sys::mlx_array, sys::mlx_stream) -> c_int,
+) -> Result<(Array, Array)> {
+    let mut first = sys::mlx_array { ctx: null_mut() };
+    let mut second = sys::mlx_array { ctx: null_mut() };
+    let done = stream::with_current(op, |s| {
+        status(op, || f(&raw mut first, &raw mut second, s))
+    });
+    // SAFETY: both are null or handles that mlx-c made for us; the wrappers free them.
+    let out = unsafe { (Array::from_raw(first), Array::from_raw(second)) };
+    done.map(|()| out)
+}
+
+/// Runs an operation with a list of outputs on the stream in scope.
+pub(crate) fn arrays(
+    op: &'static str,
+    f: impl FnOnce(*mut sys::mlx_vector_array, sys::mlx_stream) -> c_int,
+) -> Result<Vec<Array>> {
+    let mut res = VectorArray::new();
+    stream::with_current(op, |s| status(op, || f(res.as_mut_raw(), s)))?;
+    res.to_vec()
+}
+
+/// The raw handle of an optional array; mlx-c takes a null one for "not given".
+pub(crate) fn optional(array: Option<&Array>) -> sys::mlx_array {
+    array.map_or(sys::mlx_array { ctx: null_mut() }, Array::as_raw)
+}
+
+/// A C string for a call that takes one.
+pub(crate) fn c_string(op: &'static str, text: &str) -> Result<CString> {
+    CString::new(text)
+        .map_err(|_| Error::invalid_argument(op, format!("{text:?} contains a zero byte")))
+}

@@ -1,0 +1,163 @@
+//! Typed errors that keep the kind of the C++ exception.
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::ffi::CStr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use crate::sys;
+
+/// A failure of an MLX call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// MLX refused, with its own words.
+    #[error("[{op}] {message}")]
+    Mlx {
+        /// The type of the C++ exception.
+        kind: ErrorKind,
+        /// The operation that failed.
+        op: &'static str,
+        /// The text of the exception.
+        message: String,
+    },
+    /// A function given to a transformation failed; this is its own error.
+    #[error(transparent)]
+    Closure(Box<dyn std::error::Error + Send + Sync>),
+    /// An array has another dtype than the one asked for.
+    #[error("[{op}] the array is {found}, not {wanted}: convert it with `ops::astype`")]
+    Dtype {
+        /// The operation that failed.
+        op: &'static str,
+        /// The dtype of the array.
+        found: crate::Dtype,
+        /// The dtype asked for.
+        wanted: crate::Dtype,
+    },
+    /// A kernel of an operation written in Rust failed while it ran.
+    #[error("[{op}] {message}")]
+    Kernel {
+        /// The operation.
+        op: String,
+        /// What its kernel said.
+        message: String,
+    },
+    /// MLX cannot evaluate in a forked child: its worker threads exist in the parent only.
+    #[error(
+        "[{0}] MLX cannot run in a forked child process: its threads stayed in the parent. \
+         Start the child with the `spawn` method instead."
+    )]
+    Forked(&'static str),
+}
+
+/// The type of a failure, with the Python exception that `mlx.core` raises for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// `std::invalid_argument` and its kin: `ValueError`.
+    InvalidArgument,
+    /// `std::out_of_range`: `IndexError`.
+    OutOfRange,
+    /// `std::overflow_error`: `OverflowError`.
+    Overflow,
+    /// `std::bad_alloc`: `MemoryError`.
+    OutOfMemory,
+    /// Everything else: `RuntimeError`.
+    Runtime,
+}
+
+/// A result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The kind of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Mlx { kind, .. } => *kind,
+            Self::Dtype { .. } => ErrorKind::InvalidArgument,
+            Self::Closure(_) | Self::Kernel { .. } | Self::Forked(_) => ErrorKind::Runtime,
+        }
+    }
+
+    /// A failure of a caller's function, to be returned from it and come out unchanged.
+    pub fn closure(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Closure(error.into())
+    }
+
+    /// A wrong argument, found before MLX saw it.
+    pub fn invalid_argument(op: &'static str, message: impl Into<String>) -> Self {
+        Self::Mlx { kind: ErrorKind::InvalidArgument, op, message: message.into() }
+    }
+
+    /// A transformation that an operation written in Rust does not support.
+    pub fn unsupported_transform(op: &'static str, transform: &str) -> Self {
+        Self::Mlx {
+            kind: ErrorKind::Runtime,
+            op,
+            message: format!("{transform} is not implemented for this operation"),
+        }
+    }
+
+    /// Takes the failure of the last call on this thread.
+    pub(crate) fn last(op: &'static str) -> Self {
+        match PARKED.with_borrow_mut(Option::take) {
+            Some(Parked::Panic(payload)) => resume_unwind(payload),
+            Some(Parked::Error(error)) => {
+                // SAFETY: takes no argument; touches this thread's slot only.
+                unsafe { sys::graft_error_clear() };
+                return error;
+            }
+            None => {}
+        }
+        // SAFETY: the message is a valid C string until the next call on this thread, and it is
+        // copied before that.
+        let (kind, message) = unsafe {
+            let kind = sys::graft_error_last_kind();
+            let message = CStr::from_ptr(sys::graft_error_last_message());
+            (kind, message.to_string_lossy().into_owned())
+        };
+        // SAFETY: as above.
+        unsafe { sys::graft_error_clear() };
+        let kind = match kind {
+            sys::GRAFT_ERROR_INVALID_ARGUMENT => ErrorKind::InvalidArgument,
+            sys::GRAFT_ERROR_OUT_OF_RANGE => ErrorKind::OutOfRange,
+            sys::GRAFT_ERROR_OVERFLOW => ErrorKind::Overflow,
+            sys::GRAFT_ERROR_BAD_ALLOC => ErrorKind::OutOfMemory,
+            _ => ErrorKind::Runtime,
+        };
+        let message =
+            if message.is_empty() { "failed without a message".to_string() } else { message };
+        Self::Mlx { kind, op, message }
+    }
+}
+
+enum Parked {
+    Error(Error),
+    Panic(Box<dyn Any + Send>),
+}
+
+thread_local! {
+    /// What a Rust function called by MLX failed with, until the outer call returns: mlx-c itself
+    /// passes on nothing but "non-zero".
+    static PARKED: RefCell<Option<Parked>> = const { RefCell::new(None) };
+}
+
+/// Runs a function that C++ called, and parks its error or panic. Returns the C status.
+pub(crate) fn guarded(f: impl FnOnce() -> Result<()>) -> i32 {
+    let parked = match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(())) => return 0,
+        Ok(Err(error)) => Parked::Error(error),
+        Err(payload) => Parked::Panic(payload),
+    };
+    // The first failure is the cause; later ones follow from it.
+    PARKED.with_borrow_mut(|slot| {
+        slot.get_or_insert(parked);
+    });
+    1
+}
+
+/// Forgets a failure that was caught on the C++ side, before a new call starts.
+pub(crate) fn clear_parked() {
+    PARKED.with_borrow_mut(|slot| *slot = None);
+}

@@ -1,0 +1,5 @@
+//! Fused operations of transformer models, named as in `mlx.core.fast`.
+
+mod generated;
+
+pub use generated::*;

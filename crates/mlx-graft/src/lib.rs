@@ -1,0 +1,58 @@
+//! Apple MLX for Rust, on the same `libmlx` that Python's `mlx.core` uses.
+//!
+//! An [`Array`] is a reference-counted handle of an MLX array: a node of a lazy graph until it is
+//! evaluated. Operations live in [`ops`], transformations of functions in [`transforms`].
+//!
+//! ```
+//! use mlx_graft::{Array, ops};
+//!
+//! let x = Array::from_slice(&[1.0_f32, 2.0, 3.0], &[3])?;
+//! let y = ops::sum(&ops::square(&x)?, false)?;
+//! assert_eq!(y.item::<f32>()?, 14.0);
+//! # Ok::<(), mlx_graft::Error>(())
+//! ```
+//!
+//! # Threads
+//! MLX binds streams to the thread that made them: a lazy array must be evaluated there. So an
+//! [`Array`] is neither `Send` nor `Sync`; host buffers ([`Array::to_vec`]) are what crosses.
+//!
+//! ```compile_fail
+//! let x = mlx_graft::Array::from_slice(&[1.0_f32], &[1]).unwrap();
+//! std::thread::spawn(move || x.to_vec::<f32>());
+//! ```
+
+mod array;
+mod call;
+mod closure;
+mod device;
+mod dtype;
+mod error;
+mod fork;
+mod handles;
+mod map;
+mod raw;
+mod vector;
+
+pub mod fast;
+pub mod io;
+pub mod memory;
+pub mod ops;
+pub mod primitive;
+pub mod random;
+pub mod stream;
+pub mod transforms;
+pub mod tree;
+
+pub use array::Array;
+pub use closure::Closure;
+pub use device::{Device, DeviceType};
+pub use dtype::{Dtype, Element};
+pub use error::{Error, ErrorKind, Result};
+pub use handles::live_handles;
+pub use half::{bf16, f16};
+pub use raw::{array_from_raw, array_to_raw};
+pub use stream::{Stream, with_device, with_stream};
+pub use tree::Tree;
+pub(crate) use vector::VectorArray;
+
+pub use mlx_c_sys as sys;

@@ -1,0 +1,119 @@
+//! Memory: what is used, and limits.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+
+use crate::{Result, call, sys};
+
+fn read(op: &'static str, f: unsafe extern "C" fn(*mut usize) -> c_int) -> Result<usize> {
+    let mut res = 0;
+    // SAFETY: every function given here writes one `size_t`.
+    call::status(op, || unsafe { f(&raw mut res) })?;
+    Ok(res)
+}
+
+fn limit(
+    op: &'static str,
+    bytes: usize,
+    f: unsafe extern "C" fn(*mut usize, usize) -> c_int,
+) -> Result<usize> {
+    let mut previous = 0;
+    // SAFETY: every function given here writes one `size_t`.
+    call::status(op, || unsafe { f(&raw mut previous, bytes) })?;
+    Ok(previous)
+}
+
+/// Bytes in use by arrays.
+///
+/// # Errors
+/// What MLX reports, as for all functions of this module.
+///
+/// ```
+/// use mlx_graft::{Array, memory};
+///
+/// let before = memory::active()?;
+/// let x = Array::from_slice(&[0.0_f32; 1024], &[1024])?;
+/// assert!(memory::active()? >= before + x.nbytes());
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn active() -> Result<usize> {
+    read("get_active_memory", sys::mlx_get_active_memory)
+}
+
+/// The most bytes in use by arrays since the start or since [`reset_peak`].
+pub fn peak() -> Result<usize> {
+    read("get_peak_memory", sys::mlx_get_peak_memory)
+}
+
+/// Bytes kept for reuse.
+pub fn cache() -> Result<usize> {
+    read("get_cache_memory", sys::mlx_get_cache_memory)
+}
+
+/// The memory limit in bytes.
+pub fn memory_limit() -> Result<usize> {
+    read("get_memory_limit", sys::mlx_get_memory_limit)
+}
+
+/// Sets the memory limit in bytes, a guideline for the allocator; returns the previous one.
+pub fn set_memory_limit(bytes: usize) -> Result<usize> {
+    limit("set_memory_limit", bytes, sys::mlx_set_memory_limit)
+}
+
+/// Sets how many bytes are kept for reuse at most; returns the previous limit.
+pub fn set_cache_limit(bytes: usize) -> Result<usize> {
+    limit("set_cache_limit", bytes, sys::mlx_set_cache_limit)
+}
+
+/// Sets how many bytes stay resident on a GPU at most; returns the previous limit.
+pub fn set_wired_limit(bytes: usize) -> Result<usize> {
+    limit("set_wired_limit", bytes, sys::mlx_set_wired_limit)
+}
+
+/// Gives the memory kept for reuse back to the system.
+pub fn clear_cache() -> Result<()> {
+    // SAFETY: takes no argument.
+    call::status("clear_cache", || unsafe { sys::mlx_clear_cache() })
+}
+
+/// Starts the peak anew.
+pub fn reset_peak() -> Result<()> {
+    // SAFETY: takes no argument.
+    call::status("reset_peak_memory", || unsafe { sys::mlx_reset_peak_memory() })
+}
+
+/// Limits that are put back when the guard is dropped.
+///
+/// ```
+/// use mlx_graft::memory::{self, LimitGuard};
+///
+/// let before = memory::memory_limit()?;
+/// {
+///     let _limits = LimitGuard::new(Some(1 << 30), None)?;
+///     assert_eq!(memory::memory_limit()?, 1 << 30);
+/// }
+/// assert_eq!(memory::memory_limit()?, before);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct LimitGuard {
+    memory: Option<usize>,
+    cache: Option<usize>,
+}
+
+impl LimitGuard {
+    /// Sets the limits that are given, in bytes.
+    pub fn new(memory: Option<usize>, cache: Option<usize>) -> Result<Self> {
+        let memory = memory.map(set_memory_limit).transpose()?;
+        let cache = cache.map(set_cache_limit).transpose()?;
+        Ok(Self { memory, cache })
+    }
+}
+
+impl Drop for LimitGuard {
+    fn drop(&mut self) {
+        // Putting back a limit that was in force cannot fail; a drop must not panic.
+        let _ = self.memory.map(set_memory_limit);
+        let _ = self.cache.map(set_cache_limit);
+    }
+}

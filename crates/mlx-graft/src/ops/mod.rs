@@ -1,0 +1,29 @@
+//! Operations on arrays, named as in `mlx.core`.
+//!
+//! All are lazy: they add a node to the graph and return at once. They run on the stream in scope
+//! ([`with_stream`](crate::with_stream), [`with_device`](crate::with_device)).
+//!
+//! Where Python has one function with an optional axis, there are up to three here: `sum` over all
+//! elements, `sum_axis` along one axis, `sum_axes` along several.
+
+mod arithmetic;
+mod create;
+mod indexing;
+mod linear;
+mod logic;
+mod math;
+mod quantized;
+mod reduce;
+mod shape;
+mod sorting;
+
+pub use arithmetic::*;
+pub use create::*;
+pub use indexing::*;
+pub use linear::*;
+pub use logic::*;
+pub use math::*;
+pub use quantized::*;
+pub use reduce::*;
+pub use shape::*;
+pub use sorting::*;

@@ -1,0 +1,225 @@
+//! The memory that a kernel reads and writes.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::slice;
+
+use crate::{Dtype, Element, sys};
+
+/// The failure of a kernel: a sentence for the caller of the evaluation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KernelError(String);
+
+impl KernelError {
+    /// A failure with this explanation.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// A slice of memory owned by C++; of no element, whatever the pointer, if `len` is 0.
+///
+/// # Safety
+/// If `len` is not 0, `data` points to `len` values that live as long as `'a`.
+unsafe fn slice_of<'a, T>(data: *const T, len: usize) -> &'a [T] {
+    if len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller says so.
+    unsafe { slice::from_raw_parts(data, len) }
+}
+
+/// The address of elements of `T`, checked.
+fn typed<T: Element>(
+    data: *const u8,
+    size: usize,
+    dtype: Dtype,
+) -> Result<NonNull<T>, KernelError> {
+    if dtype != T::DTYPE {
+        return Err(KernelError::new(format!("the buffer is {dtype}, not {}", T::DTYPE)));
+    }
+    let data = data.cast::<T>();
+    // A slice of bytes that is viewed as a wider type may start anywhere.
+    if size > 0 && !data.is_aligned() {
+        return Err(KernelError::new(format!("the {dtype} buffer is not aligned to its elements")));
+    }
+    match NonNull::new(data.cast_mut()) {
+        Some(data) if size > 0 => Ok(data),
+        _ => Ok(NonNull::dangling()),
+    }
+}
+
+/// An input of a running kernel.
+pub struct InputBuffer<'a> {
+    raw: &'a sys::graft_primitive_input,
+    dtype: Dtype,
+}
+
+impl<'a> InputBuffer<'a> {
+    /// # Safety
+    /// `raw` describes an array of `dtype` that nobody writes during `'a`.
+    pub(super) unsafe fn new(raw: &'a sys::graft_primitive_input, dtype: Dtype) -> Self {
+        Self { raw, dtype }
+    }
+
+    /// The length of each dimension.
+    pub fn shape(&self) -> &'a [i32] {
+        // SAFETY: C++ keeps `ndim` lengths alive during the call.
+        unsafe { slice_of(self.raw.shape, self.raw.ndim) }
+    }
+
+    /// The distance between neighbours along each dimension, in elements: 0 where the array is
+    /// broadcast, negative where it is reversed.
+    pub fn strides(&self) -> &'a [i64] {
+        // SAFETY: C++ keeps `ndim` strides alive during the call.
+        unsafe { slice_of(self.raw.strides, self.raw.ndim) }
+    }
+
+    /// The number of elements.
+    pub fn size(&self) -> usize {
+        self.raw.size
+    }
+
+    /// The dtype.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The elements in row-major order.
+    ///
+    /// # Errors
+    /// If the elements are not `T`, or do not lie in row-major order, which happens only for an
+    /// input of [`Layout::Strided`](super::Layout).
+    pub fn as_slice<T: Element>(&self) -> Result<&'a [T], KernelError> {
+        let data = typed::<T>(self.raw.data.cast(), self.raw.size, self.dtype)?;
+        if !self.raw.row_contiguous {
+            return Err(KernelError::new(
+                "the input is strided: ask for `Layout::RowContiguous` or read it by its strides",
+            ));
+        }
+        // SAFETY: a row-contiguous array holds `size` elements from `data` on; `T` is its sealed
+        // element type, checked above with the alignment.
+        Ok(unsafe { slice_of(data.as_ptr(), self.raw.size) })
+    }
+
+    /// The elements by their strides.
+    ///
+    /// # Errors
+    /// If the elements are not `T`.
+    pub fn strided<T: Element>(&self) -> Result<Strided<'a, T>, KernelError> {
+        let data = typed::<T>(self.raw.data.cast(), self.raw.size, self.dtype)?;
+        Ok(Strided { data, shape: self.shape(), strides: self.strides(), _life: PhantomData })
+    }
+}
+
+/// The elements of an input that may lie anywhere in memory.
+#[derive(Clone, Copy)]
+pub struct Strided<'a, T> {
+    data: NonNull<T>,
+    shape: &'a [i32],
+    strides: &'a [i64],
+    _life: PhantomData<&'a [T]>,
+}
+
+// SAFETY: it is a shared reference to plain numbers, which nobody writes during the kernel.
+unsafe impl<T: Element> Send for Strided<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Element> Sync for Strided<'_, T> {}
+
+impl<'a, T: Element> Strided<'a, T> {
+    /// The length of each dimension.
+    pub fn shape(&self) -> &'a [i32] {
+        self.shape
+    }
+
+    /// The distance between neighbours along each dimension, in elements.
+    pub fn strides(&self) -> &'a [i64] {
+        self.strides
+    }
+
+    /// The element at `index`, or `None` outside of the shape.
+    pub fn get(&self, index: &[i32]) -> Option<T> {
+        if index.len() != self.shape.len() {
+            return None;
+        }
+        let mut offset = 0;
+        for ((&i, &length), &stride) in index.iter().zip(self.shape).zip(self.strides) {
+            if !(0..length).contains(&i) {
+                return None;
+            }
+            offset += i as isize * stride as isize;
+        }
+        // SAFETY: every index inside of the shape is an element of the array, of the sealed type
+        // `T`, and MLX keeps the buffer alive and unwritten during the kernel.
+        Some(unsafe { *self.data.as_ptr().offset(offset) })
+    }
+
+    /// The address of the element at index zero; not to be read if the shape has no element.
+    pub fn as_ptr(&self) -> *const T {
+        self.data.as_ptr()
+    }
+}
+
+/// An output of a running kernel, row-contiguous.
+pub struct OutputBuffer<'a> {
+    raw: &'a sys::graft_primitive_output,
+    dtype: Dtype,
+}
+
+impl<'a> OutputBuffer<'a> {
+    /// # Safety
+    /// `raw` describes a buffer of `dtype` that nobody else touches during `'a`.
+    pub(super) unsafe fn new(raw: &'a sys::graft_primitive_output, dtype: Dtype) -> Self {
+        Self { raw, dtype }
+    }
+
+    /// The length of each dimension.
+    pub fn shape(&self) -> &'a [i32] {
+        // SAFETY: C++ keeps `ndim` lengths alive during the call.
+        unsafe { slice_of(self.raw.shape, self.raw.ndim) }
+    }
+
+    /// The number of elements.
+    pub fn size(&self) -> usize {
+        self.raw.size
+    }
+
+    /// The dtype.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The elements in row-major order, set to zero.
+    ///
+    /// # Errors
+    /// If the elements are not `T`.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], KernelError> {
+        // SAFETY: every element is written below, before anybody can read it.
+        let elements = unsafe { self.as_uninit_slice::<T>()? };
+        // SAFETY: zero bytes are a value of every element type, `bool` included.
+        unsafe {
+            elements.as_mut_ptr().write_bytes(0, elements.len());
+            Ok(&mut *(&raw mut *elements as *mut [T]))
+        }
+    }
+
+    /// The elements in row-major order, without the cost of clearing them first.
+    ///
+    /// # Errors
+    /// If the elements are not `T`.
+    ///
+    /// # Safety
+    /// A kernel that returns `Ok` has written every element.
+    pub unsafe fn as_uninit_slice<T: Element>(
+        &mut self,
+    ) -> Result<&mut [MaybeUninit<T>], KernelError> {
+        let data = typed::<T>(self.raw.data.cast(), self.raw.size, self.dtype)?;
+        // SAFETY: the buffer was allocated for `size` elements of the checked type, and belongs to
+        // this kernel alone; nothing is assumed of its content. For no element the pointer is
+        // dangling and aligned.
+        Ok(unsafe { slice::from_raw_parts_mut(data.as_ptr().cast(), self.raw.size) })
+    }
+}

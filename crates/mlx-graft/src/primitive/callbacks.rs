@@ -1,0 +1,312 @@
+//! The table of callbacks by which C++ runs a [`Primitive`].
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::ffi::{CString, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, failure};
+use crate::handles::Live;
+use crate::{Array, Dtype, Result, VectorArray, call, error, stream, sys, vector};
+
+/// A primitive without its type, so that one table serves all of them.
+trait Erased: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn as_any(&self) -> &dyn Any;
+    fn equals(&self, other: &dyn Erased) -> bool;
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>>;
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError>;
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        outputs: &[Array],
+    ) -> Result<Vec<Array>>;
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>>;
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)>;
+}
+
+impl<P: Primitive> Erased for P {
+    fn name(&self) -> &'static str {
+        P::NAME
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn equals(&self, other: &dyn Erased) -> bool {
+        other.as_any().downcast_ref::<P>().is_some_and(|other| self == other)
+    }
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        Primitive::output_specs(self, inputs)
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        Primitive::eval_cpu(self, inputs, outputs)
+    }
+
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        Primitive::vjp(self, primals, cotangents, argnums, outputs)
+    }
+
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        Primitive::jvp(self, primals, tangents, argnums)
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        Primitive::vmap(self, inputs, axes)
+    }
+}
+
+/// What C++ holds of a primitive.
+struct Payload {
+    primitive: Box<dyn Erased>,
+    _live: Live,
+}
+
+static VTABLE: sys::graft_primitive_vtable = sys::graft_primitive_vtable {
+    output_specs: Some(output_specs),
+    eval: Some(eval),
+    vjp: Some(vjp),
+    jvp: Some(jvp),
+    vmap: Some(vmap),
+    is_equivalent: Some(is_equivalent),
+    dtor: Some(drop_payload),
+};
+
+pub(super) fn apply<P: Primitive>(primitive: P, inputs: &[Array]) -> Result<Vec<Array>> {
+    let name: CString = call::c_string(P::NAME, P::NAME)?;
+    let inputs = VectorArray::from_arrays(inputs)?;
+    let mut res = VectorArray::new();
+    error::clear_parked();
+    stream::with_current(P::NAME, |stream| {
+        let payload = Payload { primitive: Box::new(primitive), _live: Live::new() };
+        let payload = Box::into_raw(Box::new(payload));
+        call::status(P::NAME, || {
+            // SAFETY: all handles are live; the table is static and matches the payload, which the
+            // call takes, also when it fails.
+            unsafe {
+                sys::graft_primitive_apply(
+                    res.as_mut_raw(),
+                    name.as_ptr(),
+                    &raw const VTABLE,
+                    payload.cast(),
+                    inputs.as_raw(),
+                    stream,
+                )
+            }
+        })
+    })?;
+    res.to_vec()
+}
+
+/// # Safety
+/// `payload` is one that [`apply`] gave to C++, and not dropped yet.
+unsafe fn primitive<'a>(payload: *const c_void) -> &'a dyn Erased {
+    // SAFETY: the caller says so; C++ only ever shares it.
+    unsafe { &*(*payload.cast::<Payload>()).primitive }
+}
+
+/// # Safety
+/// `axes` points to `len` numbers.
+unsafe fn numbers<R>(axes: *const c_int, len: usize, f: impl Fn(c_int) -> R) -> Vec<R> {
+    // SAFETY: the caller says so.
+    (0..len).map(|i| f(unsafe { *axes.add(i) })).collect()
+}
+
+/// # Safety
+/// `res` is a slot for a list.
+unsafe fn set_arrays(res: *mut sys::mlx_vector_array, arrays: &[Array]) -> Result<()> {
+    let raw: Vec<sys::mlx_array> = arrays.iter().map(Array::as_raw).collect();
+    call::status("primitive", || {
+        // SAFETY: the caller says that `res` is a slot; `raw` holds live handles, which are copied.
+        unsafe { sys::mlx_vector_array_set_data(res, raw.as_ptr(), raw.len()) }
+    })
+}
+
+unsafe extern "C" fn output_specs(
+    specs: sys::graft_primitive_specs,
+    inputs: sys::mlx_vector_array,
+    payload: *const c_void,
+) -> c_int {
+    error::guarded(|| {
+        // SAFETY: C++ calls with a live payload and a live list.
+        let (primitive, inputs) = unsafe { (primitive(payload), vector::vec_from_raw(inputs)?) };
+        let inputs: Vec<ArraySpec> = inputs.iter().map(ArraySpec::of).collect();
+        for ArraySpec { shape, dtype } in primitive.output_specs(&inputs)? {
+            call::status(primitive.name(), || {
+                // SAFETY: `specs` is live during the callback; the shape is copied.
+                unsafe {
+                    sys::graft_primitive_specs_append(
+                        specs,
+                        shape.as_ptr(),
+                        shape.len(),
+                        dtype.as_raw(),
+                    )
+                }
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// Runs on a thread of MLX: nothing here touches an [`Array`] or a thread-local slot.
+unsafe extern "C" fn eval(
+    error: *mut sys::mlx_string,
+    inputs: *const sys::graft_primitive_input,
+    num_inputs: usize,
+    outputs: *const sys::graft_primitive_output,
+    num_outputs: usize,
+    payload: *const c_void,
+) -> c_int {
+    // SAFETY: C++ calls with a live payload.
+    let primitive = unsafe { primitive(payload) };
+    let run = || {
+        let unknown = || KernelError::new("MLX passed a dtype that is unknown here");
+        let inputs = (0..num_inputs)
+            .map(|i| {
+                // SAFETY: C++ passes `num_inputs` descriptions of arrays that stay alive and
+                // unwritten until the callback returns.
+                unsafe {
+                    let input = &*inputs.add(i);
+                    let dtype = Dtype::from_raw(input.dtype).ok_or_else(unknown)?;
+                    Ok(InputBuffer::new(input, dtype))
+                }
+            })
+            .collect::<Result<Vec<_>, KernelError>>()?;
+        let mut outputs = (0..num_outputs)
+            .map(|i| {
+                // SAFETY: as above; outputs are freshly allocated, one buffer each.
+                unsafe {
+                    let output = &*outputs.add(i);
+                    let dtype = Dtype::from_raw(output.dtype).ok_or_else(unknown)?;
+                    Ok(OutputBuffer::new(output, dtype))
+                }
+            })
+            .collect::<Result<Vec<_>, KernelError>>()?;
+        primitive.eval_cpu(&inputs, &mut outputs)
+    };
+    let failure = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(())) => return 0,
+        Ok(Err(failure)) => failure,
+        Err(panic) => KernelError::new(format!("the kernel panicked: {}", panic_text(&*panic))),
+    };
+    let text = failure::record(primitive.name(), failure).replace('\0', " ");
+    if let Ok(text) = CString::new(text) {
+        // SAFETY: `error` is a slot that C++ frees; the text is copied.
+        unsafe { *error = sys::mlx_string_new_data(text.as_ptr()) };
+    }
+    1
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+unsafe extern "C" fn vjp(
+    res: *mut sys::mlx_vector_array,
+    primals: sys::mlx_vector_array,
+    cotangents: sys::mlx_vector_array,
+    argnums: *const c_int,
+    num_argnums: usize,
+    outputs: sys::mlx_vector_array,
+    payload: *const c_void,
+) -> c_int {
+    error::guarded(|| {
+        // SAFETY: C++ calls with a live payload, live lists, `num_argnums` numbers and a slot.
+        unsafe {
+            let products = primitive(payload).vjp(
+                &vector::vec_from_raw(primals)?,
+                &vector::vec_from_raw(cotangents)?,
+                &numbers(argnums, num_argnums, |n| n as usize),
+                &vector::vec_from_raw(outputs)?,
+            )?;
+            set_arrays(res, &products)
+        }
+    })
+}
+
+unsafe extern "C" fn jvp(
+    res: *mut sys::mlx_vector_array,
+    primals: sys::mlx_vector_array,
+    tangents: sys::mlx_vector_array,
+    argnums: *const c_int,
+    num_argnums: usize,
+    payload: *const c_void,
+) -> c_int {
+    error::guarded(|| {
+        // SAFETY: C++ calls with a live payload, live lists, `num_argnums` numbers and a slot.
+        unsafe {
+            let products = primitive(payload).jvp(
+                &vector::vec_from_raw(primals)?,
+                &vector::vec_from_raw(tangents)?,
+                &numbers(argnums, num_argnums, |n| n as usize),
+            )?;
+            set_arrays(res, &products)
+        }
+    })
+}
+
+unsafe extern "C" fn vmap(
+    res: *mut sys::mlx_vector_array,
+    res_axes: *mut sys::mlx_vector_int,
+    inputs: sys::mlx_vector_array,
+    axes: *const c_int,
+    num_axes: usize,
+    payload: *const c_void,
+) -> c_int {
+    error::guarded(|| {
+        // SAFETY: C++ calls with a live payload, a live list, `num_axes` numbers and two slots.
+        unsafe {
+            let (outputs, axes) = primitive(payload).vmap(
+                &vector::vec_from_raw(inputs)?,
+                &numbers(axes, num_axes, |axis| (axis >= 0).then_some(axis)),
+            )?;
+            let mut axes: Vec<c_int> = axes.into_iter().map(|axis| axis.unwrap_or(-1)).collect();
+            call::status("primitive", || {
+                sys::mlx_vector_int_set_data(res_axes, axes.as_mut_ptr(), axes.len())
+            })?;
+            set_arrays(res, &outputs)
+        }
+    })
+}
+
+unsafe extern "C" fn is_equivalent(payload: *const c_void, other: *const c_void) -> bool {
+    // SAFETY: C++ calls with two live payloads of this table.
+    let (this, other) = unsafe { (primitive(payload), primitive(other)) };
+    // A comparison that panics has not found them equal.
+    catch_unwind(AssertUnwindSafe(|| this.equals(other))).unwrap_or(false)
+}
+
+unsafe extern "C" fn drop_payload(payload: *mut c_void) {
+    // SAFETY: C++ gives back the box made in `apply`, once.
+    let payload = unsafe { Box::from_raw(payload.cast::<Payload>()) };
+    // A destructor runs inside C++ and must not unwind into it.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+}

@@ -1,0 +1,118 @@
+//! Trees of arrays: what `mlx.utils.tree_flatten` and `tree_unflatten` do in Python.
+
+use std::collections::BTreeMap;
+
+use crate::{Array, Error, Result};
+
+/// A nested structure whose leaves are arrays.
+#[derive(Debug, Clone)]
+pub enum Tree {
+    /// A leaf.
+    Array(Array),
+    /// Children with numbers.
+    List(Vec<Tree>),
+    /// Children with names, in the order of the names.
+    Map(BTreeMap<String, Tree>),
+}
+
+impl Tree {
+    /// The leaves with their paths, such as `layers.0.weight`.
+    ///
+    /// ```
+    /// use mlx_graft::{Array, Tree};
+    ///
+    /// let x = Array::scalar(1_i32)?;
+    /// let names = [("layers.0.weight", &x), ("layers.1.weight", &x), ("norm", &x)];
+    /// let tree = Tree::unflatten(names.map(|(n, x)| (n.to_string(), x.clone())))?;
+    /// let back: Vec<String> = tree.flatten().into_iter().map(|(name, _)| name).collect();
+    /// assert_eq!(back, ["layers.0.weight", "layers.1.weight", "norm"]);
+    /// # Ok::<(), mlx_graft::Error>(())
+    /// ```
+    pub fn flatten(&self) -> Vec<(String, Array)> {
+        let mut out = Vec::new();
+        self.collect(&mut String::new(), &mut out);
+        out
+    }
+
+    fn collect(&self, path: &mut String, out: &mut Vec<(String, Array)>) {
+        let mut child = |key: &str, tree: &Self| {
+            let len = path.len();
+            if len > 0 {
+                path.push('.');
+            }
+            path.push_str(key);
+            tree.collect(path, out);
+            path.truncate(len);
+        };
+        match self {
+            Self::Array(array) => out.push((path.clone(), array.clone())),
+            Self::List(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    child(&i.to_string(), item);
+                }
+            }
+            Self::Map(items) => {
+                for (key, item) in items {
+                    child(key, item);
+                }
+            }
+        }
+    }
+
+    /// Builds a tree from paths. A level whose keys are 0, 1, 2, … becomes a list.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if one path is a prefix of another.
+    pub fn unflatten(leaves: impl IntoIterator<Item = (String, Array)>) -> Result<Self> {
+        let mut root = BTreeMap::new();
+        for (path, array) in leaves {
+            insert(&mut root, &path, &path, array)?;
+        }
+        Ok(Self::Map(root).with_lists())
+    }
+
+    fn with_lists(self) -> Self {
+        let Self::Map(items) = self else { return self };
+        let mut children: Vec<(String, Self)> =
+            items.into_iter().map(|(key, item)| (key, item.with_lists())).collect();
+        let mut numbers: Vec<Option<usize>> =
+            children.iter().map(|(key, _)| key.parse().ok()).collect();
+        numbers.sort_unstable();
+        let is_list =
+            !children.is_empty() && numbers.iter().enumerate().all(|(i, n)| *n == Some(i));
+        if is_list {
+            // The map is in the order of the text, in which 10 comes before 2.
+            children.sort_by_key(|(key, _)| key.parse::<usize>().unwrap_or(usize::MAX));
+            return Self::List(children.into_iter().map(|(_, item)| item).collect());
+        }
+        Self::Map(children.into_iter().collect())
+    }
+}
+
+fn insert(
+    level: &mut BTreeMap<String, Tree>,
+    rest: &str,
+    path: &str,
+    array: Array,
+) -> Result<()> {
+    let clash = || {
+        Err(Error::invalid_argument(
+            "tree_unflatten",
+            format!("{path:?} is both an array and the parent of one"),
+        ))
+    };
+    match rest.split_once('.') {
+        None => {
+            if level.contains_key(rest) {
+                return clash();
+            }
+            level.insert(rest.to_string(), Tree::Array(array));
+            Ok(())
+        }
+        Some((key, rest)) => {
+            let child = level.entry(key.to_string()).or_insert_with(|| Tree::Map(BTreeMap::new()));
+            let Tree::Map(child) = child else { return clash() };
+            insert(child, rest, path, array)
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Finds libclang, which reads the C headers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+/// Where the loader of libclang looks.
+const VARIABLE: &str = "LIBCLANG_PATH";
+
+/// Runs this program again with `LIBCLANG_PATH` set, and returns how that went; `None` when it is
+/// set already.
+///
+/// libclang is loaded at run time from the folder in that variable, and setting a variable of the
+/// running process is unsafe.
+pub fn run_again_with_libclang(root: &Path) -> Result<Option<ExitCode>> {
+    if std::env::var_os(VARIABLE).is_some() {
+        return Ok(None);
+    }
+    let program = std::env::current_exe().context("no path of this program")?;
+    let status = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(VARIABLE, find(root)?)
+        .status()
+        .context("cannot start this program again")?;
+    Ok(Some(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+/// The folder of the library inside the Python package `libclang`.
+fn find(root: &Path) -> Result<PathBuf> {
+    let mut interpreters: Vec<PathBuf> = Vec::new();
+    interpreters.extend(std::env::var_os("PYO3_PYTHON").map(PathBuf::from));
+    interpreters.extend(std::env::var_os("VIRTUAL_ENV").map(|v| Path::new(&v).join("bin/python")));
+    interpreters.extend([root.join(".venv/bin/python"), PathBuf::from("python3")]);
+    let script = "import importlib.util as u; s = u.find_spec('clang'); \
+                  print(*(s.submodule_search_locations if s else []), sep='\\n')";
+    for python in &interpreters {
+        let Ok(output) = Command::new(python).args(["-c", script]).output() else { continue };
+        for folder in String::from_utf8_lossy(&output.stdout).lines() {
+            let native = Path::new(folder).join("native");
+            if native.is_dir() {
+                return Ok(native);
+            }
+        }
+    }
+    bail!(
+        "libclang, which reads the C headers, was not found. Install it with \
+         `pip install libclang` into .venv, or set {VARIABLE} to the folder that holds it."
+    )
+}

@@ -1,0 +1,176 @@
+//! The Rust function of an operation.
+
+use std::fmt::Write;
+
+use crate::FIRST_LINE;
+use crate::header::{Function, Kind, Output, Param};
+use crate::table::{Group, Op};
+
+/// The text of a file of operations, before rustfmt.
+pub fn file(group: &Group) -> String {
+    let bodies: String = group.ops.iter().flat_map(functions).collect();
+    let names = ["Array", "Dtype", "Result", "VectorArray", "call", "sys"];
+    let uses = |name: &&str| {
+        bodies.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *name)
+    };
+    let imports: Vec<&str> = names.into_iter().filter(uses).collect();
+    format!(
+        "// {FIRST_LINE} crates/mlx-graft/ops.toml\n#![allow(unsafe_code)]\n\n\
+         use crate::{{{}}};\n\n{bodies}",
+        imports.join(", ")
+    )
+}
+
+fn functions(op: &Op) -> Vec<String> {
+    op.functions.iter().map(|(suffix, function)| self::function(op, suffix, function)).collect()
+}
+
+/// The type of a parameter.
+fn ty(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Array => "&Array",
+        Kind::OptionalArray => "Option<&Array>",
+        Kind::Arrays => "&[impl AsRef<Array>]",
+        Kind::Int => "i32",
+        Kind::Size => "usize",
+        Kind::Uint64 => "u64",
+        Kind::Bool => "bool",
+        Kind::Float => "f32",
+        Kind::Double => "f64",
+        Kind::Ints => "&[i32]",
+        Kind::Int64s => "&[i64]",
+        Kind::OptionalInt => "Option<i32>",
+        Kind::OptionalFloat => "Option<f32>",
+        Kind::Dtype => "Dtype",
+        Kind::OptionalDtype => "Option<Dtype>",
+        Kind::Text => "&str",
+    }
+}
+
+/// What must be made of a parameter before the call.
+fn prepare(op: &Op, Param { name, kind }: &Param) -> Option<String> {
+    let optional = |ty: &str, value: &str| {
+        format!("let {name} = sys::{ty} {{ value: {name}.{value}, has_value: {name}.is_some() }};")
+    };
+    match kind {
+        Kind::Arrays => Some(format!("let {name} = VectorArray::from_arrays({name})?;")),
+        Kind::Text => Some(format!("let {name} = call::c_string({:?}, {name})?;", op.name)),
+        Kind::OptionalInt => Some(optional("mlx_optional_int", "unwrap_or_default()")),
+        Kind::OptionalFloat => Some(optional("mlx_optional_float", "unwrap_or_default()")),
+        Kind::OptionalDtype => {
+            Some(optional("mlx_optional_dtype", "map_or(sys::MLX_FLOAT32, Dtype::as_raw)"))
+        }
+        _ => None,
+    }
+}
+
+/// The C arguments of a parameter.
+fn arguments(Param { name, kind }: &Param) -> String {
+    match kind {
+        Kind::Array | Kind::Arrays | Kind::Dtype => format!("{name}.as_raw()"),
+        Kind::OptionalArray => format!("call::optional({name})"),
+        Kind::Ints | Kind::Int64s => format!("{name}.as_ptr(), {name}.len()"),
+        Kind::Text => format!("{name}.as_ptr()"),
+        _ => name.clone(),
+    }
+}
+
+fn function(op: &Op, suffix: &str, function: &Function) -> String {
+    let mut text = doc(op, suffix);
+    let params: Vec<String> =
+        function.params.iter().map(|p| format!("{}: {}", p.name, ty(p.kind))).collect();
+    if params.len() > 7 {
+        text += "#[allow(clippy::too_many_arguments)]\n";
+    }
+    if function.params.iter().filter(|p| p.kind == Kind::Bool).count() > 3 {
+        text += "#[allow(clippy::fn_params_excessive_bools)]\n";
+    }
+    let (runner, outputs, result) = match function.output {
+        Output::Nothing => ("status", vec![], "()"),
+        Output::Array => ("array", vec!["res"], "Array"),
+        Output::Pair => ("array2", vec!["first", "second"], "(Array, Array)"),
+        Output::Arrays => ("arrays", vec!["res"], "Vec<Array>"),
+    };
+    let stream = if function.stream { "stream" } else { "_" };
+    let mut closure = outputs.clone();
+    if function.output != Output::Nothing {
+        closure.push(stream);
+    }
+    let mut arguments: Vec<String> = outputs.iter().map(ToString::to_string).collect();
+    arguments.extend(function.params.iter().map(self::arguments));
+    if function.stream {
+        arguments.push("stream".into());
+    }
+    let qualifier = if op.safety.is_some() { "unsafe " } else { "" };
+    let safety = if op.safety.is_some() {
+        "the handles are live for the length of the call; the caller sees to the rest."
+    } else {
+        "every handle and pointer is live for the length of the call."
+    };
+    let prepared: String = function.params.iter().filter_map(|param| prepare(op, param)).collect();
+    let _ = write!(
+        text,
+        "pub {qualifier}fn {}{suffix}({}) -> Result<{result}> {{\n{prepared}\
+         call::{runner}({:?}, |{}| {{\n// SAFETY: {safety}\nunsafe {{ sys::{}({}) }}\n}})\n}}\n\n",
+        op.rust,
+        params.join(", "),
+        op.name,
+        closure.join(", "),
+        function.name,
+        arguments.join(", "),
+    );
+    text
+}
+
+fn doc(op: &Op, suffix: &str) -> String {
+    let mut text = op.doc.clone();
+    let variant = match suffix {
+        "_axis" => "Along one axis",
+        "_axes" if op.functions[0].1.params.iter().any(|p| p.name == "axis") => "For several axes",
+        "_axes" if op.name == "transpose" => "In the order of `axes`",
+        "_axes" => "Along several axes",
+        "_dtype" => "In another dtype",
+        _ => "",
+    };
+    if !variant.is_empty() {
+        let _ = write!(text, "\n\n{variant}; otherwise as [`{}()`].", op.rust);
+    }
+    if let Some(shape) = &op.shape {
+        let _ = write!(text, "\n\nShape: {}", lower_first(shape));
+    }
+    if let Some(errors) = &op.errors {
+        let _ = write!(text, "\n\n# Errors\n{errors}");
+    }
+    if let Some(safety) = &op.safety {
+        let _ = write!(text, "\n\n# Safety\n{safety}");
+    }
+    text.lines().fold(String::new(), |mut doc, line| {
+        for line in wrap(line, 96) {
+            let _ = writeln!(doc, "{}", format!("/// {line}").trim_end());
+        }
+        doc
+    })
+}
+
+/// The text with a small first letter.
+pub fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+/// Lines of at most `width` characters, broken at spaces.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is always one line");
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(word.to_string());
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}

@@ -1,0 +1,203 @@
+//! The table of operations, `ops.toml`. Its head explains the keys.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::header::{Function, Headers};
+
+/// The modules of `mlx-graft` that operations are generated into, with their prefix in C.
+pub const MODULES: [(&str, &str); 3] =
+    [("ops", "mlx_"), ("fast", "mlx_fast_"), ("random", "mlx_random_")];
+
+/// A row as written.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    like: Option<String>,
+    doc: Option<String>,
+    shape: Option<String>,
+    errors: Option<String>,
+    #[serde(rename = "unsafe")]
+    safety: Option<String>,
+    c: Option<String>,
+    rust: Option<String>,
+    variants: Option<Vec<String>>,
+    py: Option<Signature>,
+    python: Option<String>,
+    hand: Option<bool>,
+    cases: Option<Vec<String>>,
+    bad: Option<Vec<String>>,
+    grad: Option<bool>,
+}
+
+/// A Python signature, or `false`.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Signature {
+    Text(String),
+    Absent(bool),
+}
+
+impl Row {
+    /// Takes from `base` what this row does not say.
+    fn or(self, base: Self) -> Self {
+        Self {
+            like: base.like,
+            doc: self.doc.or(base.doc),
+            shape: self.shape.or(base.shape),
+            errors: self.errors.or(base.errors),
+            safety: self.safety.or(base.safety),
+            c: self.c.or(base.c),
+            rust: self.rust.or(base.rust),
+            variants: self.variants.or(base.variants),
+            py: self.py.or(base.py),
+            python: self.python.or(base.python),
+            hand: self.hand.or(base.hand),
+            cases: self.cases.or(base.cases),
+            bad: self.bad.or(base.bad),
+            grad: self.grad.or(base.grad),
+        }
+    }
+}
+
+/// One operation.
+pub struct Op {
+    /// Its name.
+    pub name: String,
+    /// The name of its Rust function.
+    pub rust: String,
+    /// The name of its Python function.
+    pub python: String,
+    /// What it does, in one sentence.
+    pub doc: String,
+    /// The rule of the result's shape.
+    pub shape: Option<String>,
+    /// When it fails.
+    pub errors: Option<String>,
+    /// What its caller must see to.
+    pub safety: Option<String>,
+    /// The C function, then its variants with their suffixes.
+    pub functions: Vec<(String, Function)>,
+    /// The Python signature without the stream.
+    pub signature: Option<String>,
+    /// Whether the Python function is written by hand.
+    pub hand: bool,
+    /// Arguments of the parity test.
+    pub cases: Vec<String>,
+    /// Arguments that fail.
+    pub bad: Vec<String>,
+    /// Whether the gradient is compared.
+    pub grad: bool,
+}
+
+/// The operations of one generated file.
+pub struct Group {
+    /// The module, for example `ops`.
+    pub module: &'static str,
+    /// The file, for example `arithmetic`.
+    pub file: String,
+    /// Its operations in the order of the table.
+    pub ops: Vec<Op>,
+}
+
+/// The whole table.
+pub struct Table {
+    /// The operations by file.
+    pub groups: Vec<Group>,
+    /// C functions by the file that calls them.
+    pub handwritten: BTreeMap<String, Vec<String>>,
+    /// C functions by the reason why they are not wrapped.
+    pub skip: BTreeMap<String, Vec<String>>,
+    /// C functions by the reason why they are not wrapped yet.
+    pub pending: BTreeMap<String, Vec<String>>,
+}
+
+impl Table {
+    /// Reads the table.
+    pub fn read(path: &Path, headers: &Headers) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let mut table: toml::Table =
+            text.parse().with_context(|| format!("in {}", path.display()))?;
+        let mut take = |key: &str| {
+            table.remove(key).with_context(|| format!("{}: no [{key}]", path.display()))
+        };
+        let like: BTreeMap<String, Row> = take("like")?.try_into()?;
+        let handwritten = take("handwritten")?.try_into()?;
+        let skip = take("skip")?.try_into()?;
+        let pending = take("pending")?.try_into()?;
+        let mut groups = Vec::new();
+        for (module, prefix) in MODULES {
+            let toml::Value::Table(files) = take(module)? else {
+                bail!("[{module}] is no table");
+            };
+            for (file, rows) in files {
+                let toml::Value::Table(rows) = rows else { bail!("[{module}.{file}] is no table") };
+                let ops = rows
+                    .into_iter()
+                    .map(|(name, row)| {
+                        Op::new(&name, prefix, row.try_into()?, &like, headers)
+                            .with_context(|| format!("[{module}.{file}] {name}"))
+                    })
+                    .collect::<Result<_>>()?;
+                groups.push(Group { module, file, ops });
+            }
+        }
+        if let Some(key) = table.keys().next() {
+            bail!("{}: unknown table [{key}]", path.display());
+        }
+        Ok(Self { groups, handwritten, skip, pending })
+    }
+
+    /// All operations.
+    pub fn ops(&self) -> impl Iterator<Item = &Op> {
+        self.groups.iter().flat_map(|group| &group.ops)
+    }
+}
+
+impl Op {
+    fn new(
+        name: &str,
+        prefix: &str,
+        mut row: Row,
+        like: &BTreeMap<String, Row>,
+        headers: &Headers,
+    ) -> Result<Self> {
+        while let Some(base) = row.like.take() {
+            let base = like.get(&base).with_context(|| format!("no [like.{base}]"))?;
+            row = row.or(base.clone());
+        }
+        let c = row.c.unwrap_or_else(|| format!("{prefix}{name}"));
+        let mut functions = vec![(String::new(), headers.function(&c)?)];
+        for suffix in row.variants.unwrap_or_default() {
+            functions.push((suffix.clone(), headers.function(&format!("{c}{suffix}"))?));
+        }
+        let signature = match row.py {
+            Some(Signature::Text(text)) => Some(text),
+            Some(Signature::Absent(false)) => None,
+            _ => bail!("`py` must be the Python signature, or false"),
+        };
+        let cases = row.cases.unwrap_or_default();
+        if signature.is_some() && cases.is_empty() {
+            bail!("a Python function needs `cases`");
+        }
+        Ok(Self {
+            name: name.to_string(),
+            rust: row.rust.unwrap_or_else(|| name.to_string()),
+            python: row.python.unwrap_or_else(|| name.to_string()),
+            doc: row.doc.context("no `doc`")?,
+            shape: row.shape,
+            errors: row.errors,
+            safety: row.safety,
+            functions,
+            signature,
+            hand: row.hand.unwrap_or(false),
+            cases,
+            bad: row.bad.unwrap_or_default(),
+            grad: row.grad.unwrap_or(true),
+        })
+    }
+}

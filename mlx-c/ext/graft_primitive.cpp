@@ -1,0 +1,279 @@
+#include "graft_primitive.h"
+
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/c/error.h"
+#include "mlx/c/private/mlx.h"
+#include "mlx/primitives.h"
+#include "mlx/utils.h"
+
+namespace {
+
+namespace mx = mlx::core;
+
+struct Specs {
+  std::vector<mx::Shape> shapes;
+  std::vector<mx::Dtype> dtypes;
+};
+
+// Owns a handle of a list for the length of a callback.
+class VectorArray {
+ public:
+  VectorArray() : raw_(mlx_vector_array_new_()) {}
+  explicit VectorArray(const std::vector<mx::array>& arrays) : raw_(mlx_vector_array_new_(arrays)) {}
+  ~VectorArray() {
+    mlx_vector_array_free_(raw_);
+  }
+  VectorArray(const VectorArray&) = delete;
+  VectorArray& operator=(const VectorArray&) = delete;
+
+  operator mlx_vector_array() const {
+    return raw_;
+  }
+  mlx_vector_array* out() {
+    return &raw_;
+  }
+  std::vector<mx::array> take(const std::string& name, const char* what, size_t expected) {
+    auto arrays = raw_.ctx ? std::move(mlx_vector_array_get_(raw_)) : std::vector<mx::array>{};
+    if (arrays.size() != expected) {
+      throw std::runtime_error(
+          "[" + name + "] " + what + " returned " + std::to_string(arrays.size()) +
+          " arrays instead of " + std::to_string(expected) + ".");
+    }
+    return arrays;
+  }
+
+ private:
+  mlx_vector_array raw_;
+};
+
+class VectorInt {
+ public:
+  VectorInt() : raw_(mlx_vector_int_new_()) {}
+  ~VectorInt() {
+    mlx_vector_int_free_(raw_);
+  }
+  VectorInt(const VectorInt&) = delete;
+  VectorInt& operator=(const VectorInt&) = delete;
+
+  mlx_vector_int* out() {
+    return &raw_;
+  }
+  std::vector<int> take() {
+    return raw_.ctx ? mlx_vector_int_get_(raw_) : std::vector<int>{};
+  }
+
+ private:
+  mlx_vector_int raw_;
+};
+
+// What a running kernel needs after its primitive has left the graph.
+struct Kernel {
+  Kernel(std::string name, const graft_primitive_vtable* vtable, void* payload)
+      : name(std::move(name)), vtable(vtable), payload(payload) {}
+  ~Kernel() {
+    vtable->dtor(payload);
+  }
+  Kernel(const Kernel&) = delete;
+  Kernel& operator=(const Kernel&) = delete;
+
+  const std::string name;
+  const graft_primitive_vtable* const vtable;
+  void* const payload;
+};
+
+void poison(const graft_primitive_output& out, size_t itemsize) {
+  // All bits set is a NaN in every floating-point format; a bool may hold nothing but 0 and 1.
+  std::memset(out.data, out.dtype == MLX_BOOL ? 1 : 0xFF, out.size * itemsize);
+}
+
+void run(const Kernel& kernel, const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  std::vector<graft_primitive_input> ins;
+  ins.reserve(inputs.size());
+  for (const auto& in : inputs) {
+    ins.push_back(
+        {in.size() ? in.data<char>() : nullptr,
+         in.shape().data(),
+         in.strides().data(),
+         in.ndim(),
+         in.size(),
+         mlx_dtype_to_c(in.dtype()),
+         in.flags().row_contiguous});
+  }
+  std::vector<graft_primitive_output> outs;
+  outs.reserve(outputs.size());
+  for (auto& out : outputs) {
+    outs.push_back(
+        {out.size() ? out.data<char>() : nullptr,
+         out.shape().data(),
+         out.ndim(),
+         out.size(),
+         mlx_dtype_to_c(out.dtype())});
+  }
+  auto error = mlx_string_new_();
+  if (kernel.vtable->eval(&error, ins.data(), ins.size(), outs.data(), outs.size(), kernel.payload) ==
+      0) {
+    return;
+  }
+  for (size_t i = 0; i < outs.size(); ++i) {
+    if (outs[i].size) {
+      poison(outs[i], outputs[i].itemsize());
+    }
+  }
+  std::string message = error.ctx ? mlx_string_get_(error) : "[" + kernel.name + "] kernel failed";
+  mlx_string_free_(error);
+  // MLX keeps the first failure of a stream and throws it from the evaluation that waits for it.
+  throw std::runtime_error(message);
+}
+
+class GraftPrimitive : public mx::Primitive {
+ public:
+  GraftPrimitive(mx::Stream stream, std::shared_ptr<const Kernel> kernel)
+      : Primitive(stream), kernel_(std::move(kernel)) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    for (auto& out : outputs) {
+      out.set_data(mx::allocator::malloc(out.nbytes()));
+    }
+    // As in MLX's own kernels: a strong reference here would be released on the stream's thread.
+    // `cpu::eval` keeps the buffers alive until the task after this one.
+    auto weak = [](const std::vector<mx::array>& arrays) {
+      std::vector<mx::array> copies;
+      copies.reserve(arrays.size());
+      for (const auto& a : arrays) {
+        copies.push_back(mx::array::unsafe_weak_copy(a));
+      }
+      return copies;
+    };
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    encoder.dispatch([kernel = kernel_, ins = weak(inputs), outs = weak(outputs)]() mutable {
+      run(*kernel, ins, outs);
+    });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+    throw std::runtime_error(
+        "[" + kernel_->name +
+        "] This operation has a CPU kernel only: apply it on a CPU stream or device.");
+  }
+
+  std::vector<mx::array> vjp(
+      const std::vector<mx::array>& primals,
+      const std::vector<mx::array>& cotangents,
+      const std::vector<int>& argnums,
+      const std::vector<mx::array>& outputs) override {
+    mx::StreamContext scope(stream());
+    VectorArray res, ins(primals), cots(cotangents), outs(outputs);
+    check(
+        "vjp",
+        kernel_->vtable->vjp(
+            res.out(), ins, cots, argnums.data(), argnums.size(), outs, kernel_->payload));
+    return res.take(kernel_->name, "vjp", argnums.size());
+  }
+
+  std::vector<mx::array> jvp(
+      const std::vector<mx::array>& primals,
+      const std::vector<mx::array>& tangents,
+      const std::vector<int>& argnums) override {
+    mx::StreamContext scope(stream());
+    VectorArray res, ins(primals), tans(tangents);
+    check(
+        "jvp",
+        kernel_->vtable->jvp(
+            res.out(), ins, tans, argnums.data(), argnums.size(), kernel_->payload));
+    return res.take(kernel_->name, "jvp", specs(primals).shapes.size());
+  }
+
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(
+      const std::vector<mx::array>& inputs,
+      const std::vector<int>& axes) override {
+    mx::StreamContext scope(stream());
+    VectorArray res, ins(inputs);
+    VectorInt res_axes;
+    check(
+        "vmap",
+        kernel_->vtable->vmap(
+            res.out(), res_axes.out(), ins, axes.data(), axes.size(), kernel_->payload));
+    auto out_axes = res_axes.take();
+    return {res.take(kernel_->name, "vmap", out_axes.size()), std::move(out_axes)};
+  }
+
+  const char* name() const override {
+    return kernel_->name.c_str();
+  }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    auto* that = dynamic_cast<const GraftPrimitive*>(&other);
+    return that && kernel_->vtable == that->kernel_->vtable &&
+        kernel_->vtable->is_equivalent(kernel_->payload, that->kernel_->payload);
+  }
+
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
+    return specs(inputs).shapes;
+  }
+
+  Specs specs(const std::vector<mx::array>& inputs) const {
+    Specs specs;
+    VectorArray ins(inputs);
+    check("output_specs", kernel_->vtable->output_specs({&specs}, ins, kernel_->payload));
+    return specs;
+  }
+
+ private:
+  void check(const char* what, int status) const {
+    if (status != 0) {
+      throw std::runtime_error("[" + kernel_->name + "] " + what + " failed.");
+    }
+  }
+
+  std::shared_ptr<const Kernel> kernel_;
+};
+
+} // namespace
+
+extern "C" int graft_primitive_specs_append(
+    graft_primitive_specs specs,
+    const int* shape,
+    size_t ndim,
+    mlx_dtype dtype) {
+  try {
+    auto& list = *static_cast<Specs*>(specs.ctx);
+    list.shapes.emplace_back(shape, shape + ndim);
+    list.dtypes.push_back(mlx_dtype_to_cpp(dtype));
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+  return 0;
+}
+
+extern "C" int graft_primitive_apply(
+    mlx_vector_array* res,
+    const char* name,
+    const graft_primitive_vtable* vtable,
+    void* payload,
+    const mlx_vector_array inputs,
+    const mlx_stream s) {
+  // Owned before anything can throw, so that no path leaks the payload.
+  std::unique_ptr<void, void (*)(void*)> owned(payload, vtable->dtor);
+  try {
+    auto kernel = std::make_shared<const Kernel>(name, vtable, payload);
+    owned.release();
+    auto primitive = std::make_shared<GraftPrimitive>(mlx_stream_get_(s), std::move(kernel));
+    auto& ins = mlx_vector_array_get_(inputs);
+    auto specs = primitive->specs(ins);
+    mlx_vector_array_set_(
+        *res, mx::array::make_arrays(std::move(specs.shapes), specs.dtypes, primitive, ins));
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+  return 0;
+}

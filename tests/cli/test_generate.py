@@ -1,0 +1,65 @@
+"""`graft generate` with the flags of `mlx_lm.generate`."""
+
+from __future__ import annotations
+
+import pytest
+
+import mlx_graft as mg
+
+
+def text_of(folder, prompt, **options) -> str:
+    model, tokenizer = mg.load(folder)
+    return mg.generate(model, tokenizer, prompt, **options)
+
+
+def test_chat_template_is_applied(graft, checkpoint) -> None:
+    folder = checkpoint("qwen3")
+    run = graft(
+        "generate", "--model", folder, "--prompt", "the parser", "--max-tokens", 12,
+        "--verbose", "False",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    _, tokenizer = mg.load(folder)
+    chat = [{"role": "user", "content": "the parser"}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+    assert run.stdout.rstrip("\n") == text_of(folder, prompt, max_tokens=12).rstrip("\n")
+
+
+def test_raw_prompt(graft, checkpoint) -> None:
+    folder = checkpoint("llama")
+    run = graft(
+        "generate", "--model", folder, "--prompt", "the parser", "--max-tokens", 12,
+        "--ignore-chat-template", "--verbose", "F",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.rstrip("\n") == text_of(folder, "the parser", max_tokens=12).rstrip("\n")
+
+
+def test_verbose_tells_speed_and_memory(graft, checkpoint) -> None:
+    run = graft("generate", "--model", checkpoint("llama"), "--prompt", "a", "--max-tokens", 4)
+    assert run.returncode == 0, run.stderr
+    for part in ("==========", "Prompt:", "Generation:", "tokens-per-sec", "Peak memory:"):
+        assert part in run.stdout
+
+
+def test_seed(graft, checkpoint) -> None:
+    def sample(seed: int) -> str:
+        run = graft(
+            "generate", "--model", checkpoint("llama"), "--prompt", "a", "--max-tokens", 16,
+            "--temp", 1.0, "--top-p", 0.95, "--seed", seed, "--verbose", "False",
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    assert sample(3) == sample(3)
+    assert sample(3) != sample(4)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(flag: str, graft) -> None:
+    run = graft("generate", flag)
+    assert run.returncode == 0
+    for name in ("--model", "--adapter-path", "--prompt", "--max-tokens", "--temp", "--top-p"):
+        assert name in run.stdout
+    for name in ("--top-k", "--min-p", "--seed", "--ignore-chat-template"):
+        assert name in run.stdout

@@ -1,0 +1,147 @@
+"""The Python exceptions of bad input: the kind fits, the message says what, where and how."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+import mlx_graft as mg
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path) -> Path:
+    return shutil.copytree(checkpoint("llama"), tmp_path / "model")
+
+
+def test_no_model_folder(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        mg.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_missing_files(name: str, folder) -> None:
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        mg.load(folder)
+
+
+def test_unknown_architecture(folder) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+    with pytest.raises((ValueError, NotImplementedError), match=r"mamba.*llama.*qwen3"):
+        mg.load(folder)
+
+
+def test_truncated_weights(folder) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        mg.load(folder)
+
+
+def test_broken_data_line(checkpoint, tmp_path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\nnot json\n')
+    tokenizer = mg.load_tokenizer(checkpoint("llama"))
+    with pytest.raises(ValueError, match=r"train\.jsonl:2"):
+        mg.load_dataset(tmp_path, tokenizer)
+
+
+def test_no_data_folder(checkpoint, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        mg.load_dataset(tmp_path / "nowhere", mg.load_tokenizer(checkpoint("llama")))
+
+
+def test_too_many_layers(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    with pytest.raises(ValueError, match=r"5.*2"):
+        mg.apply_lora(model, num_layers=5)
+
+
+def test_keys_that_match_nothing(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    with pytest.raises(ValueError, match=r"attention\.wq"):
+        mg.apply_lora(model, keys=["attention.wq"], num_layers=2)
+
+
+def test_adapter_of_another_model(checkpoint, tmp_path) -> None:
+    one, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(one, num_layers=2)
+    one.save_adapters(tmp_path)
+    with pytest.raises(ValueError, match="lora_a"):
+        mg.load(checkpoint("mistral"), adapter_path=tmp_path)
+
+
+def test_no_adapter_folder(checkpoint, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        mg.load(checkpoint("llama"), adapter_path=tmp_path / "nowhere")
+
+
+def test_offline(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"someone/not-cached.*"):
+        mg.load("someone/not-cached")
+
+
+def test_a_typo_in_the_training_configuration() -> None:
+    with pytest.raises((TypeError, ValueError), match="learning_rate"):
+        mg.TrainConfig(learning_rat=1e-4)
+
+
+def test_a_value_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        mg.TrainConfig(batch_size=0)
+    with pytest.raises(ValueError, match="adam"):
+        mg.TrainConfig(optimizer="adamm")
+
+
+def test_nan_loss(checkpoint) -> None:
+    model, tokenizer = mg.load(checkpoint("llama"))
+    model.update({"model": {"norm": {"weight": mx.full((64,), float("nan"))}}})
+    mg.apply_lora(model, num_layers=1)
+    trainer = mg.Trainer(model, mg.TrainConfig(iters=2, batch_size=2))
+    rows = [tokenizer.encode("the parser returns a new list.")] * 4
+    with pytest.raises(FloatingPointError, match="NaN"):
+        trainer.fit(rows, [])
+
+
+def test_nothing_to_train(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    model.freeze()
+    with pytest.raises(ValueError, match=r"apply_lora|unfreeze"):
+        mg.Trainer(model, mg.TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lengths"),
+    [
+        (mx.zeros((8,), mx.int32), mx.array([8], mx.int32)),
+        (mx.zeros((2, 8), mx.int32), mx.array([8, 8, 8], mx.int32)),
+        (mx.zeros((2, 8), mx.float32), mx.array([8, 8], mx.int32)),
+        (mx.zeros((2, 1), mx.int32), mx.array([1, 1], mx.int32)),
+    ],
+    ids=["one row without a batch", "lengths of another batch", "not integers", "one token"],
+)
+def test_batches_of_the_wrong_shape(tokens: mx.array, lengths: mx.array, checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(model, num_layers=1)
+    trainer = mg.Trainer(model, mg.TrainConfig())
+    with pytest.raises(ValueError, match=r"tokens|lengths"):
+        trainer.step(tokens, lengths)
+
+
+def test_update_with_a_wrong_shape_or_name(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    with pytest.raises(ValueError, match=r"norm.*weight"):
+        model.update({"model": {"norm": {"weight": mx.zeros((3,))}}})
+    with pytest.raises(ValueError, match="nothing_of_this_name"):
+        model.update({"nothing_of_this_name": mx.zeros((3,))})
+
+
+def test_an_empty_prompt(checkpoint) -> None:
+    model, tokenizer = mg.load(checkpoint("qwen3"))
+    with pytest.raises(ValueError, match="prompt"):
+        mg.generate(model, tokenizer, "", max_tokens=2)

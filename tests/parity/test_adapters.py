@@ -1,0 +1,104 @@
+"""Adapter files cross both ways between mlx-lm and this package."""
+
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import pytest
+
+import mlx_graft as mg
+from support import peer
+
+TOKENS = mx.array([[5, 17, 280, 33, 96, 4, 250]], dtype=mx.int32)
+# What `lora_parameters` may say, and the number of layers.
+CONFIGS = {
+    "default": ({}, 16),
+    "rank": ({"rank": 2, "scale": 5.0}, 1),
+    "keys": ({"keys": ["self_attn.q_proj", "self_attn.v_proj"]}, 2),
+}
+
+
+@pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4bit"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_theirs_load_here(name: str, bits: int | None, checkpoint, tmp_path) -> None:
+    lora, num_layers = CONFIGS[name]
+    folder = checkpoint("qwen3", bits=bits)
+    theirs = peer.with_lora(peer.load(folder), num_layers=num_layers, **lora)
+    adapters = peer.save_adapters(theirs, tmp_path / "a", num_layers=num_layers, **lora)
+    ours, _ = mg.load(folder, adapter_path=adapters)
+    assert mx.abs(ours(TOKENS) - theirs(TOKENS)).max().item() <= 1e-4
+
+
+@pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4bit"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ours_load_there(name: str, bits: int | None, checkpoint, tmp_path) -> None:
+    from mlx_lm import load
+
+    lora, num_layers = CONFIGS[name]
+    folder = checkpoint("llama", bits=bits)
+    ours, _ = mg.load(folder)
+    mg.apply_lora(ours, num_layers=min(num_layers, 2), **lora)
+    trainer = mg.Trainer(ours, mg.TrainConfig(learning_rate=1e-3))
+    for tokens, lengths in peer.batches(3):
+        trainer.step(tokens, lengths)
+    ours.save_adapters(tmp_path / "adapters")
+    base, _ = mg.load(folder)
+    assert mx.abs(ours(TOKENS) - base(TOKENS)).max().item() > 1e-2, "the adapter must matter"
+
+    theirs, _ = load(str(folder), adapter_path=str(tmp_path / "adapters"))
+    assert mx.abs(ours(TOKENS) - theirs(TOKENS)).max().item() <= 1e-4
+
+
+def test_adapters_start_as_mlx_lm_starts_them(checkpoint) -> None:
+    """The same seed gives the same `lora_a`, drawn in the same order."""
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    folder = checkpoint("qwen2")
+    theirs = peer.load(folder)
+    theirs.freeze()
+    mx.random.seed(11)
+    linear_to_lora_layers(theirs, 2, {"rank": 8, "scale": 20.0, "dropout": 0.0})
+    expected = peer.flat(theirs.trainable_parameters())
+
+    ours, _ = mg.load(folder)
+    mx.random.seed(11)
+    mg.apply_lora(ours, rank=8, scale=20.0, num_layers=2)
+    values = peer.flat(ours.trainable_parameters())
+    assert sorted(values) == sorted(expected)
+    for name, value in expected.items():
+        assert mx.array_equal(values[name], value), name
+
+
+def test_configuration_is_what_mlx_lm_reads(checkpoint, tmp_path) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(model, rank=4, scale=8.0, dropout=0.1, num_layers=1, keys=["mlp.up_proj"])
+    model.save_adapters(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["fine_tune_type"] == "lora"
+    assert config["num_layers"] == 1
+    assert config["lora_parameters"] == {
+        "rank": 4,
+        "scale": 8.0,
+        "dropout": 0.1,
+        "keys": ["mlp.up_proj"],
+    }
+    names = mx.load(str(tmp_path / "adapters.safetensors"))
+    at = "model.layers.1.mlp.up_proj"
+    assert {name: value.shape for name, value in names.items()} == {
+        f"{at}.lora_a": (64, 4),
+        f"{at}.lora_b": (4, 128),
+    }
+
+
+def test_a_saved_model_loads_again(checkpoint, tmp_path) -> None:
+    folder = checkpoint("smollm")
+    model, _ = mg.load(folder)
+    model.unfreeze()
+    mg.Trainer(model, mg.TrainConfig(learning_rate=1e-3)).step(*peer.batches(1)[0])
+    model.save_weights(tmp_path / "saved")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        if not (tmp_path / "saved" / name).exists():
+            (tmp_path / "saved" / name).write_bytes((folder / name).read_bytes())
+    again = peer.load(tmp_path / "saved")
+    assert mx.abs(model(TOKENS) - again(TOKENS)).max().item() <= 1e-4

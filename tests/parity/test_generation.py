@@ -1,0 +1,69 @@
+"""Greedy generation gives mlx-lm's tokens; sampling obeys its flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import mlx_graft as mg
+from support import peer  # skips the module where mlx-lm is missing
+from support.checkpoints import FAMILIES
+
+PROMPT = "the parser returns a new list, and"
+
+
+def their_tokens(folder: Any, prompt: Any, count: int, **options: Any) -> list[int]:
+    from mlx_lm import load, stream_generate
+
+    model, tokenizer = load(str(folder), **options)
+    return [r.token for r in stream_generate(model, tokenizer, prompt, max_tokens=count)]
+
+
+@pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4bit"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens(family: str, bits: int | None, checkpoint) -> None:
+    folder = checkpoint(family, bits=bits)
+    model, tokenizer = mg.load(folder)
+    responses = list(mg.stream_generate(model, tokenizer, PROMPT, max_tokens=32))
+    assert [r.token for r in responses] == their_tokens(folder, PROMPT, 32)
+    text = mg.generate(model, tokenizer, PROMPT, max_tokens=32)
+    assert text == "".join(r.text for r in responses)
+    assert responses[-1].finish_reason in ("length", "stop")
+
+
+def test_with_adapters(checkpoint, tmp_path) -> None:
+    folder = checkpoint("qwen3")
+    adapters = peer.save_adapters(peer.with_lora(peer.load(folder)), tmp_path / "adapters")
+    model, tokenizer = mg.load(folder, adapter_path=adapters)
+    tokens = [r.token for r in mg.stream_generate(model, tokenizer, PROMPT, max_tokens=24)]
+    assert tokens == their_tokens(folder, PROMPT, 24, adapter_path=str(adapters))
+
+
+def test_prompt_of_ids_longer_than_a_prefill_step(checkpoint) -> None:
+    folder = checkpoint("llama3")
+    model, tokenizer = mg.load(folder)
+    prompt = [(7 * i) % 300 + 5 for i in range(150)]
+    responses = mg.stream_generate(model, tokenizer, prompt, max_tokens=16, prefill_step_size=64)
+    assert [r.token for r in responses] == their_tokens(folder, prompt, 16)
+
+
+def test_the_same_seed_samples_the_same(checkpoint) -> None:
+    import mlx.core as mx
+
+    model, tokenizer = mg.load(checkpoint("llama"))
+    options = {"max_tokens": 24, "temp": 1.0, "top_p": 0.9, "top_k": 50, "min_p": 0.01}
+
+    def sample(seed: int) -> str:
+        mx.random.seed(seed)
+        return mg.generate(model, tokenizer, PROMPT, **options)
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_one_candidate_left_is_greedy(checkpoint) -> None:
+    model, tokenizer = mg.load(checkpoint("llama"))
+    greedy = mg.generate(model, tokenizer, PROMPT, max_tokens=16)
+    for one_left in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        assert mg.generate(model, tokenizer, PROMPT, max_tokens=16, temp=1.0, **one_left) == greedy

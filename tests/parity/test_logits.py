@@ -1,0 +1,80 @@
+"""The logits of every model family equal mlx-lm's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_graft as mg
+from support import peer
+from support.checkpoints import FAMILIES
+
+TOKENS = [[5, 17, 280, 33, 96, 4, 250, 61, 12, 8, 199, 300], list(range(30, 42))]
+
+
+def both(folder: Path) -> tuple[mx.array, mx.array]:
+    tokens = mx.array(TOKENS, dtype=mx.int32)
+    model, _ = mg.load(folder)
+    return model(tokens), peer.load(folder)(tokens)
+
+
+@pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4bit"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_mlx_lm(family: str, bits: int | None, checkpoint) -> None:
+    ours, theirs = both(checkpoint(family, bits=bits))
+    assert ours.shape == theirs.shape == (2, 12, 320)
+    assert ours.dtype == theirs.dtype == mx.float32
+    assert mx.abs(ours - theirs).max().item() <= 1e-4
+
+
+@pytest.mark.parametrize("bits", [2, 3, 6, 8])
+def test_other_affine_widths(bits: int, checkpoint) -> None:
+    ours, theirs = both(checkpoint("llama", bits=bits))
+    assert mx.abs(ours - theirs).max().item() <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4bit"])
+def test_half_precision(dtype: mx.Dtype, bits: int | None, checkpoint) -> None:
+    ours, theirs = both(checkpoint("qwen3", bits=bits, dtype=dtype))
+    assert ours.dtype == theirs.dtype == dtype
+    # Both round each layer's result to the type, in their own order of summation.
+    scale = mx.abs(theirs).max().item()
+    rounding = {mx.float16: 2**-10, mx.bfloat16: 2**-7}[dtype]
+    assert mx.abs(ours - theirs).max().item() <= 4 * rounding * scale
+
+
+def test_sharded_weights_are_the_same_model(checkpoint) -> None:
+    tokens = mx.array(TOKENS, dtype=mx.int32)
+    whole, _ = mg.load(checkpoint("llama"))
+    sharded, _ = mg.load(checkpoint("llama", shards=3))
+    np.testing.assert_array_equal(np.array(whole(tokens)), np.array(sharded(tokens)))
+
+
+def test_position_beyond_the_original_context(checkpoint) -> None:
+    """Llama 3 scales its rotary frequencies: long sequences are where an error shows."""
+    folder = checkpoint("llama3")
+    tokens = mx.array(np.random.default_rng(2).integers(3, 320, (1, 300)), dtype=mx.int32)
+    model, _ = mg.load(folder)
+    assert mx.abs(model(tokens) - peer.load(folder)(tokens)).max().item() <= 1e-4
+
+
+def test_parameters_are_the_files_tensors(checkpoint) -> None:
+    folder = checkpoint("qwen2")
+    model, _ = mg.load(folder)
+    ours = peer.flat(model.parameters())
+    theirs = peer.flat(peer.load(folder).parameters())
+    assert sorted(ours) == sorted(theirs)
+    for name, value in ours.items():
+        assert isinstance(value, mx.array)
+        assert mx.array_equal(value, theirs[name]), name
+
+
+def test_model_describes_itself(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("smollm"))
+    assert model.model_type == "llama"
+    assert len(model.layers) == 3
+    assert model.config["hidden_size"] == 64

@@ -1,0 +1,81 @@
+"""Every dependency has a licence of `deny.toml`'s list.
+
+cargo-deny reads the same list; this test needs no more than cargo, so it runs everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+
+def is_allowed(expression: str, allowed: set[str]) -> bool:
+    """Evaluates an SPDX expression: `OR` needs one side, `AND` both; `/` is an old `OR`."""
+    tokens = re.findall(r"[()]|[^()\s]+", expression.replace("/", " OR "))
+    words: list[str] = []
+    for token in tokens:
+        if words and (token == "WITH" or words[-1].endswith(" WITH")):
+            words[-1] += f" {token}"
+        else:
+            words.append(token)
+
+    def either() -> bool:
+        value = both()
+        while words and words[0] == "OR":
+            words.pop(0)
+            value = both() or value
+        return value
+
+    def both() -> bool:
+        value = one()
+        while words and words[0] == "AND":
+            words.pop(0)
+            value = one() and value
+        return value
+
+    def one() -> bool:
+        word = words.pop(0)
+        if word != "(":
+            return word in allowed
+        value = either()
+        assert words.pop(0) == ")", expression
+        return value
+
+    return either()
+
+
+def test_expressions() -> None:
+    allowed = {"MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"}
+    assert is_allowed("MIT", allowed)
+    assert is_allowed("GPL-3.0 OR MIT", allowed)
+    assert is_allowed("MIT/Apache-2.0", allowed)
+    assert is_allowed("Apache-2.0 WITH LLVM-exception", allowed)
+    assert is_allowed("(MIT OR GPL-2.0) AND Apache-2.0", allowed)
+    assert not is_allowed("(MIT OR Apache-2.0) AND GPL-2.0", allowed)
+    assert not is_allowed("GPL-3.0", allowed)
+
+
+def test_dependencies(root: Path) -> None:
+    settings = tomllib.loads((root / "deny.toml").read_text())
+    allowed = set(settings["licenses"]["allow"])
+    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
+    for target in settings["graph"]["targets"]:
+        command += ["--filter-platform", target]
+    output = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    packages = json.loads(output)["packages"]
+    assert len(packages) > 50
+    wrong = {
+        f"{package['name']} {package['version']}": package["license"]
+        for package in packages
+        if not is_allowed(package["license"] or "none", allowed)
+    }
+    assert not wrong
+    sources = {package["source"] for package in packages if package["source"]}
+    assert sources == {"registry+https://github.com/rust-lang/crates.io-index"}

@@ -1,0 +1,80 @@
+"""The ways to get this project other than a checkout: a dependent crate, an sdist, no Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import mlx
+import pytest
+
+MLX = next(Path(p) for p in mlx.__path__ if (Path(p) / "lib").is_dir())
+
+
+def run(
+    *command: object, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    # The loader must find libmlx by what the build wrote, not by what `make` set for doctests.
+    inherited = {k: v for k, v in os.environ.items() if not k.endswith("LIBRARY_PATH")}
+    done = subprocess.run(
+        list(map(str, command)),
+        env={**inherited, **(env or {})},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_a_crate_outside_the_workspace(root: Path) -> None:
+    """It builds and runs, here without any Python: `MLX_DIR` says where MLX is."""
+    environment = {
+        "MLX_DIR": str(MLX),
+        "PYO3_PYTHON": "/nonexistent",
+        "VIRTUAL_ENV": "/nonexistent",
+        "CARGO_TARGET_DIR": str(root / "target/external-crate"),
+    }
+    crate = root / "tests/external-crate"
+    # The versions that the workspace is tested with.
+    shutil.copy(root / "Cargo.lock", crate / "Cargo.lock")
+    done = run("cargo", "run", "--quiet", cwd=crate, env=environment)
+    assert done.stdout == "y = 2.000 x + 1.000\n"
+
+
+@pytest.mark.slow
+def test_the_source_distribution(root: Path, tmp_path: Path) -> None:
+    """It holds all it needs: pip builds and installs it into an environment of its own."""
+    run("maturin", "sdist", "--out", tmp_path, cwd=root)
+    (archive,) = tmp_path.glob("mlx_graft-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = [name.split("/", 1)[1] for name in tar.getnames()]
+    for needed in ("LICENSE-MIT", "Cargo.lock", "mlx-c/ext/graft_error.cpp", "mlx-c/build.rs"):
+        assert any(name.endswith(needed) for name in names), needed
+
+    run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    # maturin and MLX are those of the outer environment: this tests the sdist, not the network.
+    site = f"import site; site.addsitedir({str(MLX.parent)!r})"
+    packages = run(python, "-c", "import site; print(site.getsitepackages()[0])").stdout.strip()
+    (Path(packages) / "outer.pth").write_text(site + "\n")
+    environment = {
+        "PYO3_PYTHON": str(python),
+        "VIRTUAL_ENV": str(tmp_path / "venv"),
+        "CARGO_TARGET_DIR": str(root / "target"),
+    }
+    options = ["--no-build-isolation", "--no-deps", "--config-settings", "build-args=--profile=dev"]
+    run(python, "-m", "pip", "install", *options, archive, env=environment)
+    code = "import mlx_graft as mg; print(mg.__file__); print(mg.capi.library())"
+    done = run(python, "-c", code, cwd=tmp_path, env={"PYTHONPATH": ""})
+    module, library = done.stdout.splitlines()
+    assert Path(module).is_relative_to(tmp_path)
+    assert Path(library).is_relative_to(tmp_path)
+    assert not list(Path(module).parent.rglob("libmlx.*")), "no second libmlx"

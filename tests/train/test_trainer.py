@@ -1,0 +1,184 @@
+"""The trainer through Python: reports, callbacks, determinism, memory."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import mlx_graft as mg
+from mlx_graft import _core
+from support.run import metrics, train_losses, valid_losses
+
+
+class Log:
+    """A callback as mlx-lm's `TrainingCallback`."""
+
+    def __init__(self) -> None:
+        self.train: list[dict[str, Any]] = []
+        self.valid: list[dict[str, Any]] = []
+
+    def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+        self.train.append(train_info)
+
+    def on_val_loss_report(self, val_info: dict[str, Any]) -> None:
+        self.valid.append(val_info)
+
+
+def fresh(folder: Any) -> tuple[Any, Any]:
+    mx.random.seed(0)
+    model, tokenizer = mg.load(folder)
+    mg.apply_lora(model, num_layers=2)
+    return model, tokenizer
+
+
+def config(**changes: Any) -> mg.TrainConfig:
+    given = {
+        "iters": 8, "batch_size": 4, "learning_rate": 1e-3, "steps_per_report": 2,
+        "steps_per_eval": 4, "val_batches": 1, "max_seq_length": 128, "seed": 5, **changes,
+    }  # fmt: skip
+    return mg.TrainConfig(**given)
+
+
+def test_fit_reports_to_callbacks_and_metrics(checkpoint, data, tmp_path) -> None:
+    model, tokenizer = fresh(checkpoint("llama"))
+    train, valid, test = mg.load_dataset(data("completions"), tokenizer)
+    log = Log()
+    trainer = mg.Trainer(model, config(adapter_path=tmp_path))
+    before = trainer.evaluate(test)
+    trainer.fit(train, valid, callbacks=[log])
+
+    assert trainer.step_count == 8
+    assert trainer.learning_rate == pytest.approx(1e-3)
+    assert trainer.evaluate(test) < before
+    assert [info["iteration"] for info in log.train] == [2, 4, 6, 8]
+    assert [info["iteration"] for info in log.valid] == [0, 3, 7], "as mlx-lm counts there"
+    for info in log.train:
+        assert {
+            "iteration", "train_loss", "learning_rate", "iterations_per_second",
+            "tokens_per_second", "trained_tokens", "peak_memory",
+        } <= info.keys()  # fmt: skip
+    reports = metrics(tmp_path)
+    assert list(train_losses(reports).values()) == [i["train_loss"] for i in log.train]
+    assert list(valid_losses(reports).values()) == [i["val_loss"] for i in log.valid]
+    assert reports[-1]["step"] == 8
+    trained = log.train[-1]["trained_tokens"]
+    assert isinstance(trained, int)
+    assert trained > 8 * 4
+
+
+def test_rows_of_dicts_and_of_tokens(checkpoint, tmp_path) -> None:
+    """Data need not lie in files."""
+    losses = []
+    texts = [f"the parser returns value {i} and a new list." for i in range(8)]
+    for kind in ("dicts", "tokens"):
+        model, tokenizer = fresh(checkpoint("qwen3"))
+        if kind == "dicts":
+            rows = mg.load_dataset([{"text": text} for text in texts], tokenizer)
+        else:
+            rows = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
+        log = Log()
+        mg.Trainer(model, config(adapter_path=tmp_path / kind)).fit(rows, rows, callbacks=[log])
+        losses.append([info["train_loss"] for info in log.train])
+    assert losses[0] == losses[1]
+
+
+def test_the_same_seed_gives_the_same_losses(checkpoint, data, tmp_path) -> None:
+    def run(seed: int) -> list[float]:
+        model, tokenizer = fresh(checkpoint("llama"))
+        train, valid, _ = mg.load_dataset(data(), tokenizer)
+        log = Log()
+        trainer = mg.Trainer(model, config(seed=seed, adapter_path=tmp_path))
+        trainer.fit(train, valid, callbacks=[log])
+        return [info["train_loss"] for info in log.train]
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_a_callbacks_exception_comes_out_as_itself(checkpoint, data, tmp_path) -> None:
+    class StopTrainingError(Exception):
+        pass
+
+    class Callback:
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            raise StopTrainingError(train_info["iteration"])
+
+    model, tokenizer = fresh(checkpoint("llama"))
+    train, valid, _ = mg.load_dataset(data(), tokenizer)
+    with pytest.raises(StopTrainingError):
+        mg.Trainer(model, config(adapter_path=tmp_path)).fit(train, valid, callbacks=[Callback()])
+
+
+def test_only_trainable_parameters_change(checkpoint) -> None:
+    model, _ = fresh(checkpoint("qwen2"))
+    names = {name for name, _ in flat(model.trainable_parameters())}
+    before = dict(flat(model.parameters()))
+    trainer = mg.Trainer(model, config())
+    for _ in range(3):
+        trainer.step(mx.arange(64, dtype=mx.int32).reshape(2, 32), mx.array([31, 31], mx.int32))
+    changed = {n for n, v in flat(model.parameters()) if not mx.array_equal(v, before[n])}
+    assert changed == names
+
+
+def test_frozen_parts(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    model.freeze()
+    assert not flat(model.trainable_parameters())
+    model.unfreeze()
+    assert len(flat(model.trainable_parameters())) == len(flat(model.parameters()))
+
+
+def test_memory_is_steady(checkpoint) -> None:
+    """Two hundred steps of three lengths hold no more handles or bytes than the first ones."""
+    model, _ = fresh(checkpoint("llama"))
+    trainer = mg.Trainer(model, config())
+    batches = [
+        (mx.ones((2, width), mx.int32), mx.array([width - 1] * 2, mx.int32))
+        for width in (16, 33, 48)
+    ]
+
+    def settle() -> tuple[int, int]:
+        mx.synchronize()
+        gc.collect()
+        mx.clear_cache()
+        return mx.get_active_memory(), _core.live_handles()
+
+    for batch in batches * 2:
+        trainer.step(*batch).item()
+    before = settle()
+    for _ in range(66):
+        for batch in batches:
+            trainer.step(*batch).item()
+    assert settle() == before
+
+
+def test_a_dropped_model_frees_its_memory(checkpoint) -> None:
+    gc.collect()
+    mx.clear_cache()
+    before = mx.get_active_memory(), _core.live_handles()
+    model, tokenizer = fresh(checkpoint("smollm"))
+    trainer = mg.Trainer(model, config())
+    trainer.step(mx.ones((2, 16), mx.int32), mx.array([15, 15], mx.int32)).item()
+    assert mx.get_active_memory() > before[0]
+    del model, tokenizer, trainer
+    gc.collect()
+    mx.clear_cache()
+    assert _core.live_handles() == before[1]
+    assert mx.get_active_memory() - before[0] < 4096
+
+
+def test_the_loss_is_lazy_or_evaluated_but_an_array(checkpoint) -> None:
+    model, _ = fresh(checkpoint("llama"))
+    loss = mg.Trainer(model, config()).step(mx.ones((1, 16), mx.int32), mx.array([15], mx.int32))
+    assert isinstance(loss, mx.array)
+    assert loss.shape == ()
+    assert loss.dtype == mx.float32
+
+
+def flat(tree: Any) -> list[tuple[str, mx.array]]:
+    from mlx.utils import tree_flatten
+
+    return tree_flatten(tree)
