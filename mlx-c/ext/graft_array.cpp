@@ -6,7 +6,7 @@
 extern "C" const void* graft_array_data(const mlx_array arr) {
   try {
     auto& a = mlx_array_get_(arr);
-    if (a.status() != mlx::core::array::Status::available) {
+    if (!a.is_available()) {
       return nullptr;
     }
     return a.data<uint8_t>();

@@ -9,9 +9,9 @@ use safetensors::tensor::{Dtype as FileDtype, View, serialize_to_file};
 
 use crate::adapter_config::AdapterConfig;
 use crate::args::{FineTuneType, LoraParameters};
-use crate::fsutil::write_atomic;
 use crate::lora::{KeySequence, LoraOptions, apply_lora, unfreeze_layers};
-use crate::models::{Decoder, check_header, wrong_shape};
+use crate::fsutil::{write_atomic, write_bytes_atomic};
+use crate::models::{Decoder, Model, check_header, wrong_shape};
 use crate::nn::{Module, Param};
 use crate::{Error, Result};
 
@@ -53,7 +53,7 @@ pub fn prepare(
 ///
 /// # Errors
 /// [`Error::NotFound`] or [`Error::Invalid`], naming the tensor with the shapes found and wanted.
-pub fn load_adapters(model: &Decoder, folder: &Path) -> Result<()> {
+pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
     let config = AdapterConfig::read(folder)?;
     let file = folder.join(ADAPTER_FILE);
     if !file.exists() {
@@ -74,9 +74,11 @@ pub fn load_adapters(model: &Decoder, folder: &Path) -> Result<()> {
     };
     // The new adapters' values are replaced at once, so any seed does.
     let mut keys = KeySequence::new(0)?;
-    prepare(model, config.fine_tune_type, &config.lora_parameters, num_layers, &mut keys)
-        .map_err(of_another)?;
-    assign(model, &file, tensors)
+    let (kind, parameters) = (config.fine_tune_type, &config.lora_parameters);
+    prepare(&model.decoder, kind, parameters, num_layers, &mut keys).map_err(of_another)?;
+    assign(&model.decoder, &file, tensors)?;
+    model.adapters.replace(Some(config));
+    Ok(())
 }
 
 /// Puts the weights of a file into a model that has adapters already, as mlx-lm's
@@ -211,4 +213,18 @@ pub fn save_adapters(model: &Decoder, config: &AdapterConfig, folder: &Path) -> 
     save_trainable(model, &file)?;
     config.write(folder)?;
     Ok(file)
+}
+
+/// Writes a model folder's `model.safetensors` and `config.json`.
+///
+/// # Errors
+/// [`Error::Io`] when the system refuses.
+pub fn save_model(model: &Model, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let params = model.decoder.params().into_iter();
+    save(params.map(|(name, param)| (name, param.get())), &folder.join("model.safetensors"))?;
+    let path = folder.join("config.json");
+    let text = serde_json::to_vec_pretty(&model.config)
+        .map_err(|e| Error::invalid(&path, e.to_string()))?;
+    write_bytes_atomic(&path, &text)
 }

@@ -6,6 +6,7 @@ pub mod adapters;
 pub mod args;
 pub mod chat_template;
 pub mod cli;
+pub mod command;
 pub mod data;
 mod error;
 pub mod fsutil;

@@ -2,8 +2,16 @@
 //! nothing clever.
 
 mod bridge;
+mod cli;
+mod data;
 mod error;
+mod generate;
+mod json;
+mod model;
 mod ops;
+mod tokenizer;
+mod trainer;
+mod tree;
 
 use pyo3::prelude::*;
 
@@ -21,12 +29,29 @@ fn live_handles() -> isize {
     mlx_graft::live_handles()
 }
 
+/// The folder of a model: a path, or the name of a repository in the hub's cache.
+#[pyfunction]
+fn resolve_model(name: &str) -> PyResult<std::path::PathBuf> {
+    graft_lm::hub::resolve_model(name).map_err(error::lm_to_py)
+}
+
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     bridge::join(module)?;
     module.add("MLX_VERSION", mlx_graft::sys::MLX_VERSION)?;
     module.add_function(wrap_pyfunction!(identity, module)?)?;
     module.add_function(wrap_pyfunction!(live_handles, module)?)?;
+    module.add_function(wrap_pyfunction!(resolve_model, module)?)?;
+    module.add_function(wrap_pyfunction!(model::matmul, module)?)?;
+    module.add_function(wrap_pyfunction!(cli::train, module)?)?;
+    module.add_function(wrap_pyfunction!(cli::generate, module)?)?;
+    module.add_class::<model::PyModel>()?;
+    module.add_class::<model::PyCache>()?;
+    module.add_class::<tokenizer::PyTokenizer>()?;
+    module.add_class::<data::PyDataset>()?;
+    module.add_class::<trainer::PyTrainer>()?;
+    module.add_class::<generate::PyGeneration>()?;
+    module.add_class::<generate::PyGenerated>()?;
     let core = PyModule::new(module.py(), "core")?;
     ops::register(&core)?;
     module.add_submodule(&core)

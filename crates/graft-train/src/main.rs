@@ -1,2 +1,57 @@
-//! Placeholder.
-fn main() {}
+//! `graft-train`: LoRA and full fine-tuning of language models, with the flags of `mlx_lm.lora`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use graft_lm::cli::{ParseOutcome, parse_train};
+use graft_lm::command::{self, run_train};
+use graft_lm::progress::default_reporter;
+use graft_lm::{Error, Result, hub};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
+
+fn main() -> ExitCode {
+    let argv: Vec<_> = std::env::args_os().collect();
+    let args = match parse_train(&argv) {
+        ParseOutcome::Run(args) => args,
+        ParseOutcome::Exit { text, code: 0 } => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        ParseOutcome::Exit { text, code } => {
+            eprint!("{text}");
+            return ExitCode::from(code as u8);
+        }
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let done = watch_signals(&stop).and_then(|()| {
+        run_train(
+            &args,
+            &mut hub::resolve_model,
+            default_reporter().as_mut(),
+            &mut || stop.load(Ordering::Relaxed),
+        )
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(command::ExitCode::of(&error).0 as u8)
+        }
+    }
+}
+
+/// The first Ctrl-C asks to stop after the step, the second ends the process.
+fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(stop))
+            .and_then(|_| flag::register(signal, Arc::clone(stop)))
+            .map_err(Error::io("signal handler"))?;
+    }
+    // A file beyond the size limit shall be an error of the write, not the end of the process.
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+        .map_err(Error::io("signal handler"))?;
+    Ok(())
+}

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 
 use crate::handles::Live;
-use crate::{Dtype, Element, Error, Result, call, fork, ops, primitive, sys};
+use crate::{Dtype, Element, Error, Result, call, fork, ops, sys};
 
 /// An MLX array.
 ///
@@ -185,8 +185,7 @@ impl Array {
         const OP: &str = "eval";
         fork::check(OP)?;
         // SAFETY: the handle is live.
-        call::with_closures(OP, || unsafe { sys::mlx_array_eval(self.raw) })?;
-        primitive::take_kernel_error()
+        call::with_closures(OP, || unsafe { sys::mlx_array_eval(self.raw) })
     }
 
     /// The elements in row-major order, whatever the strides of the array.

@@ -126,6 +126,9 @@ impl Error {
             sys::GRAFT_ERROR_BAD_ALLOC => ErrorKind::OutOfMemory,
             _ => ErrorKind::Runtime,
         };
+        if let Some(error) = crate::primitive::kernel_error(&message) {
+            return error;
+        }
         let message =
             if message.is_empty() { "failed without a message".to_string() } else { message };
         Self::Mlx { kind, op, message }

@@ -10,8 +10,11 @@ use rayon::prelude::*;
 
 use super::gemv;
 
-/// Multiplications below which a second thread costs more than it saves.
+/// Multiplications below which a second thread costs more than it saves: some 15 µs of one core.
 const PARALLEL_FROM: usize = 1 << 20;
+
+/// The same for the product with a single row or column, where the memory sets the pace.
+const PARALLEL_FROM_VECTOR: usize = 1 << 17;
 
 /// Distances in elements between neighbours of one operand.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,23 +162,25 @@ impl<'a> Problem<'a> {
         let size = self.m * self.n;
         assert_eq!(output.len(), count * size, "the output has the broadcast shape");
         let work = size * self.k;
+        let parallel_from =
+            if self.m == 1 || self.n == 1 { PARALLEL_FROM_VECTOR } else { PARALLEL_FROM };
         let threads = rayon::current_num_threads();
         let one = |(i, out): (usize, &mut [MaybeUninit<f32>]), parallel: bool| {
             let (a, b) = self.matrices(i);
             multiply(a, b, out, parallel);
         };
-        if threads == 1 || count * work < PARALLEL_FROM {
+        if threads == 1 || count * work < parallel_from {
             output.chunks_mut(size).enumerate().for_each(|item| one(item, false));
         } else if count >= threads {
             // Enough matrices for all threads. A task takes several when they are tiny.
-            let per_task = (PARALLEL_FROM / work.max(1)).clamp(1, count.div_ceil(threads));
+            let per_task = (parallel_from / work).clamp(1, count.div_ceil(threads));
             output
                 .par_chunks_mut(size)
                 .enumerate()
                 .with_min_len(per_task)
                 .for_each(|item| one(item, false));
         } else {
-            output.chunks_mut(size).enumerate().for_each(|item| one(item, work >= PARALLEL_FROM));
+            output.chunks_mut(size).enumerate().for_each(|item| one(item, work >= parallel_from));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ pub fn assert_within(found: &Array, wanted: &Array, bound: &Array) {
     assert_eq!(found.shape(), wanted.shape());
     let read = |x: &Array| x.to_vec::<f32>().expect("float32");
     for (i, ((x, y), bound)) in read(found).iter().zip(read(wanted)).zip(read(bound)).enumerate() {
-        let same = x.is_nan() && y.is_nan() || *x == y;
+        let same = x.is_nan() && y.is_nan() || x.to_bits() == y.to_bits();
         assert!(same || (x - y).abs() <= bound, "element {i}: {x} instead of {y} ± {bound}");
     }
 }

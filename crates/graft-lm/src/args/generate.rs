@@ -114,7 +114,7 @@ fn refuse_unsupported(keys: &mut Keys) -> Result<()> {
         ("image", "models that see images are not built here; text models are"),
         ("prompt_cache_file", "saved prompt caches are not built here; give the whole prompt"),
         ("quantize_activations", "quantized activations are not built here; quantized weights are"),
-        ("kv_bits", "a quantized key-value cache is not built here; --max-kv-size bounds its size"),
+        ("kv_bits", "a quantized key-value cache is not built here"),
         ("kv_group_size", "a quantized key-value cache is not built here"),
         ("quantized_kv_start", "a quantized key-value cache is not built here"),
         ("draft_model", "speculative decoding is not built here"),

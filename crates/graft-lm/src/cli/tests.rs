@@ -233,7 +233,7 @@ fn generation_refuses_what_is_not_built() {
         assert_eq!(code, 2, "{line:?}");
         assert!(text.contains("built"), "{text}");
     }
-    let (text, _) = generate_exit(&["--prompt", "--max-tokens", "3"]);
+    let (text, _) = generate_exit(&["--prompt", "--ignore-chat-template"]);
     assert!(text.contains("the text is missing"), "{text}");
     let (text, _) = generate_exit(&["--max-token5", "3"]);
     assert!(text.contains("'--max-tokens'"), "{text}");

@@ -13,7 +13,7 @@ use super::weights::Weights;
 use crate::Result;
 use crate::nn::{
     Context, Embedding, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling, Swapped,
-    causal_mask, scaled_dot_product_attention,
+    Visitor, causal_mask, scaled_dot_product_attention,
 };
 
 /// What a model family decides about the decoder.
@@ -270,6 +270,26 @@ impl Decoder {
     /// The block numbered `index`.
     pub fn layer(&self, index: usize) -> &dyn Module {
         &self.model.layers[index]
+    }
+
+    /// The number of elements that the packed weight of this name stands for.
+    pub fn unpacked_size(&self, name: &str) -> usize {
+        struct Find<'a>(&'a str, usize);
+        impl Visitor for Find<'_> {
+            fn linear(&mut self, path: &str, linear: &Linear) {
+                if self.0.strip_suffix(".weight") == Some(path) {
+                    self.1 = linear.dims().map_or(0, |(o, i)| o as usize * i as usize);
+                }
+            }
+            fn embedding(&mut self, path: &str, embedding: &Embedding) {
+                if self.0.strip_suffix(".weight") == Some(path) {
+                    self.1 = embedding.dims().map_or(0, |(v, d)| v as usize * d as usize);
+                }
+            }
+        }
+        let mut find = Find(name, 0);
+        self.visit(&mut String::new(), &mut find);
+        find.1
     }
 
     /// Decides whether training keeps only the input of each block, and computes the rest again

@@ -7,6 +7,7 @@ mod qwen2;
 mod qwen3;
 mod weights;
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 
@@ -19,6 +20,7 @@ pub use decoder::{Decoder, DecoderConfig};
 pub use weights::Weights;
 pub(crate) use weights::{check_header, wrong_shape};
 
+use crate::adapter_config::AdapterConfig;
 use crate::nn::Module;
 use crate::{Error, Result};
 
@@ -41,6 +43,8 @@ pub struct Model {
     pub decoder: Decoder,
     /// config.json, as it stands in the folder.
     pub config: Value,
+    /// How the adapters were made, if the model has some.
+    pub adapters: RefCell<Option<AdapterConfig>>,
 }
 
 impl Model {
@@ -70,7 +74,7 @@ impl Model {
         weights.finish()?;
         let values: Vec<_> = decoder.params().into_iter().map(|(_, param)| param.get()).collect();
         transforms::eval(&values)?;
-        Ok(Self { decoder, config })
+        Ok(Self { decoder, config, adapters: RefCell::new(None) })
     }
 
     /// The `model_type` of config.json.

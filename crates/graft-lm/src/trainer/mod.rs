@@ -128,6 +128,19 @@ impl Trainer {
         evaluate(&self.model, &self.args, data, limit, &mut self.rng, reporter)
     }
 
+    /// Checks that the data sets have enough rows, before anything is written.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the data set.
+    pub fn check(&self, train: &Dataset, valid: Option<&Dataset>) -> Result<()> {
+        Batches::new(train, self.args.batch_size, self.args.max_seq_length, true)?;
+        let valid = valid.filter(|_| self.args.val_batches != 0);
+        if let Some(valid) = valid {
+            Batches::new(valid, self.args.batch_size, self.args.max_seq_length, false)?;
+        }
+        Ok(())
+    }
+
     /// Trains for the configured number of iterations, with validation, reports and saves.
     ///
     /// # Errors

@@ -15,9 +15,9 @@ import types
 from pathlib import Path
 
 import numpy as np
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.datasets import CacheDataset, create_dataset
 from mlx_lm.tuner.trainer import iterate_batches
-from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import (
     Regex,
     Tokenizer,
@@ -114,6 +114,7 @@ def spm() -> PreTrainedTokenizerFast:
 
 
 def save(tokenizer: PreTrainedTokenizerFast, name: str, declared: str, model: dict) -> Path:
+    """Writes a tokenizer folder that declares a class and belongs to a kind of model."""
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     tokenizer.save_pretrained(folder)
@@ -125,6 +126,7 @@ def save(tokenizer: PreTrainedTokenizerFast, name: str, declared: str, model: di
 
 
 def encodings(folder: Path) -> dict:
+    """Texts as ids and back."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = []
     for text in TEXTS:
@@ -197,16 +199,16 @@ CHATS = {
 
 
 def render(tokenizer: AutoTokenizer, source: str, chat: list, **options: object) -> dict:
+    """A chat as text, or the error it gives."""
     try:
-        text = tokenizer.apply_chat_template(
-            chat, chat_template=source, tokenize=False, **options
-        )
+        text = tokenizer.apply_chat_template(chat, chat_template=source, tokenize=False, **options)
     except Exception as error:
         return {"error": str(error)}
     return {"text": text}
 
 
 def templates(folder: Path) -> list:
+    """Every chat in every template, with and without tools."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     cases = []
     for path in sorted((HERE / "templates").glob("*.jinja")):
@@ -219,14 +221,10 @@ def templates(folder: Path) -> list:
                         "continue_final_message": mode == "continue",
                     }
                     variables = {"enable_thinking": False, "date_string": "01 Jan 2026"}
-                    case = render(
-                        tokenizer, source, chat, tools=tools, **options, **variables
-                    )
+                    case = render(tokenizer, source, chat, tools=tools, **options, **variables)
                     case.update(template=path.name, chat=name, tools=tools is not None, mode=mode)
                     cases.append(case)
     return cases
-
-
 
 
 def batches() -> dict:
@@ -284,6 +282,7 @@ def processed() -> list:
 
 
 def main() -> None:
+    """Writes the folders and ``expected.json``."""
     byte = byte_level()
     llama = spm()
     folders = {

@@ -174,12 +174,6 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
     }
 }
 
-/// Whether an evaluation that MLX reported as done hides a failed kernel: it never does, as MLX
-/// throws a kernel's failure from the evaluation that waits for it.
-pub(crate) fn take_kernel_error() -> Result<()> {
-    Ok(())
-}
-
 /// Adds an operation to the graph, on the stream in scope, and returns its lazy outputs.
 ///
 /// # Errors

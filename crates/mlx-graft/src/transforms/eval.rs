@@ -1,7 +1,7 @@
 //! Evaluation of several arrays at once.
 #![allow(unsafe_code)]
 
-use crate::{Array, Result, VectorArray, call, fork, primitive, sys};
+use crate::{Array, Result, VectorArray, call, fork, sys};
 
 /// Computes the arrays, and waits.
 ///
@@ -23,8 +23,7 @@ pub fn eval<A: AsRef<Array>>(arrays: &[A]) -> Result<()> {
     fork::check(OP)?;
     let list = VectorArray::from_arrays(arrays)?;
     // SAFETY: the list is live.
-    call::with_closures(OP, || unsafe { sys::mlx_eval(list.as_raw()) })?;
-    primitive::take_kernel_error()
+    call::with_closures(OP, || unsafe { sys::mlx_eval(list.as_raw()) })
 }
 
 /// Starts to compute the arrays, without waiting.

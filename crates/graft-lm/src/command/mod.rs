@@ -1,0 +1,26 @@
+//! The commands `graft-train`, `graft train` and `graft generate`: one implementation for all
+//! doors.
+
+mod generate;
+mod train;
+
+use std::path::PathBuf;
+
+pub use generate::{prompt_tokens, run_generate};
+pub use train::{check_tokens, run_train};
+
+use crate::{Error, Result};
+
+/// Turns the name of a model into its folder. The Python command downloads here what is missing.
+pub type Resolve<'a> = &'a mut dyn FnMut(&str) -> Result<PathBuf>;
+
+/// What a command ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitCode(pub i32);
+
+impl ExitCode {
+    /// The exit code of an error: 130 after an interrupt, as shells have it, else 2.
+    pub fn of(error: &Error) -> Self {
+        Self(if matches!(error, Error::Interrupted(_)) { 130 } else { 2 })
+    }
+}

@@ -1,0 +1,111 @@
+//! Training and testing from a command line.
+
+use std::fs;
+use std::rc::Rc;
+
+use super::Resolve;
+use crate::adapters::{load_adapters, prepare, resume};
+use crate::args::TrainArgs;
+use crate::data::{BatchRng, Dataset, load_datasets};
+use crate::lora::KeySequence;
+use crate::models::Model;
+use crate::nn::Module;
+use crate::progress::Reporter;
+use crate::tokenizer::Tokenizer;
+use crate::trainer::{Hooks, Trainer, evaluate};
+use crate::{Error, Result};
+
+/// Does what the flags say: train, test, or both.
+///
+/// Nothing is written before the model, the data and the adapters have been read and checked.
+///
+/// # Errors
+/// Everything that a user can get wrong, with the file and the remedy.
+pub fn run_train(
+    args: &TrainArgs,
+    resolve: Resolve,
+    reporter: &mut dyn Reporter,
+    interrupted: &mut dyn FnMut() -> bool,
+) -> Result<()> {
+    if !args.train && !args.test {
+        return Err(Error::Usage("say what to do: --train, --test, or both".into()));
+    }
+    reporter.message("Loading pretrained model");
+    let folder = resolve(&args.model)?;
+    let tokenizer = Tokenizer::load(&folder)?;
+    let model = Rc::new(Model::load(&folder)?);
+    reporter.message("Loading datasets");
+    let data = load_datasets(args, &tokenizer)?;
+    for warning in &data.warnings {
+        reporter.warning(warning);
+    }
+    for set in [&data.train, &data.valid, &data.test].into_iter().flatten() {
+        check_tokens(set, &model)?;
+    }
+    if let Some(train) = &data.train {
+        reporter.message("Training");
+        let mut keys = KeySequence::new(u64::from(args.seed))?;
+        let (kind, parameters) = (args.fine_tune_type, &args.lora_parameters);
+        prepare(&model.decoder, kind, parameters, args.num_layers, &mut keys)?;
+        if let Some(file) = &args.resume_adapter_file {
+            reporter.message(&format!("Loading fine-tuned weights from {}", file.display()));
+            resume(&model.decoder, file)?;
+        }
+        reporter.message(&trainable_parameters(&model));
+        let mut trainer = Trainer::new(Rc::clone(&model), args.clone())?;
+        trainer.check(train, data.valid.as_ref())?;
+        let folder = args.adapter_path.clone();
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let hooks = Hooks { reporter, interrupted, folder: Some(folder) };
+        trainer.fit(train, data.valid.as_ref(), hooks)?;
+    } else if !args.adapter_path.as_os_str().is_empty() {
+        // As in mlx-lm, an empty adapter path tests the model as it is.
+        load_adapters(&model, &args.adapter_path)?;
+    }
+    if let Some(test) = &data.test {
+        reporter.message("Testing");
+        let limit = u64::try_from(args.test_batches).ok();
+        let mut rng = BatchRng::new(args.seed);
+        let loss = evaluate(&model, args, test, limit, &mut rng, reporter)?;
+        reporter.message(&format!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp()));
+    }
+    Ok(())
+}
+
+/// Fails if a data set has a token that the model does not know: it would read beyond a table.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the row.
+pub fn check_tokens(data: &Dataset, model: &Model) -> Result<()> {
+    let vocab = model.decoder.vocab_size();
+    for (i, row) in data.rows().iter().enumerate() {
+        if let Some(token) = row.tokens.iter().find(|&&token| token < 0 || token >= vocab) {
+            return Err(Error::Invalid {
+                path: data.source().to_path_buf(),
+                line: Some(i + 1),
+                message: format!(
+                    "token {token} is outside the model's vocabulary of {vocab}; is the tokenizer \
+                     of this model?"
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn trainable_parameters(model: &Model) -> String {
+    let (mut total, mut trained) = (0, 0);
+    for (name, param) in model.decoder.params() {
+        // A packed weight counts as what it stands for, as in mlx-lm; its scales do not count.
+        if name.ends_with(".scales") || name.ends_with(".biases") {
+            continue;
+        }
+        let value = param.get();
+        let packed = value.dtype() == mlx_graft::Dtype::Uint32;
+        total += if packed { model.decoder.unpacked_size(&name) } else { value.size() };
+        trained += if param.is_trainable() { value.size() } else { 0 };
+    }
+    let (total, trained) = (total as f64 / 1e6, trained as f64 / 1e6);
+    let share = trained * 100.0 / total;
+    format!("Trainable parameters: {share:.3}% ({trained:.3}M/{total:.3}M)")
+}

@@ -1,0 +1,95 @@
+//! `mlx_graft.Dataset`: tokenized rows.
+
+use std::path::{Path, PathBuf};
+
+use graft_lm::args::TrainArgs;
+use graft_lm::data::{Dataset, DatasetOptions, Row};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use serde_json::Value;
+
+use crate::error::lm_to_py;
+use crate::json::from_python;
+use crate::tokenizer::PyTokenizer;
+
+/// Tokenized rows, in the order of their file.
+#[pyclass(name = "Dataset", module = "mlx_graft", frozen)]
+pub(crate) struct PyDataset(pub(crate) Dataset);
+
+fn options(options: Option<&Bound<'_, PyAny>>) -> PyResult<DatasetOptions> {
+    let Some(options) = options else { return Ok(DatasetOptions::default()) };
+    match from_python(options)? {
+        Value::Object(map) => {
+            let args = TrainArgs::from_map(map).map_err(lm_to_py)?;
+            Ok(DatasetOptions::from(&args))
+        }
+        _ => Err(PyValueError::new_err("the options of a data set are a dict")),
+    }
+}
+
+#[pymethods]
+impl PyDataset {
+    /// Reads and tokenizes a file of one JSON object per line.
+    #[staticmethod]
+    #[pyo3(signature = (path, tokenizer, given=None))]
+    fn load(
+        py: Python<'_>,
+        path: PathBuf,
+        tokenizer: &PyTokenizer,
+        given: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let options = options(given)?;
+        let rows = py.detach(|| Dataset::load(&path, &tokenizer.0, &options));
+        rows.map(Self).map_err(lm_to_py)
+    }
+
+    /// Tokenizes a list of dicts.
+    #[staticmethod]
+    #[pyo3(signature = (rows, tokenizer, given=None))]
+    fn from_rows(
+        rows: &Bound<'_, PyAny>,
+        tokenizer: &PyTokenizer,
+        given: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let rows = match from_python(rows)? {
+            Value::Array(rows) => rows
+                .into_iter()
+                .map(|row| match row {
+                    Value::Object(row) => Ok(row),
+                    other => Err(PyValueError::new_err(format!("a row is {other}, not a dict"))),
+                })
+                .collect::<PyResult<Vec<_>>>()?,
+            _ => return Err(PyValueError::new_err("rows are a list of dicts")),
+        };
+        let options = options(given)?;
+        Dataset::from_json(&rows, Path::new("rows"), &tokenizer.0, &options)
+            .map(Self)
+            .map_err(lm_to_py)
+    }
+
+    /// Takes rows that are tokenized already.
+    #[staticmethod]
+    fn from_tokens(rows: Vec<Vec<i32>>) -> PyResult<Self> {
+        if let Some(i) = rows.iter().position(Vec::is_empty) {
+            return Err(PyValueError::new_err(format!("row {i} has no tokens")));
+        }
+        // All rows sort as equals, as rows of one format do that come from JSON.
+        let rows = rows.into_iter().map(|tokens| Row { tokens, offset: 0, sort_key: 0 });
+        Ok(Self(Dataset::new(rows.collect(), "rows")))
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The tokens of a row and how many of them are the prompt's.
+    fn __getitem__(&self, index: usize) -> PyResult<(Vec<i32>, usize)> {
+        let row = self.0.rows().get(index).ok_or_else(|| {
+            pyo3::exceptions::PyIndexError::new_err(format!(
+                "row {index} of a data set with {} rows",
+                self.0.len()
+            ))
+        })?;
+        Ok((row.tokens.clone(), row.offset))
+    }
+}

@@ -1,0 +1,120 @@
+//! Generation.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use graft_lm::generate::{GenerateOptions, Generated, Generation, SamplerOptions};
+use graft_lm::lora::KeySequence;
+use pyo3::prelude::*;
+
+use crate::bridge::{In, Owned, without_gil};
+use crate::error::lm_to_py;
+use crate::model::PyModel;
+use crate::tokenizer::PyTokenizer;
+
+/// A token with the text that became whole by it.
+#[pyclass(name = "GenerationResponse", module = "mlx_graft", frozen)]
+pub(crate) struct PyGenerated(Generated);
+
+#[pymethods]
+impl PyGenerated {
+    #[getter]
+    fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    #[getter]
+    fn token(&self) -> u32 {
+        self.0.token
+    }
+
+    #[getter]
+    fn prompt_tokens(&self) -> usize {
+        self.0.prompt_tokens
+    }
+
+    #[getter]
+    fn prompt_tps(&self) -> f64 {
+        self.0.prompt_tps
+    }
+
+    #[getter]
+    fn generation_tokens(&self) -> u64 {
+        self.0.generation_tokens
+    }
+
+    #[getter]
+    fn generation_tps(&self) -> f64 {
+        self.0.generation_tps
+    }
+
+    #[getter]
+    fn finish_reason(&self) -> Option<&'static str> {
+        self.0.finish_reason.map(graft_lm::generate::FinishReason::name)
+    }
+}
+
+/// The tokens that follow a prompt.
+#[pyclass(name = "Generation", module = "mlx_graft._core", frozen)]
+pub(crate) struct PyGeneration(Owned<RefCell<Generation>>);
+
+#[pymethods]
+impl PyGeneration {
+    #[new]
+    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (
+        model, tokenizer, prompt, key, *, max_tokens, temp, top_p, min_p, min_tokens_to_keep,
+        top_k, xtc_probability, xtc_threshold, prefill_step_size
+    ))]
+    fn new(
+        py: Python<'_>,
+        model: &PyModel,
+        tokenizer: &PyTokenizer,
+        prompt: Vec<u32>,
+        key: In,
+        max_tokens: i64,
+        temp: f32,
+        top_p: f32,
+        min_p: f32,
+        min_tokens_to_keep: i32,
+        top_k: i32,
+        xtc_probability: f32,
+        xtc_threshold: f32,
+        prefill_step_size: usize,
+    ) -> PyResult<Self> {
+        let eos_token_ids: BTreeSet<u32> = tokenizer.0.eos_token_ids().clone();
+        let options = GenerateOptions {
+            max_tokens: u64::try_from(max_tokens).ok(),
+            sampler: SamplerOptions {
+                temp,
+                top_p,
+                min_p,
+                min_tokens_to_keep,
+                top_k,
+                xtc_probability,
+                xtc_threshold,
+            },
+            prefill_step_size,
+            eos_token_ids,
+            newline_tokens: tokenizer.0.encode("\n", false).map_err(lm_to_py)?,
+        };
+        let keys = KeySequence::from_state(key.into_array());
+        let (model, tokenizer) = (Rc::clone(model.model()?), Arc::clone(&tokenizer.0));
+        let generation =
+            without_gil(py, || Generation::new(model, tokenizer, &prompt, options, keys))
+                .map_err(lm_to_py)?;
+        Ok(Self(Owned::new("generation", RefCell::new(generation))))
+    }
+
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<PyGenerated>> {
+        let mut generation = self.0.get()?.borrow_mut();
+        let next = without_gil(py, || generation.next());
+        next.transpose().map(|token| token.map(PyGenerated)).map_err(lm_to_py)
+    }
+}

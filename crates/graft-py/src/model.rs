@@ -1,0 +1,220 @@
+//! `mlx_graft.Model`.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use graft_lm::adapter_config::AdapterConfig;
+use graft_lm::adapters;
+use graft_lm::args::{FineTuneType, LoraParameters, TrainArgs};
+use graft_lm::lora::{KeySequence, LoraOptions, apply_lora};
+use graft_lm::models::{KvCache, Model};
+use graft_lm::nn::{Context, Module, Param};
+use mlx_graft::Array;
+use pyo3::exceptions::{PyKeyError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::bridge::{In, Out, Owned, without_gil};
+use crate::error::{lm_to_py, to_py};
+use crate::{json, tree};
+
+/// A language model, loaded from a Hugging Face folder.
+#[pyclass(name = "Model", module = "mlx_graft", frozen)]
+pub(crate) struct PyModel(Owned<Rc<Model>>);
+
+impl PyModel {
+    pub(crate) fn model(&self) -> PyResult<&Rc<Model>> {
+        self.0.get()
+    }
+
+    fn named(&self, trainable: bool) -> PyResult<Vec<(String, Param)>> {
+        let params = self.model()?.decoder.params().into_iter();
+        Ok(params.filter(|(_, param)| !trainable || param.is_trainable()).collect())
+    }
+}
+
+fn values(params: Vec<(String, Param)>) -> impl Iterator<Item = (String, Array)> {
+    params.into_iter().map(|(name, param)| (name, param.get()))
+}
+
+#[pymethods]
+impl PyModel {
+    #[new]
+    fn new(py: Python<'_>, folder: PathBuf) -> PyResult<Self> {
+        let model = without_gil(py, || Model::load(&folder)).map_err(lm_to_py)?;
+        Ok(Self(Owned::new("model", Rc::new(model))))
+    }
+
+    #[pyo3(signature = (tokens, cache=None))]
+    fn __call__(&self, tokens: In, cache: Option<&PyCache>) -> PyResult<Out> {
+        let model = self.model()?;
+        if tokens.ndim() != 2 {
+            return Err(PyValueError::new_err(format!(
+                "tokens have shape {:?}, wanted (batch, length)",
+                tokens.shape()
+            )));
+        }
+        let ctx = Context::eval();
+        let logits = match cache {
+            None => model.decoder.forward(&tokens, None, &ctx),
+            Some(cache) => {
+                let mut layers = cache.0.get()?.borrow_mut();
+                if layers.len() != model.decoder.num_layers() {
+                    return Err(PyValueError::new_err(format!(
+                        "the cache is of a model with {} layers, this one has {}",
+                        layers.len(),
+                        model.decoder.num_layers()
+                    )));
+                }
+                model.decoder.forward(&tokens, Some(&mut layers), &ctx)
+            }
+        };
+        logits.map(Out).map_err(lm_to_py)
+    }
+
+    /// Keys and values of no tokens yet, for calls that go on from each other.
+    fn make_cache(&self) -> PyResult<PyCache> {
+        let layers = (0..self.model()?.decoder.num_layers()).map(|_| KvCache::new()).collect();
+        Ok(PyCache(Owned::new("cache", std::cell::RefCell::new(layers))))
+    }
+
+    fn parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        tree::nested(py, values(self.named(false)?))
+    }
+
+    fn trainable_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        tree::nested(py, values(self.named(true)?))
+    }
+
+    /// Replaces parameters by those of a nested dict, which may hold a part of them.
+    fn update(&self, parameters: &Bound<'_, PyAny>) -> PyResult<()> {
+        let params: std::collections::BTreeMap<_, _> = self.named(false)?.into_iter().collect();
+        let given = tree::flat(parameters)?;
+        for (name, array) in &given {
+            let param = params.get(name).ok_or_else(|| {
+                PyKeyError::new_err(format!("the model has no parameter {name:?}"))
+            })?;
+            let (found, wanted) = (array.shape(), param.get());
+            if found != wanted.shape() {
+                return Err(PyValueError::new_err(format!(
+                    "parameter {name:?} has shape {found:?}, wanted {:?}",
+                    wanted.shape()
+                )));
+            }
+        }
+        for (name, array) in given {
+            params[&name].set(array);
+        }
+        Ok(())
+    }
+
+    fn freeze(&self) -> PyResult<()> {
+        self.named(false)?.iter().for_each(|(_, param)| param.set_trainable(false));
+        Ok(())
+    }
+
+    /// Makes every floating-point parameter trainable; packed ones stay frozen.
+    fn unfreeze(&self) -> PyResult<()> {
+        for (name, param) in self.named(false)? {
+            let packed = name.ends_with(".scales") || name.ends_with(".biases");
+            param.set_trainable(param.get().dtype().is_floating() && !packed);
+        }
+        Ok(())
+    }
+
+    #[getter]
+    fn num_layers(&self) -> PyResult<usize> {
+        Ok(self.model()?.decoder.num_layers())
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> PyResult<i32> {
+        Ok(self.model()?.decoder.vocab_size())
+    }
+
+    #[getter]
+    fn model_type(&self) -> PyResult<&str> {
+        Ok(self.model()?.model_type())
+    }
+
+    #[getter]
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        json::to_python(py, &self.model()?.config)
+    }
+
+    /// Adds low-rank adapters; `state` is a key as in `mx.random.state`. Returns the next state.
+    fn apply_lora(
+        &self,
+        rank: usize,
+        scale: f64,
+        dropout: f64,
+        keys: Option<Vec<String>>,
+        num_layers: i64,
+        state: In,
+    ) -> PyResult<Out> {
+        if rank == 0 || !(0.0..1.0).contains(&dropout) {
+            return Err(PyValueError::new_err(format!(
+                "rank: found {rank}, wanted at least 1; dropout: found {dropout}, wanted from 0 to \
+                 below 1"
+            )));
+        }
+        let parameters = LoraParameters { rank, dropout, scale, keys };
+        let options = LoraOptions::new(&parameters, num_layers).map_err(lm_to_py)?;
+        let mut sequence = KeySequence::from_state(state.into_array());
+        let model = self.model()?;
+        apply_lora(&model.decoder, &options, &mut sequence).map_err(lm_to_py)?;
+        let adapters = TrainArgs {
+            lora_parameters: parameters,
+            num_layers,
+            ..TrainArgs::default()
+        };
+        model.adapters.replace(Some(AdapterConfig::from_args(&adapters)));
+        Ok(Out(sequence.state().clone()))
+    }
+
+    fn load_adapters(&self, folder: PathBuf) -> PyResult<()> {
+        adapters::load_adapters(self.model()?, &folder).map_err(lm_to_py)
+    }
+
+    fn save_adapters(&self, folder: PathBuf) -> PyResult<()> {
+        let model = self.model()?;
+        let config = model.adapters.borrow().clone().unwrap_or_else(|| {
+            // Without adapters, what is trained are whole layers.
+            AdapterConfig::from_args(&TrainArgs {
+                fine_tune_type: FineTuneType::Full,
+                num_layers: -1,
+                ..TrainArgs::default()
+            })
+        });
+        adapters::save_adapters(&model.decoder, &config, &folder).map_err(lm_to_py)?;
+        Ok(())
+    }
+
+    /// Writes all weights and config.json to a folder.
+    fn save_weights(&self, folder: PathBuf) -> PyResult<()> {
+        adapters::save_model(self.model()?, &folder).map_err(lm_to_py)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        let model = self.model()?;
+        Ok(format!("Model({:?}, layers={})", model.model_type(), model.decoder.num_layers()))
+    }
+}
+
+/// The keys and values of the tokens so far, of a model.
+#[pyclass(name = "KVCache", module = "mlx_graft", frozen)]
+pub(crate) struct PyCache(Owned<std::cell::RefCell<Vec<KvCache>>>);
+
+#[pymethods]
+impl PyCache {
+    /// The number of tokens held.
+    #[getter]
+    fn offset(&self) -> PyResult<i32> {
+        Ok(self.0.get()?.borrow().first().map_or(0, KvCache::offset))
+    }
+}
+
+/// The product of two arrays by the native kernel where it is the fastest.
+#[pyfunction]
+pub(crate) fn matmul(a: In, b: In) -> PyResult<Out> {
+    graft_kernels::matmul(&a, &b).map(Out).map_err(to_py)
+}

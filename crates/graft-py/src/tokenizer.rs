@@ -1,0 +1,95 @@
+//! `mlx_graft.Tokenizer`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use graft_lm::chat_template::ChatOptions;
+use graft_lm::tokenizer::Tokenizer;
+use pyo3::prelude::*;
+use serde_json::Value;
+
+use crate::error::lm_to_py;
+use crate::json::from_python;
+
+/// The tokenizer of a model folder, with the ids of transformers' ``AutoTokenizer``.
+#[pyclass(name = "Tokenizer", module = "mlx_graft", frozen)]
+pub(crate) struct PyTokenizer(pub(crate) Arc<Tokenizer>);
+
+#[pymethods]
+impl PyTokenizer {
+    #[new]
+    fn new(folder: PathBuf) -> PyResult<Self> {
+        Ok(Self(Arc::new(Tokenizer::load(&folder).map_err(lm_to_py)?)))
+    }
+
+    #[pyo3(signature = (text, add_special_tokens=true))]
+    fn encode(&self, text: &str, add_special_tokens: bool) -> PyResult<Vec<u32>> {
+        self.0.encode(text, add_special_tokens).map_err(lm_to_py)
+    }
+
+    #[pyo3(signature = (ids, skip_special_tokens=false))]
+    fn decode(&self, ids: Vec<u32>, skip_special_tokens: bool) -> PyResult<String> {
+        self.0.decode(&ids, skip_special_tokens).map_err(lm_to_py)
+    }
+
+    /// The text of a chat, or its ids with `tokenize`.
+    #[pyo3(signature = (messages, tools=None, add_generation_prompt=false, tokenize=true, **kwargs))]
+    fn apply_chat_template<'py>(
+        &self,
+        py: Python<'py>,
+        messages: &Bound<'py, PyAny>,
+        tools: Option<&Bound<'py, PyAny>>,
+        add_generation_prompt: bool,
+        tokenize: bool,
+        kwargs: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let variables = match kwargs.map(from_python).transpose()? {
+            Some(Value::Object(variables)) => variables,
+            _ => serde_json::Map::new(),
+        };
+        let options = ChatOptions {
+            tools: tools.map(from_python).transpose()?,
+            add_generation_prompt,
+            variables,
+            ..ChatOptions::default()
+        };
+        let messages = from_python(messages)?;
+        if tokenize {
+            let ids = self.0.encode_chat(&messages, &options).map_err(lm_to_py)?;
+            Ok(ids.into_pyobject(py)?.into_any())
+        } else {
+            let text = self.0.apply_chat_template(&messages, &options).map_err(lm_to_py)?;
+            Ok(text.into_pyobject(py)?.into_any())
+        }
+    }
+
+    #[getter]
+    fn chat_template(&self) -> Option<&str> {
+        self.0.chat_template()
+    }
+
+    #[getter]
+    fn eos_token_ids(&self) -> Vec<u32> {
+        self.0.eos_token_ids().iter().copied().collect()
+    }
+
+    #[getter]
+    fn bos_token_id(&self) -> Option<u32> {
+        self.0.bos_token_id()
+    }
+
+    #[getter]
+    fn eos_token_id(&self) -> Option<u32> {
+        self.0.eos_token_id()
+    }
+
+    #[getter]
+    fn pad_token_id(&self) -> Option<u32> {
+        self.0.pad_token_id()
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+}

@@ -1,0 +1,244 @@
+//! `mlx_graft.Trainer`.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use graft_lm::args::TrainArgs;
+use graft_lm::command::check_tokens;
+use graft_lm::progress::{Reporter, Silent, TrainReport, ValReport, default_reporter};
+use graft_lm::trainer::{Hooks, Trainer};
+use mlx_graft::{Array, Dtype, ops};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use serde_json::Value;
+
+use crate::bridge::{In, Out, Owned, without_gil};
+use crate::data::PyDataset;
+use crate::error::{lm_to_py, to_py};
+use crate::json::from_python;
+use crate::model::PyModel;
+
+/// Trains the trainable parameters of a model.
+#[pyclass(name = "Trainer", module = "mlx_graft._core", frozen)]
+pub(crate) struct PyTrainer {
+    trainer: Owned<RefCell<Trainer>>,
+    model: Py<PyModel>,
+}
+
+/// Passes the trainer's events on to Python callbacks, and watches for Ctrl-C.
+struct Callbacks<'a> {
+    inner: Box<dyn Reporter + Send>,
+    callbacks: &'a Py<PyList>,
+    /// The first exception of a callback, which ends the training.
+    failure: Option<PyErr>,
+}
+
+impl Callbacks<'_> {
+    fn call(&mut self, method: &str, fill: impl Fn(&Bound<'_, PyDict>) -> PyResult<()>) {
+        let done = Python::attach(|py| {
+            for callback in self.callbacks.bind(py) {
+                if let Some(method) = callback.getattr_opt(method)? {
+                    let info = PyDict::new(py);
+                    fill(&info)?;
+                    method.call1((info,))?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(failure) = done {
+            self.failure.get_or_insert(failure);
+        }
+    }
+}
+
+impl Reporter for Callbacks<'_> {
+    fn start(&mut self, iters: u64) {
+        self.inner.start(iters);
+    }
+
+    fn advance(&mut self) {
+        self.inner.advance();
+    }
+
+    fn train(&mut self, report: &TrainReport) {
+        self.inner.train(report);
+        // The keys of mlx-lm's `TrainingCallback`.
+        self.call("on_train_loss_report", |info| {
+            info.set_item("iteration", report.iteration)?;
+            info.set_item("train_loss", report.train_loss)?;
+            info.set_item("learning_rate", report.learning_rate)?;
+            info.set_item("iterations_per_second", report.iterations_per_second)?;
+            info.set_item("tokens_per_second", report.tokens_per_second)?;
+            info.set_item("trained_tokens", report.trained_tokens)?;
+            info.set_item("peak_memory", report.peak_memory_bytes as f64 / 1e9)
+        });
+    }
+
+    fn val_start(&mut self, batches: u64) {
+        self.inner.val_start(batches);
+    }
+
+    fn val_advance(&mut self) {
+        self.inner.val_advance();
+    }
+
+    fn val(&mut self, report: &ValReport) {
+        self.inner.val(report);
+        self.call("on_val_loss_report", |info| {
+            // As mlx-lm counts there: the iterations before the validation.
+            info.set_item("iteration", report.iteration - 1)?;
+            info.set_item("val_loss", report.val_loss)?;
+            info.set_item("val_time", report.seconds)
+        });
+    }
+
+    fn save(&mut self, path: &Path) {
+        self.inner.save(path);
+    }
+
+    fn message(&mut self, text: &str) {
+        self.inner.message(text);
+    }
+
+    fn warning(&mut self, text: &str) {
+        self.inner.warning(text);
+    }
+
+    fn done(&mut self) {
+        self.inner.done();
+    }
+}
+
+impl PyTrainer {
+    fn locked(&self) -> PyResult<std::cell::RefMut<'_, Trainer>> {
+        self.trainer.get()?.try_borrow_mut().map_err(|_| {
+            PyRuntimeError::new_err("the trainer is in use: a callback cannot train")
+        })
+    }
+}
+
+#[pymethods]
+impl PyTrainer {
+    /// Prepares to train `model`; `options` is a dict of mlx_lm.lora's keys.
+    #[new]
+    fn new(py: Python<'_>, model: Py<PyModel>, options: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let Value::Object(map) = from_python(options)? else {
+            return Err(PyValueError::new_err("the options of a trainer are a dict"));
+        };
+        let args = TrainArgs::from_map(map).map_err(lm_to_py)?;
+        let rc = Rc::clone(model.get().model()?);
+        let trainer = without_gil(py, || Trainer::new(rc, args)).map_err(lm_to_py)?;
+        Ok(Self { trainer: Owned::new("trainer", RefCell::new(trainer)), model })
+    }
+
+    /// Trains on one batch and returns its loss before the update.
+    fn step(&self, py: Python<'_>, tokens: In, lengths: In) -> PyResult<Out> {
+        let (tokens, lengths) = batch(&tokens, &lengths)?;
+        let mut trainer = self.locked()?;
+        let done = without_gil(py, || trainer.step(&tokens, &lengths));
+        done.map(|(loss, _)| Out(loss)).map_err(lm_to_py)
+    }
+
+    /// The mean loss per token over a data set.
+    #[pyo3(signature = (data, num_batches=-1))]
+    fn evaluate(&self, py: Python<'_>, data: &PyDataset, num_batches: i64) -> PyResult<f64> {
+        let mut trainer = self.locked()?;
+        check_tokens(&data.0, self.model.get().model()?).map_err(lm_to_py)?;
+        let limit = u64::try_from(num_batches).ok();
+        without_gil(py, || trainer.evaluate(&data.0, limit, &mut Silent)).map_err(lm_to_py)
+    }
+
+    /// Trains for the configured number of iterations.
+    #[pyo3(signature = (train, valid, callbacks, folder))]
+    fn fit(
+        &self,
+        py: Python<'_>,
+        train: &PyDataset,
+        valid: Option<&PyDataset>,
+        callbacks: Py<PyList>,
+        folder: Option<PathBuf>,
+    ) -> PyResult<()> {
+        let mut trainer = self.locked()?;
+        let valid = valid.map(|valid| &valid.0);
+        for data in [Some(&train.0), valid].into_iter().flatten() {
+            check_tokens(data, self.model.get().model()?).map_err(lm_to_py)?;
+        }
+        trainer.check(&train.0, valid).map_err(lm_to_py)?;
+        if let Some(folder) = &folder {
+            fs::create_dir_all(folder)?;
+        }
+        let inner = default_reporter();
+        let mut reporter = Callbacks { inner, callbacks: &callbacks, failure: None };
+        let failed = RefCell::new(None);
+        let done = without_gil(py, || {
+            let mut stop = || {
+                Python::attach(|py| match py.check_signals() {
+                    Ok(()) => false,
+                    Err(signal) => {
+                        failed.replace(Some(signal));
+                        true
+                    }
+                })
+            };
+            let hooks = Hooks { reporter: &mut reporter, interrupted: &mut stop, folder };
+            trainer.fit(&train.0, valid, hooks)
+        });
+        if let Some(failure) = reporter.failure {
+            return Err(failure);
+        }
+        done.map_err(lm_to_py)
+    }
+
+    /// Writes the trained weights and their configuration to a folder.
+    fn save(&self, folder: PathBuf) -> PyResult<()> {
+        self.locked()?.save(&folder).map(drop).map_err(lm_to_py)
+    }
+
+    #[getter]
+    fn learning_rate(&self) -> PyResult<f32> {
+        Ok(self.locked()?.learning_rate())
+    }
+
+    #[getter]
+    fn step_count(&self) -> PyResult<u64> {
+        Ok(self.locked()?.batches_seen())
+    }
+}
+
+/// Checks a batch: tokens int32 `(B, T)`; lengths `(B,)`, or `(B, 2)` with the first token that
+/// counts. Returns lengths of shape `(B, 2)`.
+fn batch(tokens: &Array, lengths: &Array) -> PyResult<(Array, Array)> {
+    let whole = |x: &Array| matches!(x.dtype(), Dtype::Int32 | Dtype::Uint32 | Dtype::Int64);
+    let (&[rows, length], true) = (tokens.shape(), whole(tokens)) else {
+        return Err(PyValueError::new_err(format!(
+            "tokens are {} of shape {:?}, wanted int32 of shape (batch, length)",
+            tokens.dtype(),
+            tokens.shape()
+        )));
+    };
+    if length < 2 {
+        return Err(PyValueError::new_err("tokens need at least two columns: inputs and targets"));
+    }
+    let int32 = |x: &Array| {
+        if x.dtype() == Dtype::Int32 { Ok(x.clone()) } else { ops::astype(x, Dtype::Int32) }
+    };
+    let tokens = int32(tokens).map_err(to_py)?;
+    let lengths = match lengths.shape() {
+        &[n] if n == rows && whole(lengths) => {
+            let ends = ops::expand_dims(&int32(lengths).map_err(to_py)?, 1).map_err(to_py)?;
+            let starts = ops::zeros_like(&ends).map_err(to_py)?;
+            ops::concatenate_axis(&[&starts, &ends], 1).map_err(to_py)?
+        }
+        &[n, 2] if n == rows && whole(lengths) => int32(lengths).map_err(to_py)?,
+        shape => {
+            return Err(PyValueError::new_err(format!(
+                "lengths are {} of shape {shape:?}, wanted int32 of shape ({rows},) or ({rows}, 2)",
+                lengths.dtype()
+            )));
+        }
+    };
+    Ok((tokens, lengths))
+}

@@ -1,0 +1,42 @@
+"""The command `graft`."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+_USAGE = """\
+usage: graft <command> [flags]
+
+commands:
+  train     fine-tune a model, with the flags of mlx_lm.lora
+  generate  generate text, with the flags of mlx_lm.generate
+
+`graft <command> --help` lists the flags.
+"""
+
+
+def main() -> int:
+    """Runs a command and returns its exit code."""
+    name, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if name in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0
+    if name == "--version":
+        from mlx_graft import __version__
+
+        print(f"graft {__version__}")
+        return 0
+    if name not in ("train", "generate"):
+        found = f"unknown command {name!r}\n" if name else ""
+        print(f"{found}{_USAGE}", end="", file=sys.stderr)
+        return 2
+    from mlx_graft import _core, hub
+
+    run = _core.train if name == "train" else _core.generate
+    return run([f"graft {name}", *arguments], hub.resolve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

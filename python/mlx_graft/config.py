@@ -1,0 +1,65 @@
+"""The options of training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass
+class TrainConfig:
+    """The options of a `Trainer`: names and defaults are those of `mlx_lm.lora`.
+
+    Attributes:
+        learning_rate: The learning rate when there is no `lr_schedule`.
+        iters: Iterations, one batch each.
+        batch_size: Rows in a batch.
+        optimizer: `adam` or `adamw`.
+        optimizer_config: Options by optimizer, such as `{"adamw": {"weight_decay": 0.1}}`.
+        val_batches: Batches of a validation, -1 for the whole set.
+        test_batches: Batches of a test, -1 for the whole set.
+        steps_per_report: Iterations between reports of the training loss.
+        steps_per_eval: Iterations between validations.
+        save_every: Iterations between saves.
+        adapter_path: Where `Trainer.fit` writes adapters and `metrics.jsonl`; nowhere if `None`.
+        max_seq_length: Longer rows are cut to this many tokens.
+        grad_checkpoint: Whether layers are computed again in the backward pass.
+        grad_accumulation_steps: Batches whose gradients are averaged into one update.
+        lr_schedule: mlx-lm's `name`, `arguments`, `warmup` and `warmup_init`.
+        clear_cache_threshold: Free the allocator's cache when it holds more bytes than this.
+        memory_limit: The memory limit of MLX in bytes, or as text such as `8GB`.
+        cache_limit: The most bytes that MLX keeps for reuse.
+        seed: The seed of the order of batches and of dropout.
+    """
+
+    learning_rate: float = 1e-5
+    iters: int = 1000
+    batch_size: int = 4
+    optimizer: str = "adam"
+    optimizer_config: dict[str, dict[str, Any]] = field(default_factory=dict)
+    val_batches: int = 25
+    test_batches: int = 500
+    steps_per_report: int = 10
+    steps_per_eval: int = 200
+    save_every: int = 100
+    adapter_path: str | Path | None = None
+    max_seq_length: int = 2048
+    grad_checkpoint: bool = False
+    grad_accumulation_steps: int = 1
+    lr_schedule: dict[str, Any] | None = None
+    clear_cache_threshold: int = 0
+    memory_limit: int | str | None = None
+    cache_limit: int | str | None = None
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the options that are set, as a YAML file of `mlx_lm.lora` has them."""
+        options = {key: value for key, value in asdict(self).items() if value is not None}
+        if not self.optimizer_config:
+            del options["optimizer_config"]
+        if self.adapter_path is not None:
+            options["adapter_path"] = str(self.adapter_path)
+        return options

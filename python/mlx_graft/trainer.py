@@ -1,0 +1,99 @@
+"""The trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_graft._core import Dataset, Model
+from mlx_graft._core import Trainer as _Trainer
+from mlx_graft.config import TrainConfig
+
+__all__ = ["Trainer"]
+
+Rows = Dataset | Sequence[Sequence[int]]
+
+
+def _dataset(rows: Rows) -> Dataset:
+    if isinstance(rows, Dataset):
+        return rows
+    return Dataset.from_tokens([list(row) for row in rows])
+
+
+class Trainer:
+    """Trains the trainable parameters of a model.
+
+    Forward, backward and the update of all parameters are one compiled graph with one evaluation.
+
+    Example:
+        >>> trainer = Trainer(model, TrainConfig(learning_rate=1e-4))  # doctest: +SKIP
+        >>> loss = trainer.step(tokens, lengths)  # doctest: +SKIP
+
+    Raises:
+        ValueError: An option is wrong, or the model has no trainable parameters.
+    """
+
+    def __init__(self, model: Model, config: TrainConfig | None = None) -> None:
+        self.config = config or TrainConfig()
+        self._trainer = _Trainer(model, self.config.to_dict())
+
+    def step(self, tokens: mx.array, lengths: mx.array) -> mx.array:
+        """Trains on one batch.
+
+        Args:
+            tokens: int32 `(B, T)`.
+            lengths: int32 `(B,)`, the length of each row, or `(B, 2)`, the first token that counts
+                as a target and the length; what lies outside is padding.
+
+        Returns:
+            The mean loss per token before the update, a float32 scalar.
+
+        Raises:
+            FloatingPointError: The loss is NaN or infinite; the parameters are then as before.
+        """
+        return self._trainer.step(tokens, lengths)
+
+    def evaluate(self, data: Rows, num_batches: int = -1) -> float:
+        """Returns the mean loss per token over a data set, or over some batches of it."""
+        return self._trainer.evaluate(_dataset(data), num_batches)
+
+    def fit(
+        self, train: Rows, valid: Rows | None = None, callbacks: Sequence[Any] = ()
+    ) -> None:
+        """Trains for `config.iters` iterations, with validation, reports and saves.
+
+        Args:
+            train: The training data: a `Dataset`, or rows of tokens.
+            valid: The validation data.
+            callbacks: Objects with `on_train_loss_report(info)` or `on_val_loss_report(info)`, as
+                mlx-lm's `TrainingCallback`. An exception of theirs ends the training.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; the step was finished, and what was reached is
+                saved if there is an `adapter_path`.
+            FloatingPointError: The loss is NaN or infinite.
+        """
+        folder = self.config.adapter_path
+        self._trainer.fit(
+            _dataset(train),
+            None if valid is None else _dataset(valid),
+            list(callbacks),
+            None if folder is None else Path(folder),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `adapters.safetensors` and `adapter_config.json`, as mlx-lm has them."""
+        self._trainer.save(Path(folder))
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next update."""
+        return self._trainer.learning_rate
+
+    @property
+    def step_count(self) -> int:
+        """The number of batches trained on."""
+        return self._trainer.step_count
