@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlx_graft._core import check_options
+
 __all__ = ["TrainConfig"]
 
 
@@ -33,6 +35,9 @@ class TrainConfig:
         memory_limit: The memory limit of MLX in bytes, or as text such as `8GB`.
         cache_limit: The most bytes that MLX keeps for reuse.
         seed: The seed of the order of batches and of dropout.
+
+    Raises:
+        ValueError: A value cannot be; the message says what was found and what is wanted.
     """
 
     learning_rate: float = 1e-5
@@ -54,6 +59,9 @@ class TrainConfig:
     memory_limit: int | str | None = None
     cache_limit: int | str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_options(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the options that are set, as a YAML file of `mlx_lm.lora` has them."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
+from mlx_graft import random_state
 from mlx_graft._core import Generation, GenerationResponse, Model, Tokenizer
 
 __all__ = ["generate", "stream_generate"]
@@ -53,13 +54,13 @@ def stream_generate(
         bos = tokenizer.bos_token_id
         special = bos is None or not prompt.startswith(tokenizer.decode([bos]))
         prompt = tokenizer.encode(prompt, add_special_tokens=special)
-    keys = mx.random.split(mx.random.state[0])
-    mx.random.state[0] = keys[0]
+    key = mx.random.split(random_state.current())[1]
+    random_state.advance(1)
     yield from Generation(
         model,
         tokenizer,
         list(prompt),
-        keys[1],
+        key,
         max_tokens=max_tokens,
         temp=temp,
         top_p=top_p,

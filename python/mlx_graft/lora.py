@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mlx.core as mx
-
+from mlx_graft import random_state
 from mlx_graft._core import Model
 
 __all__ = ["apply_lora"]
@@ -35,7 +34,7 @@ def apply_lora(
     Raises:
         ValueError: More layers than there are, a key that matches none, or adapters already there.
     """
-    state = mx.random.state
-    state[0] = model.apply_lora(
-        rank, scale, dropout, None if keys is None else list(keys), num_layers, state[0]
-    )
+    names = None if keys is None else list(keys)
+    state = random_state.current()
+    drawn = model.apply_lora(rank, scale, dropout, names, num_layers, state)
+    random_state.advance(drawn)

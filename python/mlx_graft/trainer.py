@@ -67,7 +67,7 @@ class Trainer:
 
         Args:
             train: The training data: a `Dataset`, or rows of tokens.
-            valid: The validation data.
+            valid: The validation data; without rows there is no validation.
             callbacks: Objects with `on_train_loss_report(info)` or `on_val_loss_report(info)`, as
                 mlx-lm's `TrainingCallback`. An exception of theirs ends the training.
 
@@ -79,7 +79,7 @@ class Trainer:
         folder = self.config.adapter_path
         self._trainer.fit(
             _dataset(train),
-            None if valid is None else _dataset(valid),
+            None if valid is None or len(valid) == 0 else _dataset(valid),
             list(callbacks),
             None if folder is None else Path(folder),
         )

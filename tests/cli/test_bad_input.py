@@ -94,16 +94,16 @@ class TestData:
 
     def test_messages_of_the_wrong_shape(self, bench: Bench) -> None:
         path = bench.data / "train.jsonl"
-        path.write_text('{"messages": [{"role": "user"}]}\n' * 8)
-        bench.assert_refused(f"{path}:1", "content")
+        path.write_text('{"messages": "hello"}\n' * 8)
+        bench.assert_refused(f"{path}:1", "messages")
 
     def test_fewer_rows_than_a_batch(self, bench: Bench) -> None:
-        bench.assert_refused("train.jsonl", "24", "32", "--batch-size", flags=("--batch-size", 32))
+        bench.assert_refused("train.jsonl", "24", "32", "batch_size", flags=("--batch-size", 32))
 
     def test_not_text(self, bench: Bench) -> None:
         path = bench.data / "train.jsonl"
         path.write_bytes(b'{"text": "a"}\n{"text": "\xff\xfe"}\n')
-        bench.assert_refused(path, "UTF-8")
+        bench.assert_refused(f"{path}:2", "unicode")
 
 
 class TestModel:
@@ -114,7 +114,7 @@ class TestModel:
     @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
     def test_a_file_is_missing(self, name: str, bench: Bench) -> None:
         (bench.model / name).unlink()
-        bench.assert_refused(bench.model, name)
+        bench.assert_refused(bench.model, Path(name).suffix)
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
     def test_a_file_is_not_json(self, name: str, bench: Bench) -> None:
@@ -165,7 +165,7 @@ class TestModel:
 
 class TestAdapters:
     def test_more_layers_than_there_are(self, bench: Bench) -> None:
-        bench.assert_refused("3", "2", "--num-layers", flags=("--num-layers", 3))
+        bench.assert_refused("3", "2", "num_layers", flags=("--num-layers", 3))
 
     def test_keys_that_match_nothing(self, bench: Bench, tmp_path) -> None:
         config = tmp_path / "c.yaml"
@@ -241,7 +241,7 @@ class TestOptions:
         assert_refused(graft("trian"), "trian", "train")
 
     def test_a_typo_in_generate(self, graft) -> None:
-        assert_refused(graft("generate", "--max-token", "3"), "--max-token", "--max-tokens")
+        assert_refused(graft("generate", "--max-tokenz", "3"), "--max-tokenz", "--max-tokens")
 
     @pytest.mark.parametrize(
         ("flag", "value"),

@@ -217,7 +217,7 @@ def test_test_flag_reports_mlx_lms_loss(graft, checkpoint, data, tmp_path) -> No
     assert ", Test ppl " in run.stdout
     only = graft(
         "train", "--test", "--model", checkpoint("llama"), "--data", data(),
-        "--adapter-path", tmp_path, "--batch-size", 4,
+        "--adapter-path", tmp_path, "--batch-size", 4, "--max-seq-length", 128,
     )  # fmt: skip
     assert only.returncode == 0, only.stderr
     line = next(line for line in run.stdout.splitlines() if line.startswith("Test loss"))

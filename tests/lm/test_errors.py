@@ -25,7 +25,7 @@ def test_no_model_folder(tmp_path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_missing_files(name: str, folder) -> None:
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
+    with pytest.raises(FileNotFoundError, match=Path(name).suffix):
         mg.load(folder)
 
 
@@ -71,7 +71,7 @@ def test_adapter_of_another_model(checkpoint, tmp_path) -> None:
     one, _ = mg.load(checkpoint("llama"))
     mg.apply_lora(one, num_layers=2)
     one.save_adapters(tmp_path)
-    with pytest.raises(ValueError, match="lora_a"):
+    with pytest.raises(ValueError, match=r"lora_[ab].*shape"):
         mg.load(checkpoint("mistral"), adapter_path=tmp_path)
 
 
@@ -87,15 +87,24 @@ def test_offline(monkeypatch, tmp_path) -> None:
 
 
 def test_a_typo_in_the_training_configuration() -> None:
-    with pytest.raises((TypeError, ValueError), match="learning_rate"):
+    with pytest.raises((TypeError, ValueError), match="learning_rat"):
         mg.TrainConfig(learning_rat=1e-4)
 
 
-def test_a_value_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="batch_size"):
-        mg.TrainConfig(batch_size=0)
-    with pytest.raises(ValueError, match="adam"):
-        mg.TrainConfig(optimizer="adamm")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"optimizer": "adamm"}, "adam"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"lr_schedule": {"name": "cosine", "arguments": [1.0]}}, "cosine_decay"),
+    ],
+)
+def test_a_value_that_cannot_be(options: dict[str, object], says: str, checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(model, num_layers=1)
+    with pytest.raises(ValueError, match=says):
+        mg.Trainer(model, mg.TrainConfig(**options))
 
 
 def test_nan_loss(checkpoint) -> None:

@@ -8,28 +8,32 @@ use crate::{Error, Result};
 
 /// Keys drawn one after the other from a seed, in the order of `mx.random`.
 #[derive(Debug, Clone)]
-pub struct KeySequence(Array);
+pub struct KeySequence {
+    state: Array,
+    drawn: usize,
+}
 
 impl KeySequence {
     /// The sequence that `mx.random.seed(seed)` starts.
     pub fn new(seed: u64) -> Result<Self> {
-        Ok(Self(random::key(seed)?))
+        Ok(Self::from_state(random::key(seed)?))
     }
 
     /// The sequence that goes on from a state, as in `mx.random.state[0]`.
     pub fn from_state(state: Array) -> Self {
-        Self(state)
+        Self { state, drawn: 0 }
     }
 
-    /// The state.
-    pub fn state(&self) -> &Array {
-        &self.0
+    /// How many keys have been drawn.
+    pub fn drawn(&self) -> usize {
+        self.drawn
     }
 
     /// The next key.
     pub fn next_key(&mut self) -> Result<Array> {
-        let (state, key) = random::split(&self.0)?;
-        self.0 = state;
+        let (state, key) = random::split(&self.state)?;
+        self.state = state;
+        self.drawn += 1;
         Ok(key)
     }
 }

@@ -43,6 +43,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(live_handles, module)?)?;
     module.add_function(wrap_pyfunction!(resolve_model, module)?)?;
     module.add_function(wrap_pyfunction!(model::matmul, module)?)?;
+    module.add_function(wrap_pyfunction!(trainer::check_options, module)?)?;
     module.add_function(wrap_pyfunction!(cli::train, module)?)?;
     module.add_function(wrap_pyfunction!(cli::generate, module)?)?;
     module.add_class::<model::PyModel>()?;

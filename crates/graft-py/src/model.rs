@@ -10,7 +10,7 @@ use graft_lm::lora::{KeySequence, LoraOptions, apply_lora};
 use graft_lm::models::{KvCache, Model};
 use graft_lm::nn::{Context, Module, Param};
 use mlx_graft::Array;
-use pyo3::exceptions::{PyKeyError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::bridge::{In, Out, Owned, without_gil};
@@ -91,7 +91,7 @@ impl PyModel {
         let given = tree::flat(parameters)?;
         for (name, array) in &given {
             let param = params.get(name).ok_or_else(|| {
-                PyKeyError::new_err(format!("the model has no parameter {name:?}"))
+                PyValueError::new_err(format!("the model has no parameter {name:?}"))
             })?;
             let (found, wanted) = (array.shape(), param.get());
             if found != wanted.shape() {
@@ -121,6 +121,13 @@ impl PyModel {
         Ok(())
     }
 
+    /// The parameters of each block.
+    #[getter]
+    fn layers<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let decoder = &self.model()?.decoder;
+        (0..decoder.num_layers()).map(|i| tree::nested(py, values(decoder.layer(i).params()))).collect()
+    }
+
     #[getter]
     fn num_layers(&self) -> PyResult<usize> {
         Ok(self.model()?.decoder.num_layers())
@@ -141,7 +148,8 @@ impl PyModel {
         json::to_python(py, &self.model()?.config)
     }
 
-    /// Adds low-rank adapters; `state` is a key as in `mx.random.state`. Returns the next state.
+    /// Adds low-rank adapters, drawn from `state`, a key as in `mx.random.state`. Returns how many
+    /// keys were drawn.
     fn apply_lora(
         &self,
         rank: usize,
@@ -150,7 +158,7 @@ impl PyModel {
         keys: Option<Vec<String>>,
         num_layers: i64,
         state: In,
-    ) -> PyResult<Out> {
+    ) -> PyResult<usize> {
         if rank == 0 || !(0.0..1.0).contains(&dropout) {
             return Err(PyValueError::new_err(format!(
                 "rank: found {rank}, wanted at least 1; dropout: found {dropout}, wanted from 0 to \
@@ -168,7 +176,7 @@ impl PyModel {
             ..TrainArgs::default()
         };
         model.adapters.replace(Some(AdapterConfig::from_args(&adapters)));
-        Ok(Out(sequence.state().clone()))
+        Ok(sequence.drawn())
     }
 
     fn load_adapters(&self, folder: PathBuf) -> PyResult<()> {

@@ -112,6 +112,19 @@ impl Reporter for Callbacks<'_> {
     }
 }
 
+fn train_args(options: &Bound<'_, PyAny>) -> PyResult<TrainArgs> {
+    match from_python(options)? {
+        Value::Object(map) => TrainArgs::from_map(map).map_err(lm_to_py),
+        _ => Err(PyValueError::new_err("the options of a trainer are a dict")),
+    }
+}
+
+/// Fails if an option of training is wrong.
+#[pyfunction]
+pub(crate) fn check_options(options: &Bound<'_, PyAny>) -> PyResult<()> {
+    train_args(options).map(drop)
+}
+
 impl PyTrainer {
     fn locked(&self) -> PyResult<std::cell::RefMut<'_, Trainer>> {
         self.trainer.get()?.try_borrow_mut().map_err(|_| {
@@ -125,10 +138,7 @@ impl PyTrainer {
     /// Prepares to train `model`; `options` is a dict of mlx_lm.lora's keys.
     #[new]
     fn new(py: Python<'_>, model: Py<PyModel>, options: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let Value::Object(map) = from_python(options)? else {
-            return Err(PyValueError::new_err("the options of a trainer are a dict"));
-        };
-        let args = TrainArgs::from_map(map).map_err(lm_to_py)?;
+        let args = train_args(options)?;
         let rc = Rc::clone(model.get().model()?);
         let trainer = without_gil(py, || Trainer::new(rc, args)).map_err(lm_to_py)?;
         Ok(Self { trainer: Owned::new("trainer", RefCell::new(trainer)), model })

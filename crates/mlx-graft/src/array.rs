@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 
 use crate::handles::Live;
-use crate::{Dtype, Element, Error, Result, call, fork, ops, sys};
+use crate::{Dtype, Element, Error, Result, call, ops, sys};
 
 /// An MLX array.
 ///
@@ -183,7 +183,6 @@ impl Array {
     /// What MLX reports, or a failed kernel of an operation written in Rust.
     pub fn eval(&self) -> Result<()> {
         const OP: &str = "eval";
-        fork::check(OP)?;
         // SAFETY: the handle is live.
         call::with_closures(OP, || unsafe { sys::mlx_array_eval(self.raw) })
     }

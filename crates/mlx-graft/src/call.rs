@@ -5,26 +5,25 @@ use std::ffi::{CString, c_int};
 use std::ptr::null_mut;
 use std::sync::Once;
 
-use crate::{Array, Error, Result, VectorArray, error, stream, sys};
+use crate::{Array, Error, Result, VectorArray, error, fork, stream, sys};
 
 static READY: Once = Once::new();
 
-/// Makes errors readable before the first call: mlx-c's default handler ends the process.
+/// Makes errors readable before the first call: mlx-c's default handler ends the process. From
+/// then on a fork is noticed.
 pub(crate) fn ready() {
     READY.call_once(|| {
         // SAFETY: installs a handler that only stores into thread-local memory.
         unsafe { sys::graft_error_install() };
+        fork::watch();
     });
 }
 
 /// Runs one C call and turns a non-zero status into the error of this thread.
 pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
     ready();
-    if f() == 0 {
-        Ok(())
-    } else {
-        Err(Error::last(op))
-    }
+    fork::check(op)?;
+    if f() == 0 { Ok(()) } else { Err(Error::last(op)) }
 }
 
 /// Runs a call that runs caller's code and may leave a stale failure behind.

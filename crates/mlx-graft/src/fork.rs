@@ -23,6 +23,5 @@ pub(crate) fn watch() {
 
 /// Fails in a forked child.
 pub(crate) fn check(op: &'static str) -> Result<()> {
-    watch();
     if FORKED.load(Ordering::Relaxed) { Err(Error::Forked(op)) } else { Ok(()) }
 }

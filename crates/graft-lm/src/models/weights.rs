@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use mlx_graft::{Array, Dtype, io};
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
 use crate::nn::{
@@ -225,8 +225,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     if found.is_empty() {
         return Err(Error::not_found(
             folder,
-            "no model*.safetensors here. The folder must hold the weights as safetensors; \
-             weights in other formats can be converted with `mlx_lm.convert`.",
+            "no model.safetensors and no shards (model-*.safetensors) here. Weights in other \
+             formats can be converted with `mlx_lm.convert`.",
         ));
     }
     Ok(found)
@@ -249,11 +249,11 @@ pub(crate) fn check_header(path: &Path) -> Result<()> {
     if header > length - 8 {
         return broken(format!("has {length} bytes, and its header alone says {header}"));
     }
-    let mut bytes = prefix.to_vec();
-    bytes.resize(8 + header as usize, 0);
-    file.read_exact(&mut bytes[8..]).map_err(Error::io(path))?;
-    let metadata = match SafeTensors::read_metadata(&bytes) {
-        Ok((_, metadata)) => metadata,
+    let mut bytes = vec![0; header as usize];
+    file.read_exact(&mut bytes).map_err(Error::io(path))?;
+    // Deserialising checks dtypes, shapes and offsets against each other.
+    let metadata: Metadata = match serde_json::from_slice(&bytes) {
+        Ok(metadata) => metadata,
         Err(e) => return broken(format!("has a broken header ({e})")),
     };
     let wanted = 8 + header + metadata.data_len() as u64;

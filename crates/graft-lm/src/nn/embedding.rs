@@ -41,7 +41,7 @@ pub struct AdaptedEmbedding {
 impl Embedding {
     /// A table of shape `(V, D)`.
     pub fn dense(weight: Array) -> Self {
-        Self::from_kind(EmbeddingKind::Dense(Param::frozen(weight)))
+        Self::from_kind(EmbeddingKind::Dense(Param::trainable(weight)))
     }
 
     /// An embedding of the given kind.

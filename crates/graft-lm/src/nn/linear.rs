@@ -95,9 +95,24 @@ pub struct Adapted {
 }
 
 impl QuantizedWeight {
-    /// The weight itself, of shape `(O, I)`, in the dtype of the scales.
-    pub fn dequantize(&self) -> Result<Array> {
-        self.dequantize_rows(&self.weight.get(), &self.scales.get(), self.bias_rows().as_ref())
+    /// The weight itself, float32 of shape `(O, I)`: in halves it would be rounded once more.
+    fn dequantize_wide(&self) -> Result<Array> {
+        let q = &self.quantization;
+        let wide = |x: Array| match x.dtype() {
+            // The scales of the floating-point modes are packed themselves.
+            Dtype::Uint8 => Ok(x),
+            _ => ops::astype(&x, Dtype::Float32),
+        };
+        Ok(ops::dequantize(
+            &self.weight.get(),
+            &wide(self.scales.get())?,
+            self.bias_rows().map(wide).transpose()?.as_ref(),
+            Some(q.group_size),
+            Some(q.bits),
+            &q.mode,
+            None,
+            Some(Dtype::Float32),
+        )?)
     }
 
     /// The `biases`, where the mode has them.
@@ -123,7 +138,9 @@ impl QuantizedWeight {
         // matrix product pays as soon as there are a few rows.
         let rows = x.size() / (*x.shape().last().unwrap_or(&1)).max(1) as usize;
         if rows > 4 && graft_kernels::is_active()? {
-            return matmul(x, &ops::transpose(&self.dequantize()?)?);
+            let weight = ops::transpose(&self.dequantize_wide()?)?;
+            let product = matmul(&ops::astype(x, Dtype::Float32)?, &weight)?;
+            return Ok(ops::astype(&product, x.dtype())?);
         }
         let q = &self.quantization;
         Ok(ops::quantized_matmul(
@@ -147,8 +164,8 @@ impl QuantizedWeight {
 impl Linear {
     /// A dense layer from a weight of shape `(O, I)` and a bias of shape `(O,)`.
     pub fn dense(weight: Array, bias: Option<Array>) -> Self {
-        let bias = bias.map(Param::frozen);
-        Self::from_kind(LinearKind::Dense(Dense { weight: Param::frozen(weight), bias }))
+        let bias = bias.map(Param::trainable);
+        Self::from_kind(LinearKind::Dense(Dense { weight: Param::trainable(weight), bias }))
     }
 
     /// A layer of the given kind.

@@ -16,7 +16,7 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// A norm with the given weight, of shape `(D,)`.
     pub fn new(weight: Array, eps: f32) -> Self {
-        Self { weight: Param::frozen(weight), eps }
+        Self { weight: Param::trainable(weight), eps }
     }
 
     /// Normalises the last axis of `x`, of shape `(..., D)`.

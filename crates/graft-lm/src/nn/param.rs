@@ -18,12 +18,12 @@ struct Inner {
 }
 
 impl Param {
-    /// A weight that is not trained until [`Param::set_trainable`] says so.
+    /// A weight that is not trained until [`Param::set_trainable`] says so, as packed ones are.
     pub fn frozen(value: Array) -> Self {
         Self(Rc::new(Inner { value: RefCell::new(value), trainable: Cell::new(false) }))
     }
 
-    /// A weight that is trained.
+    /// A weight that is trained, as in `mlx.nn` all are that nobody froze.
     pub fn trainable(value: Array) -> Self {
         let param = Self::frozen(value);
         param.set_trainable(true);

@@ -1,7 +1,7 @@
 //! Evaluation of several arrays at once.
 #![allow(unsafe_code)]
 
-use crate::{Array, Result, VectorArray, call, fork, sys};
+use crate::{Array, Result, VectorArray, call, sys};
 
 /// Computes the arrays, and waits.
 ///
@@ -20,7 +20,6 @@ use crate::{Array, Result, VectorArray, call, fork, sys};
 /// ```
 pub fn eval<A: AsRef<Array>>(arrays: &[A]) -> Result<()> {
     const OP: &str = "eval";
-    fork::check(OP)?;
     let list = VectorArray::from_arrays(arrays)?;
     // SAFETY: the list is live.
     call::with_closures(OP, || unsafe { sys::mlx_eval(list.as_raw()) })
@@ -34,7 +33,6 @@ pub fn eval<A: AsRef<Array>>(arrays: &[A]) -> Result<()> {
 /// What MLX reports.
 pub fn async_eval<A: AsRef<Array>>(arrays: &[A]) -> Result<()> {
     const OP: &str = "async_eval";
-    fork::check(OP)?;
     let list = VectorArray::from_arrays(arrays)?;
     // SAFETY: the list is live.
     call::with_closures(OP, || unsafe { sys::mlx_async_eval(list.as_raw()) })
