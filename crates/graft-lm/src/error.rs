@@ -47,6 +47,9 @@ pub enum Error {
     /// The loss became NaN or infinite, so that going on would destroy the weights.
     #[error("{0}")]
     NonFiniteLoss(String),
+    /// There is not enough memory for what was asked.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// The user asked to stop; what was reached is saved.
     #[error("{0}")]
     Interrupted(String),
@@ -97,6 +100,7 @@ impl Error {
                 _ => ErrorKind::Runtime,
             },
             Self::NonFiniteLoss(_) => ErrorKind::FloatingPoint,
+            Self::OutOfMemory(_) => ErrorKind::Memory,
             Self::Interrupted(_) => ErrorKind::Interrupt,
         }
     }

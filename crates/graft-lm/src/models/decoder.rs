@@ -272,6 +272,20 @@ impl Decoder {
         &self.model.layers[index]
     }
 
+    /// The bytes that a pass over tokens of shape `(batch, length)` holds at once on a CPU, at the
+    /// very least: logits, and the attention's weights of every block that the backward pass
+    /// keeps.
+    pub fn least_bytes(&self, batch: i32, length: i32, backward: bool) -> u64 {
+        let number = |x: i32| u64::try_from(x).unwrap_or(0);
+        let config = &self.config;
+        let kept = if backward && !self.grad_checkpoint.get() { config.num_layers as u64 } else { 1 };
+        let weights = number(config.num_heads) * number(length) * number(length);
+        let logits = number(length) * number(config.vocab_size);
+        // The backward pass has the logits and their gradient.
+        let copies = if backward { 2 } else { 1 };
+        4 * number(batch) * (kept * weights + copies * logits)
+    }
+
     /// The number of elements that the packed weight of this name stands for.
     pub fn unpacked_size(&self, name: &str) -> usize {
         struct Find<'a>(&'a str, usize);

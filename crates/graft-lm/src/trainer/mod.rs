@@ -2,6 +2,7 @@
 
 mod flat;
 mod loss;
+mod memory_check;
 mod optimizer;
 mod step;
 
@@ -13,6 +14,7 @@ use mlx_graft::memory::{self, LimitGuard};
 use mlx_graft::{Array, ops, transforms};
 
 pub use loss::next_token_loss;
+use memory_check::MemoryCheck;
 pub use step::{Step, StepOutput};
 
 use crate::adapter_config::AdapterConfig;
@@ -34,6 +36,7 @@ pub struct Trainer {
     step: Step,
     batches_seen: u64,
     rng: BatchRng,
+    memory: MemoryCheck,
     _limits: LimitGuard,
 }
 
@@ -70,7 +73,8 @@ impl Trainer {
         let step = Step::new(&model, options, every, u64::from(args.seed))?;
         let schedule = args.lr_schedule.as_ref().map(Schedule::new).transpose()?;
         let rng = BatchRng::new(args.seed);
-        Ok(Self { model, args, schedule, step, batches_seen: 0, rng, _limits: limits })
+        let memory = MemoryCheck::default();
+        Ok(Self { model, args, schedule, step, batches_seen: 0, rng, memory, _limits: limits })
     }
 
     /// The options.
@@ -99,6 +103,8 @@ impl Trainer {
     /// # Errors
     /// [`Error::NonFiniteLoss`] if the loss is NaN or infinite; the weights are then as before.
     pub fn step(&mut self, tokens: &Array, lengths: &Array) -> Result<(Array, u64)> {
+        let limit = self.args.memory_limit;
+        self.memory.check(&self.model.decoder, tokens, limit, true)?;
         self.batches_seen += 1;
         let update = self.batches_seen.is_multiple_of(self.args.grad_accumulation_steps);
         let out = self.step.run(tokens, lengths, self.learning_rate(), update)?;
@@ -265,12 +271,14 @@ pub fn evaluate(
     reporter: &mut dyn Reporter,
 ) -> Result<f64> {
     let mut batches = Batches::new(data, args.batch_size, args.max_seq_length, false)?;
+    let mut memory = MemoryCheck::default();
     let count = limit.unwrap_or(u64::MAX).min(batches.per_epoch() as u64);
     reporter.val_start(count);
     let (mut total, mut tokens) = (Array::scalar(0.0_f32)?, Array::scalar(0_i32)?);
     for _ in 0..count {
         let Some(batch) = batches.next(data, rng) else { break };
         let (inputs, lengths) = arrays(&batch, reporter)?;
+        memory.check(&model.decoder, &inputs, args.memory_limit, false)?;
         let (loss, n) = next_token_loss(&model.decoder, &inputs, &lengths, &Context::eval())?;
         total = ops::add(&total, &ops::multiply(&loss, &n)?)?;
         tokens = ops::add(&tokens, &n)?;
