@@ -68,11 +68,7 @@ fn build() -> Result<(), String> {
     let objects = common.try_compile_intermediates().map_err(|e| e.to_string())?;
 
     // Cargo passes on the order of the link flags: libmlxc needs libmlx and the C++ runtime.
-    cc::Build::new()
-        .cpp(true)
-        .objects(&objects)
-        .try_compile("mlxc")
-        .map_err(|e| e.to_string())?;
+    cc::Build::new().cpp(true).objects(&objects).try_compile("mlxc").map_err(|e| e.to_string())?;
     println!("cargo:rustc-link-search=native={}", mlx.lib.display());
     println!("cargo:rustc-link-lib=dylib=mlx");
 

@@ -18,7 +18,17 @@ MAY_BE_UNSAFE = ["mlx-c/src", "crates/mlx-graft", "crates/graft-kernels", "crate
 # A new file with `unsafe` is a decision: raise the number in the commit that argues for it.
 HANDWRITTEN_UNSAFE_FILES = 30
 LONGEST = 600
-SKIP = {".git", "include", ".venv", "target", "demo", "dist", "node_modules", ".mypy_cache", ".ruff_cache"}
+SKIP = {
+    ".git",
+    "include",
+    ".venv",
+    "target",
+    "demo",
+    "dist",
+    "node_modules",
+    ".mypy_cache",
+    ".ruff_cache",
+}
 
 
 def sources(root: Path, *endings: str) -> list[Path]:

@@ -69,6 +69,4 @@ def load_dataset(
         raise FileNotFoundError(
             f"{folder}: no train.jsonl, valid.jsonl or test.jsonl here; wanted at least one"
         )
-    return tuple(
-        Dataset.load(file, tokenizer, given) if file.exists() else None for file in files
-    )
+    return tuple(Dataset.load(file, tokenizer, given) if file.exists() else None for file in files)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import mlx.core as mx
 
 __all__ = ["advance", "current"]
@@ -9,7 +11,8 @@ __all__ = ["advance", "current"]
 
 def current() -> mx.array:
     """Returns the key that the next draw of `mx.random` starts from."""
-    return mx.random.state[0]
+    state: Any = mx.random.state
+    return cast(mx.array, state[0])
 
 
 def advance(draws: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 
@@ -14,7 +14,7 @@ from mlx_graft.config import TrainConfig
 
 __all__ = ["Trainer"]
 
-Rows = Dataset | Sequence[Sequence[int]]
+Rows: TypeAlias = Dataset | Sequence[Sequence[int]]
 
 
 def _dataset(rows: Rows) -> Dataset:
@@ -60,9 +60,7 @@ class Trainer:
         """Returns the mean loss per token over a data set, or over some batches of it."""
         return self._trainer.evaluate(_dataset(data), num_batches)
 
-    def fit(
-        self, train: Rows, valid: Rows | None = None, callbacks: Sequence[Any] = ()
-    ) -> None:
+    def fit(self, train: Rows, valid: Rows | None = None, callbacks: Sequence[Any] = ()) -> None:
         """Trains for `config.iters` iterations, with validation, reports and saves.
 
         Args:

@@ -4,9 +4,17 @@
 //! and falls back to MLX's own operation where it has nothing better: on a GPU, and for dtypes
 //! that it does not know.
 
+mod cross_entropy;
+mod lanes;
 mod matmul;
+mod rows;
+mod softmax;
+mod swiglu;
 
+pub use cross_entropy::cross_entropy;
 pub use matmul::matmul;
+pub use softmax::{causal_softmax, softmax};
+pub use swiglu::swiglu;
 
 use mlx_graft::{Device, DeviceType, Result};
 

@@ -9,8 +9,8 @@ use safetensors::tensor::{Dtype as FileDtype, View, serialize_to_file};
 
 use crate::adapter_config::AdapterConfig;
 use crate::args::{FineTuneType, LoraParameters};
-use crate::lora::{KeySequence, LoraOptions, apply_lora, unfreeze_layers};
 use crate::fsutil::{write_atomic, write_bytes_atomic};
+use crate::lora::{KeySequence, LoraOptions, apply_lora, unfreeze_layers};
 use crate::models::{Decoder, Model, check_header, wrong_shape};
 use crate::nn::{Module, Param};
 use crate::{Error, Result};
@@ -42,9 +42,7 @@ pub fn prepare(
     keys: &mut KeySequence,
 ) -> Result<()> {
     match fine_tune_type {
-        FineTuneType::Lora => {
-            apply_lora(model, &LoraOptions::new(parameters, num_layers)?, keys)
-        }
+        FineTuneType::Lora => apply_lora(model, &LoraOptions::new(parameters, num_layers)?, keys),
         FineTuneType::Full => unfreeze_layers(model, num_layers),
     }
 }

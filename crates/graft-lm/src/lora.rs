@@ -81,8 +81,8 @@ impl Leaf {
         )?;
         let lora_b = ops::zeros(&[options.rank, outputs], Dtype::Float32)?;
         match self {
-            Self::Linear(linear) => linear.adapt(lora_a, lora_b, options.scale, options.dropout),
-            Self::Embedding(e) => e.adapt(lora_a, lora_b, options.scale, options.dropout),
+            Self::Linear(linear) => linear.adapt(&lora_a, &lora_b, options.scale, options.dropout),
+            Self::Embedding(e) => e.adapt(&lora_a, &lora_b, options.scale, options.dropout),
         }
         Ok(())
     }

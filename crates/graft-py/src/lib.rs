@@ -1,5 +1,7 @@
 //! The extension module `mlx_graft._core`: conversions between Python and the Rust crates, and
 //! nothing clever.
+// PyO3 hands arguments over by value.
+#![allow(clippy::needless_pass_by_value)]
 
 mod bridge;
 mod cli;

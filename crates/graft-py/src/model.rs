@@ -125,7 +125,9 @@ impl PyModel {
     #[getter]
     fn layers<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let decoder = &self.model()?.decoder;
-        (0..decoder.num_layers()).map(|i| tree::nested(py, values(decoder.layer(i).params()))).collect()
+        (0..decoder.num_layers())
+            .map(|i| tree::nested(py, values(decoder.layer(i).params())))
+            .collect()
     }
 
     #[getter]
@@ -170,11 +172,8 @@ impl PyModel {
         let mut sequence = KeySequence::from_state(state.into_array());
         let model = self.model()?;
         apply_lora(&model.decoder, &options, &mut sequence).map_err(lm_to_py)?;
-        let adapters = TrainArgs {
-            lora_parameters: parameters,
-            num_layers,
-            ..TrainArgs::default()
-        };
+        let adapters =
+            TrainArgs { lora_parameters: parameters, num_layers, ..TrainArgs::default() };
         model.adapters.replace(Some(AdapterConfig::from_args(&adapters)));
         Ok(sequence.drawn())
     }

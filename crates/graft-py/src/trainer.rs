@@ -24,14 +24,14 @@ use crate::model::PyModel;
 /// Trains the trainable parameters of a model.
 #[pyclass(name = "Trainer", module = "mlx_graft._core", frozen)]
 pub(crate) struct PyTrainer {
-    trainer: Owned<RefCell<Trainer>>,
+    inner: Owned<RefCell<Trainer>>,
     model: Py<PyModel>,
 }
 
 /// Passes the trainer's events on to Python callbacks, and watches for Ctrl-C.
 struct Callbacks<'a> {
     inner: Box<dyn Reporter + Send>,
-    callbacks: &'a Py<PyList>,
+    listeners: &'a Py<PyList>,
     /// The first exception of a callback, which ends the training.
     failure: Option<PyErr>,
 }
@@ -39,7 +39,7 @@ struct Callbacks<'a> {
 impl Callbacks<'_> {
     fn call(&mut self, method: &str, fill: impl Fn(&Bound<'_, PyDict>) -> PyResult<()>) {
         let done = Python::attach(|py| {
-            for callback in self.callbacks.bind(py) {
+            for callback in self.listeners.bind(py) {
                 if let Some(method) = callback.getattr_opt(method)? {
                     let info = PyDict::new(py);
                     fill(&info)?;
@@ -127,21 +127,22 @@ pub(crate) fn check_options(options: &Bound<'_, PyAny>) -> PyResult<()> {
 
 impl PyTrainer {
     fn locked(&self) -> PyResult<std::cell::RefMut<'_, Trainer>> {
-        self.trainer.get()?.try_borrow_mut().map_err(|_| {
-            PyRuntimeError::new_err("the trainer is in use: a callback cannot train")
-        })
+        self.inner
+            .get()?
+            .try_borrow_mut()
+            .map_err(|_| PyRuntimeError::new_err("the trainer is in use: a callback cannot train"))
     }
 }
 
 #[pymethods]
 impl PyTrainer {
-    /// Prepares to train `model`; `options` is a dict of mlx_lm.lora's keys.
+    /// Prepares to train `model`; `options` is a dict of `mlx_lm.lora`'s keys.
     #[new]
     fn new(py: Python<'_>, model: Py<PyModel>, options: &Bound<'_, PyAny>) -> PyResult<Self> {
         let args = train_args(options)?;
         let rc = Rc::clone(model.get().model()?);
         let trainer = without_gil(py, || Trainer::new(rc, args)).map_err(lm_to_py)?;
-        Ok(Self { trainer: Owned::new("trainer", RefCell::new(trainer)), model })
+        Ok(Self { inner: Owned::new("trainer", RefCell::new(trainer)), model })
     }
 
     /// Trains on one batch and returns its loss before the update.
@@ -153,7 +154,6 @@ impl PyTrainer {
     }
 
     /// The mean loss per token over a data set.
-    #[pyo3(signature = (data, num_batches=-1))]
     fn evaluate(&self, py: Python<'_>, data: &PyDataset, num_batches: i64) -> PyResult<f64> {
         let mut trainer = self.locked()?;
         check_tokens(&data.0, self.model.get().model()?).map_err(lm_to_py)?;
@@ -181,7 +181,7 @@ impl PyTrainer {
             fs::create_dir_all(folder)?;
         }
         let inner = default_reporter();
-        let mut reporter = Callbacks { inner, callbacks: &callbacks, failure: None };
+        let mut reporter = Callbacks { inner, listeners: &callbacks, failure: None };
         let failed = RefCell::new(None);
         let done = without_gil(py, || {
             let mut stop = || {

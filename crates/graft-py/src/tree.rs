@@ -9,10 +9,10 @@ use crate::bridge::{In, Out};
 use crate::error::to_py;
 
 /// Named arrays as nested dicts and lists of `mlx.core.array`.
-pub(crate) fn nested<'py>(
-    py: Python<'py>,
+pub(crate) fn nested(
+    py: Python<'_>,
     leaves: impl IntoIterator<Item = (String, Array)>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Bound<'_, PyAny>> {
     to_object(py, Tree::unflatten(leaves).map_err(to_py)?)
 }
 

@@ -1,4 +1,4 @@
-//! `graft-train`: LoRA and full fine-tuning of language models, with the flags of `mlx_lm.lora`.
+//! `graft-train`: `LoRA` and full fine-tuning of language models, with the flags of `mlx_lm.lora`.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -27,12 +27,9 @@ fn main() -> ExitCode {
     };
     let stop = Arc::new(AtomicBool::new(false));
     let done = watch_signals(&stop).and_then(|()| {
-        run_train(
-            &args,
-            &mut hub::resolve_model,
-            default_reporter().as_mut(),
-            &mut || stop.load(Ordering::Relaxed),
-        )
+        run_train(&args, &mut hub::resolve_model, default_reporter().as_mut(), &mut || {
+            stop.load(Ordering::Relaxed)
+        })
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

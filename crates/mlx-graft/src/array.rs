@@ -49,9 +49,8 @@ impl Array {
     /// ```
     pub fn from_slice<T: Element>(data: &[T], shape: &[i32]) -> Result<Self> {
         // SAFETY: an initialised slice of a sealed element type, whose layout is the dtype's.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(data.as_ptr().cast::<u8>(), size_of_val(data))
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts(data.as_ptr().cast::<u8>(), size_of_val(data)) };
         Self::from_bytes(bytes, shape, T::DTYPE)
     }
 
@@ -62,9 +61,9 @@ impl Array {
     pub fn from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Self> {
         const OP: &str = "array";
         call::ready();
-        let size = shape.iter().try_fold(1_usize, |n, &d| {
-            usize::try_from(d).ok().and_then(|d| n.checked_mul(d))
-        });
+        let size = shape
+            .iter()
+            .try_fold(1_usize, |n, &d| usize::try_from(d).ok().and_then(|d| n.checked_mul(d)));
         if size.and_then(|n| n.checked_mul(dtype.size())) != Some(bytes.len()) {
             return Err(Error::invalid_argument(
                 OP,

@@ -51,9 +51,7 @@ pub(crate) fn array2(
 ) -> Result<(Array, Array)> {
     let mut first = sys::mlx_array { ctx: null_mut() };
     let mut second = sys::mlx_array { ctx: null_mut() };
-    let done = stream::with_current(op, |s| {
-        status(op, || f(&raw mut first, &raw mut second, s))
-    });
+    let done = stream::with_current(op, |s| status(op, || f(&raw mut first, &raw mut second, s)));
     // SAFETY: both are null or handles that mlx-c made for us; the wrappers free them.
     let out = unsafe { (Array::from_raw(first), Array::from_raw(second)) };
     done.map(|()| out)

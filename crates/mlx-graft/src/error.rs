@@ -13,7 +13,7 @@ use crate::sys;
 #[non_exhaustive]
 pub enum Error {
     /// MLX refused, with its own words.
-    #[error("[{op}] {message}")]
+    #[error("{}", prefixed(op, message))]
     Mlx {
         /// The type of the C++ exception.
         kind: ErrorKind,
@@ -65,6 +65,11 @@ pub enum ErrorKind {
     OutOfMemory,
     /// Everything else: `RuntimeError`.
     Runtime,
+}
+
+/// MLX begins most of its messages with the operation's name itself.
+fn prefixed(op: &str, message: &str) -> String {
+    if message.starts_with('[') { message.to_string() } else { format!("[{op}] {message}") }
 }
 
 /// A result whose error is [`Error`].

@@ -35,7 +35,8 @@ impl MapStringToArray {
             loop {
                 let mut key: *const c_char = std::ptr::null();
                 let mut value = sys::mlx_array { ctx: null_mut() };
-                if sys::mlx_map_string_to_array_iterator_next(&raw mut key, &raw mut value, it) != 0 {
+                if sys::mlx_map_string_to_array_iterator_next(&raw mut key, &raw mut value, it) != 0
+                {
                     break;
                 }
                 let name = CStr::from_ptr(key).to_string_lossy().into_owned();
@@ -80,7 +81,8 @@ impl MapStringToString {
             loop {
                 let mut key: *const c_char = std::ptr::null();
                 let mut value: *const c_char = std::ptr::null();
-                if sys::mlx_map_string_to_string_iterator_next(&raw mut key, &raw mut value, it) != 0
+                if sys::mlx_map_string_to_string_iterator_next(&raw mut key, &raw mut value, it)
+                    != 0
                 {
                     break;
                 }

@@ -133,10 +133,8 @@ pub fn with_device<R>(device: Device, f: impl FnOnce() -> R) -> Result<R> {
 /// What MLX reports; `f` has not run then.
 pub fn with_stream<R>(stream: &Stream, f: impl FnOnce() -> R) -> Result<R> {
     let device = stream.device()?;
-    let _restore = (
-        RestoreStream(Stream::default_of(device)?),
-        RestoreDevice(Device::default_device()?),
-    );
+    let _restore =
+        (RestoreStream(Stream::default_of(device)?), RestoreDevice(Device::default_device()?));
     set_default_device(device)?;
     stream.make_default()?;
     Ok(f())

@@ -89,12 +89,7 @@ impl Tree {
     }
 }
 
-fn insert(
-    level: &mut BTreeMap<String, Tree>,
-    rest: &str,
-    path: &str,
-    array: Array,
-) -> Result<()> {
+fn insert(level: &mut BTreeMap<String, Tree>, rest: &str, path: &str, array: Array) -> Result<()> {
     let clash = || {
         Err(Error::invalid_argument(
             "tree_unflatten",

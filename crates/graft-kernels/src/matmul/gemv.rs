@@ -9,9 +9,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::problem::Matrix;
-
-/// Partial sums of a dot product: enough to fill the widest registers twice over.
-const LANES: usize = 32;
+use crate::lanes::dot;
 
 /// Outputs that a task computes at least, a multiple of a cache line.
 const CHUNK: usize = 256;
@@ -65,18 +63,4 @@ fn add_rows(x: &[f32], matrix: Matrix<'_>, start: usize, out: &mut [MaybeUninit<
     for (out, sum) in out.iter_mut().zip(sums) {
         out.write(sum);
     }
-}
-
-#[inline(always)]
-fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let (x, x_rest) = x.as_chunks::<LANES>();
-    let (y, y_rest) = y.as_chunks::<LANES>();
-    let mut sums = [0.0_f32; LANES];
-    for (x, y) in x.iter().zip(y) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
-    sums.iter().sum::<f32>() + rest
 }

@@ -24,7 +24,8 @@ use crate::{Error, Result};
 pub fn run_generate(args: &GenerateArgs, resolve: Resolve, out: &mut dyn Write) -> Result<()> {
     if args.max_kv_size.is_some() {
         return Err(Error::Unsupported(
-            "--max-kv-size: a rotating key-value cache is not built here; leave the flag out".into(),
+            "--max-kv-size: a rotating key-value cache is not built here; leave the flag out"
+                .into(),
         ));
     }
     let folder = resolve(&args.model)?;

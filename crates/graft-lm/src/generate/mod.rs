@@ -104,7 +104,7 @@ impl Generation {
         if prompt.is_empty() {
             return Err(Error::Usage("the prompt has no tokens; give some text".into()));
         }
-        if let Some(token) = prompt.iter().find(|&&token| token as i64 >= i64::from(vocab)) {
+        if let Some(token) = prompt.iter().find(|&&token| i64::from(token) >= i64::from(vocab)) {
             return Err(Error::Usage(format!(
                 "token {token} of the prompt is outside the model's vocabulary of {vocab}; is the \
                  tokenizer of this model?"

@@ -48,7 +48,7 @@ impl SamplerOptions {
         let bad = |name: &str, found: String, wanted: &str| {
             Err(Error::Usage(format!("{name}: found {found}, wanted {wanted}")))
         };
-        if !(self.temp >= 0.0) {
+        if self.temp.is_nan() || self.temp < 0.0 {
             return bad("temp", self.temp.to_string(), "a number of at least 0");
         }
         if !(0.0..=1.0).contains(&self.top_p) {

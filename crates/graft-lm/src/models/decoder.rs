@@ -12,8 +12,8 @@ use super::KvCache;
 use super::weights::Weights;
 use crate::Result;
 use crate::nn::{
-    Context, Embedding, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling, Swapped,
-    Visitor, causal_mask, scaled_dot_product_attention,
+    Context, Embedding, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling, Swapped, Visitor,
+    causal_mask, scaled_dot_product_attention,
 };
 
 /// What a model family decides about the decoder.
@@ -59,6 +59,7 @@ pub struct DecoderConfig {
 }
 
 #[derive(Debug, Module)]
+#[allow(clippy::struct_field_names)] // weight names
 struct Attention {
     q_proj: Linear,
     k_proj: Linear,
@@ -77,6 +78,7 @@ struct Attention {
 }
 
 #[derive(Debug, Module)]
+#[allow(clippy::struct_field_names)] // weight names
 struct Mlp {
     gate_proj: Linear,
     down_proj: Linear,
@@ -178,7 +180,7 @@ impl Mlp {
         })
     }
 
-    /// SwiGLU (Shazeer, 2020).
+    /// `SwiGLU` (Shazeer, 2020).
     fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
         let gate = self.gate_proj.forward(x, ctx)?;
         let silu = ops::multiply(&gate, &ops::sigmoid(&gate)?)?;
@@ -205,14 +207,20 @@ impl Block {
         cache: Option<&mut KvCache>,
         ctx: &Context,
     ) -> Result<Array> {
-        let attended = self.self_attn.forward(&self.input_layernorm.forward(x)?, mask, cache, ctx)?;
+        let attended =
+            self.self_attn.forward(&self.input_layernorm.forward(x)?, mask, cache, ctx)?;
         let h = ops::add(x, &attended)?;
         let out = self.mlp.forward(&self.post_attention_layernorm.forward(&h)?, ctx)?;
         Ok(ops::add(&h, &out)?)
     }
 
     /// The same as [`Block::forward`], keeping nothing but its input for the backward pass.
-    fn forward_checkpointed(self: &Rc<Self>, x: &Array, mask: &Mask, ctx: &Context) -> Result<Array> {
+    fn forward_checkpointed(
+        self: &Rc<Self>,
+        x: &Array,
+        mask: &Mask,
+        ctx: &Context,
+    ) -> Result<Array> {
         let trained: Vec<Param> =
             self.params().into_iter().map(|(_, p)| p).filter(Param::is_trainable).collect();
         let key = ctx.next_key()?;
@@ -278,7 +286,8 @@ impl Decoder {
     pub fn least_bytes(&self, batch: i32, length: i32, backward: bool) -> u64 {
         let number = |x: i32| u64::try_from(x).unwrap_or(0);
         let config = &self.config;
-        let kept = if backward && !self.grad_checkpoint.get() { config.num_layers as u64 } else { 1 };
+        let kept =
+            if backward && !self.grad_checkpoint.get() { config.num_layers as u64 } else { 1 };
         let weights = number(config.num_heads) * number(length) * number(length);
         let logits = number(length) * number(config.vocab_size);
         // The backward pass has the logits and their gradient.

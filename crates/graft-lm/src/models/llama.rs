@@ -8,6 +8,7 @@ use crate::{Error, Result};
 
 /// The keys of config.json.
 #[derive(Debug, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // the keys are Hugging Face's
 pub(super) struct Config {
     hidden_size: i32,
     num_hidden_layers: usize,

@@ -24,8 +24,11 @@ use crate::adapter_config::AdapterConfig;
 use crate::nn::Module;
 use crate::{Error, Result};
 
+/// Reads the configuration of an architecture.
+type Configure = fn(Value) -> Result<DecoderConfig>;
+
 /// The architectures known, by the `model_type` of config.json, with what configures them.
-const REGISTRY: &[(&str, fn(Value) -> Result<DecoderConfig>)] = &[
+const REGISTRY: &[(&str, Configure)] = &[
     ("llama", |value| parse::<llama::Config>(value)?.try_into()),
     ("mistral", |value| parse::<llama::Config>(value)?.try_into()),
     ("qwen2", |value| Ok(parse::<qwen2::Config>(value)?.into())),
@@ -57,18 +60,16 @@ impl Model {
         let config = read_config(folder)?;
         let path = folder.join("config.json");
         let at_config = |e: Error| match e {
-            Error::Usage(message) => Error::invalid(
-                &path,
-                message.strip_prefix("config.json: ").unwrap_or(&message),
-            ),
+            Error::Usage(message) => {
+                Error::invalid(&path, message.strip_prefix("config.json: ").unwrap_or(&message))
+            }
             other => other,
         };
         let decoder_config = decoder_config(&config).map_err(at_config)?;
         let mut weights = Weights::open(folder)?;
         let tied = decoder_config.tie_word_embeddings;
         weights.drop_if(|name| {
-            name.contains("self_attn.rotary_emb.inv_freq")
-                || (tied && name.starts_with("lm_head."))
+            name.contains("self_attn.rotary_emb.inv_freq") || (tied && name.starts_with("lm_head."))
         });
         let decoder = Decoder::load(decoder_config, &mut weights).map_err(at_config)?;
         weights.finish()?;

@@ -30,9 +30,8 @@ impl TryFrom<Config> for DecoderConfig {
     fn try_from(config: Config) -> Result<Self> {
         let nested = config.rope_parameters;
         let theta = config.rope_theta.or(nested.as_ref().and_then(|n| n.rope_theta));
-        let rope_theta = theta.ok_or_else(|| {
-            Error::Usage("config.json: rope_theta is missing".into())
-        })?;
+        let rope_theta =
+            theta.ok_or_else(|| Error::Usage("config.json: rope_theta is missing".into()))?;
         Ok(Self {
             hidden_size: config.hidden_size,
             num_layers: config.num_hidden_layers,

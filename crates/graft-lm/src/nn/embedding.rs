@@ -102,7 +102,7 @@ impl Embedding {
     }
 
     /// Adds a low-rank update in place. `lora_a` is `(V, R)`, `lora_b` is `(R, D)`.
-    pub fn adapt(&self, lora_a: Array, lora_b: Array, scale: f32, dropout: f32) {
+    pub fn adapt(&self, lora_a: &Array, lora_b: &Array, scale: f32, dropout: f32) {
         self.kind.replace_with(|kind| {
             let empty = EmbeddingKind::Dense(Param::frozen(lora_a.clone()));
             let base = std::mem::replace(kind, empty);

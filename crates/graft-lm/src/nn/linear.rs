@@ -207,7 +207,7 @@ impl Linear {
     }
 
     /// Adds a low-rank update in place. `lora_a` is `(I, R)`, `lora_b` is `(R, O)`.
-    pub fn adapt(&self, lora_a: Array, lora_b: Array, scale: f32, dropout: f32) {
+    pub fn adapt(&self, lora_a: &Array, lora_b: &Array, scale: f32, dropout: f32) {
         self.kind.replace_with(|kind| {
             // The base moves into the update without being shared or copied.
             let empty = Dense { weight: Param::frozen(lora_a.clone()), bias: None };

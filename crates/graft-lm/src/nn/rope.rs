@@ -40,7 +40,7 @@ enum Kind {
     /// Angles from the base.
     Base,
     /// Angles from a table of shape `(dims / 2,)`, and a factor on the input.
-    Table { freqs: Array, mscale: f32 },
+    Table { freqs: Array, mscale: Option<f32> },
     /// A base that grows with sequences beyond the trained length.
     Dynamic { factor: f32, max_positions: f32 },
 }
@@ -66,19 +66,18 @@ impl Rope {
             "default" => {}
             "linear" => rope.scale = 1.0 / factor()?,
             "dynamic" => {
-                let max_positions =
-                    required(max_positions, rope_type, "max_position_embeddings")?;
+                let max_positions = required(max_positions, rope_type, "max_position_embeddings")?;
                 rope.kind = Kind::Dynamic { factor: factor()?, max_positions };
             }
             "llama3" => {
                 let freqs = llama3(dims, base, factor()?, scaling);
                 let freqs = Array::from_slice(&freqs, &[dims / 2])?;
-                rope.kind = Kind::Table { freqs, mscale: 1.0 };
+                rope.kind = Kind::Table { freqs, mscale: None };
             }
             "yarn" => {
                 let (freqs, mscale) = yarn(dims, base, factor()?, scaling);
                 let freqs = Array::from_slice(&freqs, &[dims / 2])?;
-                rope.kind = Kind::Table { freqs, mscale };
+                rope.kind = Kind::Table { freqs, mscale: Some(mscale) };
             }
             other => {
                 return Err(Error::Unsupported(format!(
@@ -95,10 +94,10 @@ impl Rope {
         let (dims, traditional, scale) = (self.dims, self.traditional, self.scale);
         Ok(match &self.kind {
             Kind::Base => fast::rope(x, dims, traditional, Some(self.base), scale, offset, None)?,
-            Kind::Table { freqs, mscale } if *mscale == 1.0 => {
+            Kind::Table { freqs, mscale: None } => {
                 fast::rope(x, dims, traditional, None, scale, offset, Some(freqs))?
             }
-            Kind::Table { freqs, mscale } => {
+            Kind::Table { freqs, mscale: Some(mscale) } => {
                 let x = ops::multiply(x, &constant(*mscale, x.dtype())?)?;
                 fast::rope(&x, dims, traditional, None, scale, offset, Some(freqs))?
             }
@@ -144,13 +143,12 @@ fn llama3(dims: i32, base: f32, factor: f32, scaling: &RopeScaling) -> Vec<f32> 
 /// `YaRN` (Peng et al., 2023): the frequencies and the factor on the input.
 fn yarn(dims: i32, base: f32, factor: f32, scaling: &RopeScaling) -> (Vec<f32>, f32) {
     let context = scaling.original_max_position_embeddings.unwrap_or(4096.0);
-    let correction = |rotations: f32| {
-        dims as f32 * (context / (rotations * 2.0 * PI)).ln() / (2.0 * base.ln())
-    };
+    let correction =
+        |rotations: f32| dims as f32 * (context / (rotations * 2.0 * PI)).ln() / (2.0 * base.ln());
     let low = correction(scaling.beta_fast.unwrap_or(32.0)).floor().max(0.0);
     let high = correction(scaling.beta_slow.unwrap_or(1.0)).ceil().min((dims - 1) as f32);
-    // The ramp of mlx-lm, which keeps clear of a division by zero.
-    let high = if low == high { high + 0.001 } else { high };
+    // Whole numbers; equal ones would divide by zero, and mlx-lm keeps clear of that so.
+    let high = if (high - low).abs() < 0.5 { low + 0.001 } else { high };
     let mscale = |m: f32| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
     let freqs = inverse_frequencies(dims, base)
         .enumerate()

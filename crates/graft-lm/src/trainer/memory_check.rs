@@ -66,8 +66,8 @@ fn available() -> Option<u64> {
         let file = text.lines().find_map(|line| line.strip_prefix("file "))?.parse::<u64>().ok()?;
         Some(max.saturating_sub(used.saturating_sub(file)))
     });
-    let address = getrlimit(Resource::As).current.map(|limit| {
-        limit.saturating_sub(field("/proc/self/status", "VmSize:").unwrap_or(0))
-    });
+    let address = getrlimit(Resource::As)
+        .current
+        .map(|limit| limit.saturating_sub(field("/proc/self/status", "VmSize:").unwrap_or(0)));
     [system, group, address].into_iter().flatten().min()
 }

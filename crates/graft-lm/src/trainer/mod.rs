@@ -159,7 +159,7 @@ impl Trainer {
         let (mut window, mut trained) = (Window::default(), 0);
         reporter.start(args.iters);
         for it in 1..=args.iters {
-            let batch = batches.next(train, &mut self.rng).expect("repeating batches do not end");
+            let Some(batch) = batches.next(train, &mut self.rng) else { break };
             let mut started = Instant::now();
             let validate = it == 1 || it % args.steps_per_eval == 0 || it == args.iters;
             if let Some(valid) = valid.filter(|_| validate && args.val_batches != 0) {
@@ -225,7 +225,8 @@ impl Trainer {
     }
 
     fn metrics(&self, step: u64, loss: Loss, tokens: u64, window: &Window) -> Result<Metrics> {
-        let per_second = |n: u64| if window.seconds > 0.0 { n as f64 / window.seconds } else { 0.0 };
+        let per_second =
+            |n: u64| if window.seconds > 0.0 { n as f64 / window.seconds } else { 0.0 };
         Ok(Metrics {
             step,
             loss,

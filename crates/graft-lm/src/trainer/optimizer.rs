@@ -1,4 +1,4 @@
-//! Adam and AdamW on flat buffers, with the arithmetic of `mlx.optimizers`.
+//! Adam and `AdamW` on flat buffers, with the arithmetic of `mlx.optimizers`.
 
 use mlx_graft::{Array, Dtype, ops};
 

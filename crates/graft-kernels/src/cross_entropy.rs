@@ -1,0 +1,220 @@
+//! The cross-entropy of rows of `float32` logits.
+#![allow(clippy::inline_always)] // see `lanes`
+
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
+use mlx_graft::{Array, Dtype, Error, Result, ops};
+
+use crate::rows::{self, RowKernel, no_derivative};
+use crate::{is_active, lanes};
+
+/// `logsumexp(logits) - logits[target]` over the last axis, as `mlx.nn.losses.cross_entropy`.
+///
+/// `logits` is `(…, V)` and `targets` `(…)`, an integer below `V` for each row. Returns `(…)`.
+///
+/// `float32` logits with `int32` targets on the CPU are read once by the loss and once by its
+/// gradient, and nothing of their size is stored besides; a target outside of `0..V` makes the
+/// loss of its row NaN. All others run through MLX's own operations.
+///
+/// # Errors
+/// Those of MLX's operations, if the shapes do not fit.
+///
+/// ```
+/// use mlx_graft::Array;
+///
+/// let logits = Array::from_slice(&[5.0_f32, 5.0], &[1, 2])?;
+/// let targets = Array::from_slice(&[1_i32], &[1])?;
+/// let loss = graft_kernels::cross_entropy(&logits, &targets)?.to_vec::<f32>()?;
+/// assert!((loss[0] - 2.0_f32.ln()).abs() < 1e-6);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
+    let dtypes = logits.dtype() == Dtype::Float32 && targets.dtype() == Dtype::Int32;
+    if dtypes && fits(logits.shape(), targets.shape()) && is_active()? {
+        return Ok(apply(CrossEntropy, &[logits, targets])?.swap_remove(0));
+    }
+    let highest = ops::stop_gradient(&ops::max_axis(logits, -1, true)?)?;
+    let logits = ops::subtract(logits, &highest)?;
+    let targets = ops::expand_dims(targets, -1)?;
+    let score = ops::squeeze_axis(&ops::take_along_axis(&logits, &targets, -1)?, -1)?;
+    ops::subtract(&ops::logsumexp_axis(&logits, -1, false)?, &score)
+}
+
+/// Whether there is one target for each row, of at least one logit.
+fn fits(logits: &[i32], targets: &[i32]) -> bool {
+    logits.split_last().is_some_and(|(&width, rows)| width > 0 && rows == targets)
+}
+
+/// The losses, and for each row what its gradient needs: the highest logit, and the inverse of
+/// the sum of exponentials relative to it.
+#[derive(PartialEq)]
+struct CrossEntropy;
+
+/// `(softmax(logits) - one_hot(targets)) g`, of the logits, the targets, the second output of
+/// [`CrossEntropy`], and `g`. A row whose `g` is 0 is 0 whatever its logits are.
+#[derive(PartialEq)]
+struct CrossEntropyGrad;
+
+struct Forward<'a> {
+    logits: &'a [f32],
+    targets: &'a [i32],
+    width: usize,
+}
+
+impl RowKernel<2> for Forward<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, [loss, statistics]: [&mut [f32]; 2]) {
+        let logits = &self.logits[index * self.width..][..self.width];
+        let highest = lanes::maximum(logits);
+        let sum = lanes::sum_exp(logits, highest);
+        let score = score(logits, self.targets[index]);
+        loss[0] = score.map_or(f32::NAN, |&score| sum.ln() - (score - highest));
+        statistics.copy_from_slice(&[highest, 1.0 / sum]);
+    }
+}
+
+/// The logit of the target, if there is one.
+#[inline(always)]
+fn score(logits: &[f32], target: i32) -> Option<&f32> {
+    usize::try_from(target).ok().and_then(|target| logits.get(target))
+}
+
+struct Backward<'a> {
+    logits: &'a [f32],
+    targets: &'a [i32],
+    statistics: &'a [f32],
+    g: &'a [f32],
+    width: usize,
+}
+
+impl RowKernel<1> for Backward<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, [dx]: [&mut [f32]; 1]) {
+        let g = self.g[index];
+        // The loss of padding is multiplied by 0.
+        if g == 0.0 {
+            return;
+        }
+        let logits = &self.logits[index * self.width..][..self.width];
+        let target = self.targets[index];
+        if score(logits, target).is_none() {
+            return dx.fill(f32::NAN);
+        }
+        let (highest, scale) = (self.statistics[2 * index], self.statistics[2 * index + 1] * g);
+        for (dx, &x) in dx.iter_mut().zip(logits) {
+            *dx = lanes::exp(x - highest) * scale;
+        }
+        dx[target as usize] -= g;
+    }
+}
+
+fn width_of(logits: &InputBuffer<'_>) -> usize {
+    logits.shape().last().map_or(0, |&width| width as usize)
+}
+
+impl Primitive for CrossEntropy {
+    const NAME: &'static str = "cross_entropy";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let (logits, targets) = (&inputs[0].shape, &inputs[1].shape);
+        if !fits(logits, targets) {
+            return Err(Error::invalid_argument(
+                Self::NAME,
+                format!("logits of shape {logits:?} do not fit targets of shape {targets:?}"),
+            ));
+        }
+        let losses = ArraySpec::new(targets.clone(), Dtype::Float32);
+        let mut statistics = losses.clone();
+        statistics.shape.push(2);
+        Ok(vec![losses, statistics])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let width = width_of(&inputs[0]);
+        let (logits, targets) = (inputs[0].as_slice()?, inputs[1].as_slice()?);
+        let kernel = Forward { logits, targets, width };
+        rows::compute(&kernel, outputs, [1, 2], targets.len(), width)
+    }
+
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        let with_respect_to = |&arg: &usize| {
+            if arg == 1 {
+                return ops::zeros_like(&primals[1]);
+            }
+            let inputs = [&primals[0], &primals[1], &outputs[1], &cotangents[0]];
+            Ok(apply(CrossEntropyGrad, &inputs)?.remove(0))
+        };
+        argnums.iter().map(with_respect_to).collect()
+    }
+
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        let (logits, targets) = (&primals[0], &primals[1]);
+        let outputs = apply(Self, &[logits, targets])?;
+        let ones = ops::ones_like(&outputs[0])?;
+        let gradient = apply(CrossEntropyGrad, &[logits, targets, &outputs[1], &ones])?;
+        // Integers have no direction to move in.
+        let tangent = match argnums.iter().position(|&arg| arg == 0) {
+            Some(i) => ops::sum_axis(&ops::multiply(&gradient[0], &tangents[i])?, -1, false)?,
+            None => ops::zeros_like(&outputs[0])?,
+        };
+        Ok(vec![tangent, ops::zeros_like(&outputs[1])?])
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
+    }
+}
+
+impl Primitive for CrossEntropyGrad {
+    const NAME: &'static str = "cross_entropy_grad";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let width = width_of(&inputs[0]);
+        let targets = inputs[1].as_slice()?;
+        let kernel = Backward {
+            logits: inputs[0].as_slice()?,
+            targets,
+            statistics: inputs[2].as_slice()?,
+            g: inputs[3].as_slice()?,
+            width,
+        };
+        rows::compute(&kernel, outputs, [width], targets.len(), width)
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
+        no_derivative(Self::NAME, "vjp")
+    }
+
+    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
+        no_derivative(Self::NAME, "jvp")
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
+    }
+}

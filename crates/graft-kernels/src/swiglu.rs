@@ -1,0 +1,174 @@
+//! The gated activation of `float32` arrays.
+#![allow(clippy::inline_always)] // see `lanes`
+
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
+use mlx_graft::{Array, Dtype, Error, Result, ops};
+
+use crate::rows::{self, RowKernel, no_derivative};
+use crate::{is_active, lanes};
+
+/// Elements that are computed at once; the shape does not matter.
+const WIDTH: usize = 1024;
+
+/// `silu(gate) * up`, the activation of `SwiGLU` (Shazeer, 2020).
+///
+/// Two `float32` arrays of one shape on the CPU are shared among the threads of rayon's global
+/// pool. All others run through MLX's own operations.
+///
+/// # Errors
+/// Those of MLX's operations, if the shapes do not broadcast.
+///
+/// ```
+/// use mlx_graft::Array;
+///
+/// let gate = Array::from_slice(&[0.0_f32, 100.0], &[2])?;
+/// let up = Array::from_slice(&[3.0_f32, 2.0], &[2])?;
+/// assert_eq!(graft_kernels::swiglu(&gate, &up)?.to_vec::<f32>()?, [0.0, 200.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
+    let float32 = gate.dtype() == Dtype::Float32 && up.dtype() == Dtype::Float32;
+    if float32 && gate.shape() == up.shape() && is_active()? {
+        return Ok(apply(Swiglu, &[gate, up])?.remove(0));
+    }
+    let silu = ops::multiply(gate, &ops::sigmoid(gate)?)?;
+    ops::multiply(&silu, up)
+}
+
+/// The product of `silu(gate)` and `up`.
+#[derive(PartialEq)]
+struct Swiglu;
+
+/// The gradients with respect to `gate` and `up`, of these two and `g`.
+#[derive(PartialEq)]
+struct SwigluGrad;
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + lanes::exp(-x))
+}
+
+struct Forward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+}
+
+impl RowKernel<1> for Forward<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, [y]: [&mut [f32]; 1]) {
+        let start = index * WIDTH;
+        for ((y, &gate), &up) in y.iter_mut().zip(&self.gate[start..]).zip(&self.up[start..]) {
+            *y = gate * sigmoid(gate) * up;
+        }
+    }
+}
+
+struct Backward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    g: &'a [f32],
+}
+
+impl RowKernel<2> for Backward<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, [d_gate, d_up]: [&mut [f32]; 2]) {
+        let part = |x| -> &[f32] { &<[f32]>::split_at(x, index * WIDTH).1[..d_gate.len()] };
+        let (gate, up, g) = (part(self.gate), part(self.up), part(self.g));
+        let inputs = gate.iter().zip(up).zip(g);
+        for ((d_gate, d_up), ((&gate, &up), &g)) in d_gate.iter_mut().zip(d_up).zip(inputs) {
+            let sigmoid = sigmoid(gate);
+            let silu = gate * sigmoid;
+            *d_gate = g * up * (sigmoid + silu * (1.0 - sigmoid));
+            *d_up = g * silu;
+        }
+    }
+}
+
+impl Primitive for Swiglu {
+    const NAME: &'static str = "swiglu";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let (gate, up) = (&inputs[0].shape, &inputs[1].shape);
+        if gate != up {
+            return Err(Error::invalid_argument(
+                Self::NAME,
+                format!("gate of shape {gate:?} and up of shape {up:?} differ"),
+            ));
+        }
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let kernel = Forward { gate: inputs[0].as_slice()?, up: inputs[1].as_slice()? };
+        let count = inputs[0].size().div_ceil(WIDTH);
+        rows::compute(&kernel, outputs, [WIDTH], count, WIDTH)
+    }
+
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        let gradients = apply(SwigluGrad, &[&primals[0], &primals[1], &cotangents[0]])?;
+        Ok(argnums.iter().map(|&arg| gradients[arg].clone()).collect())
+    }
+
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        let ones = ops::ones_like(&primals[0])?;
+        let slopes = apply(SwigluGrad, &[&primals[0], &primals[1], &ones])?;
+        let mut sum = ops::zeros_like(&primals[0])?;
+        for (&arg, tangent) in argnums.iter().zip(tangents) {
+            sum = ops::add(&sum, &ops::multiply(&slopes[arg], tangent)?)?;
+        }
+        Ok(vec![sum])
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
+    }
+}
+
+impl Primitive for SwigluGrad {
+    const NAME: &'static str = "swiglu_grad";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        Ok(inputs[..2].to_vec())
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let (gate, up) = (inputs[0].as_slice()?, inputs[1].as_slice()?);
+        let kernel = Backward { gate, up, g: inputs[2].as_slice()? };
+        let count = inputs[0].size().div_ceil(WIDTH);
+        rows::compute(&kernel, outputs, [WIDTH, WIDTH], count, WIDTH)
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
+        no_derivative(Self::NAME, "vjp")
+    }
+
+    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
+        no_derivative(Self::NAME, "jvp")
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
+    }
+}
