@@ -27,7 +27,10 @@ sys.path.insert(0, str(ROOT / "examples"))
 import stdlib_text  # noqa: E402
 import tiny_llama  # noqa: E402
 
-SMALL = tiny_llama.CONFIG
+SMALL = {
+    **tiny_llama.CONFIG, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 4096,
+}  # fmt: skip
 MEDIUM = {
     **SMALL, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 5,
     "num_attention_heads": 8, "num_key_value_heads": 4,

@@ -20,8 +20,8 @@ import stdlib_text
 import tiny_llama
 
 SEED = 0
-BASE = {"iters": 1000, "batch_size": 16, "learning_rate": 2e-3, "max_seq_length": 224}
-TUNE = {"iters": 300, "batch_size": 16, "learning_rate": 1e-3, "max_seq_length": 224}
+BASE = {"iters": 800, "batch_size": 16, "learning_rate": 3e-3, "max_seq_length": 128}
+TUNE = {"iters": 250, "batch_size": 16, "learning_rate": 2e-3, "max_seq_length": 192}
 LORA = {"rank": 16, "scale": 4.0, "num_layers": tiny_llama.CONFIG["num_hidden_layers"]}
 
 

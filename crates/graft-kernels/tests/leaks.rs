@@ -5,14 +5,20 @@
 mod common;
 
 use common::numbers;
-use mlx_graft::{Device, Result, Stream, live_handles, memory, ops, transforms};
+use mlx_graft::{Array, Device, Result, Stream, live_handles, memory, ops, transforms};
 
 #[test]
 fn leaves_nothing_behind() -> Result<()> {
     let (a, b) = (numbers(1, &[8, 16])?, numbers(2, &[16, 8])?);
     transforms::eval(&[&a, &b])?;
+    let targets = Array::from_slice(&[0, 1, 2, 3, 4, 5, 6, 7], &[8])?;
     let gradient = transforms::ValueAndGrad::new(
-        |x| Ok(vec![ops::sum(&graft_kernels::matmul(&x[0], &x[1])?, false)?]),
+        move |x| {
+            let product = graft_kernels::matmul(&x[0], &x[1])?;
+            let weights = graft_kernels::softmax(&graft_kernels::causal_softmax(&product)?)?;
+            let gated = graft_kernels::swiglu(&product, &weights)?;
+            Ok(vec![ops::sum(&graft_kernels::cross_entropy(&gated, &targets)?, false)?])
+        },
         &[0, 1],
     )?;
     let stream = Stream::default_of(Device::default_device()?)?;

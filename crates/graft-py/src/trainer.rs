@@ -10,7 +10,7 @@ use graft_lm::command::check_tokens;
 use graft_lm::progress::{Reporter, Silent, TrainReport, ValReport, default_reporter};
 use graft_lm::trainer::{Hooks, Trainer};
 use mlx_graft::{Array, Dtype, ops};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use serde_json::Value;
@@ -32,8 +32,8 @@ pub(crate) struct PyTrainer {
 struct Callbacks<'a> {
     inner: Box<dyn Reporter + Send>,
     listeners: &'a Py<PyList>,
-    /// The first exception of a callback, which ends the training.
-    failure: Option<PyErr>,
+    /// The first exception of a callback or a signal, which ends the training.
+    failure: &'a RefCell<Option<PyErr>>,
 }
 
 impl Callbacks<'_> {
@@ -49,7 +49,7 @@ impl Callbacks<'_> {
             Ok(())
         });
         if let Err(failure) = done {
-            self.failure.get_or_insert(failure);
+            self.failure.borrow_mut().get_or_insert(failure);
         }
     }
 }
@@ -181,25 +181,23 @@ impl PyTrainer {
             fs::create_dir_all(folder)?;
         }
         let inner = default_reporter();
-        let mut reporter = Callbacks { inner, listeners: &callbacks, failure: None };
-        let failed = RefCell::new(None);
+        let failure = RefCell::new(None);
+        let mut reporter = Callbacks { inner, listeners: &callbacks, failure: &failure };
         let done = without_gil(py, || {
             let mut stop = || {
-                Python::attach(|py| match py.check_signals() {
-                    Ok(()) => false,
-                    Err(signal) => {
-                        failed.replace(Some(signal));
-                        true
-                    }
-                })
+                if let Err(signal) = Python::attach(|py| py.check_signals()) {
+                    failure.borrow_mut().get_or_insert(signal);
+                }
+                failure.borrow().is_some()
             };
             let hooks = Hooks { reporter: &mut reporter, interrupted: &mut stop, folder };
             trainer.fit(&train.0, valid, hooks)
         });
-        if let Some(failure) = reporter.failure {
-            return Err(failure);
+        match failure.take() {
+            // Our message says what was saved; other exceptions come out as they are.
+            Some(failure) if !failure.is_instance_of::<PyKeyboardInterrupt>(py) => Err(failure),
+            _ => done.map_err(lm_to_py),
         }
-        done.map_err(lm_to_py)
     }
 
     /// Writes the trained weights and their configuration to a folder.

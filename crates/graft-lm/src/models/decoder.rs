@@ -183,9 +183,8 @@ impl Mlp {
     /// `SwiGLU` (Shazeer, 2020).
     fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
         let gate = self.gate_proj.forward(x, ctx)?;
-        let silu = ops::multiply(&gate, &ops::sigmoid(&gate)?)?;
         let up = self.up_proj.forward(x, ctx)?;
-        self.down_proj.forward(&ops::multiply(&silu, &up)?, ctx)
+        self.down_proj.forward(&graft_kernels::swiglu(&gate, &up)?, ctx)
     }
 }
 

@@ -69,20 +69,15 @@ pub fn scaled_dot_product_attention(
     let rows = ops::reshape(&scaled, &[batch, groups, repeats * length, dim])?;
     let scores = matmul(&rows, &ops::swapaxes(k, -1, -2)?)?; // (B, K, R * T, S)
     let scores = ops::reshape(&scores, &[batch, groups, repeats, length, keys])?;
-    let allowed = match mask {
-        Mask::None => None,
-        Mask::Causal => Some(causal_mask(length, keys - length, None)?),
-        Mask::Array(array) => Some(array.clone()),
-    };
-    let scores = match allowed {
-        None => scores,
-        Some(allowed) => {
+    let weights = match mask {
+        Mask::None => graft_kernels::softmax(&scores)?,
+        Mask::Causal => graft_kernels::causal_softmax(&scores)?,
+        Mask::Array(allowed) => {
             let hidden = constant(f32::MIN, Dtype::Float32)?;
             let hidden = ops::astype(&hidden, scores.dtype())?;
-            ops::where_(&allowed, &scores, &hidden)?
+            graft_kernels::softmax(&ops::where_(allowed, &scores, &hidden)?)?
         }
     };
-    let weights = ops::softmax_axis(&scores, -1, true)?;
     let weights = ops::reshape(&weights, &[batch, groups, repeats * length, keys])?;
     let out = matmul(&weights, v)?; // (B, K, R * T, D)
     Ok(ops::reshape(&out, &[batch, heads, length, dim])?)

@@ -34,18 +34,9 @@ pub fn next_token_loss(
     let mask =
         ops::logical_and(&ops::greater_equal(&steps, &starts)?, &ops::less_equal(&steps, &ends)?)?;
 
-    let losses = cross_entropy(&logits, &targets)?; // (B, T - 1)
+    let losses = graft_kernels::cross_entropy(&logits, &targets)?; // (B, T - 1)
     let masked = ops::multiply(&losses, &ops::astype(&mask, losses.dtype())?)?;
     let count = ops::sum(&mask, false)?;
     let total = ops::sum(&ops::astype(&masked, Dtype::Float32)?, false)?;
     Ok((ops::divide(&total, &ops::astype(&count, Dtype::Float32)?)?, count))
-}
-
-/// `logsumexp(logits) - logits[target]` over the last axis, as `mlx.nn.losses.cross_entropy`.
-fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
-    let highest = ops::stop_gradient(&ops::max_axis(logits, -1, true)?)?;
-    let logits = ops::subtract(logits, &highest)?;
-    let targets = ops::expand_dims(targets, -1)?;
-    let score = ops::squeeze_axis(&ops::take_along_axis(&logits, &targets, -1)?, -1)?;
-    Ok(ops::subtract(&ops::logsumexp_axis(&logits, -1, false)?, &score)?)
 }

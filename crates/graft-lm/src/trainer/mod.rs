@@ -194,7 +194,7 @@ impl Trainer {
                     adapters::save_trainable(&self.model.decoder, &file)?;
                     reporter.save(&file);
                 }
-                if it % args.save_every == 0 || it == args.iters || stop {
+                if it % args.save_every == 0 || stop {
                     self.save(folder)?;
                 }
             }
@@ -202,6 +202,9 @@ impl Trainer {
                 reporter.done();
                 return Err(stopped(it, folder.as_deref()));
             }
+        }
+        if let Some(folder) = &folder {
+            self.save(folder)?;
         }
         reporter.done();
         Ok(())

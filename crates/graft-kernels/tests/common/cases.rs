@@ -1,0 +1,132 @@
+//! The kernels that work on rows, and the same in operations of MLX.
+
+use mlx_graft::{Array, Dtype, Result, ops, transforms};
+
+use crate::common::{assert_within, numbers};
+
+type Function = fn(&[Array]) -> Result<Vec<Array>>;
+
+/// A kernel, the same in operations of MLX, and its inputs for an array.
+#[derive(Clone, Copy)]
+pub struct Case {
+    pub ours: Function,
+    theirs: Function,
+    pub inputs: fn(&Array) -> Result<Vec<Array>>,
+    /// How many inputs have a gradient; they are the first.
+    differentiable: usize,
+}
+
+/// Which scores a causal softmax reads.
+fn visible(scores: &Array) -> Result<Array> {
+    let (queries, keys) = (scores.dim(-2)?, scores.dim(-1)?);
+    ops::tri(queries, keys, keys - queries, Dtype::Bool)
+}
+
+/// Targets spread over all columns.
+pub fn targets(logits: &Array) -> Result<Array> {
+    let (width, rows) = logits.shape().split_last().expect("a last axis");
+    let values: Vec<i32> = (0..rows.iter().product()).map(|i: i32| i * 7919 % width).collect();
+    Array::from_slice(&values, rows)
+}
+
+pub const SOFTMAX: Case = Case {
+    ours: |x| Ok(vec![graft_kernels::softmax(&x[0])?]),
+    theirs: |x| Ok(vec![ops::softmax_axis(&x[0], -1, true)?]),
+    inputs: |x| Ok(vec![x.clone()]),
+    differentiable: 1,
+};
+
+pub const CAUSAL: Case = Case {
+    ours: |x| Ok(vec![graft_kernels::causal_softmax(&x[0])?]),
+    theirs: |x| {
+        let (visible, nothing) = (visible(&x[0])?, Array::scalar(0.0_f32)?);
+        let hidden = ops::where_(&visible, &x[0], &Array::scalar(f32::NEG_INFINITY)?)?;
+        let weights = ops::softmax_axis(&hidden, -1, true)?;
+        Ok(vec![ops::where_(&visible, &weights, &nothing)?])
+    },
+    inputs: |x| Ok(vec![x.clone()]),
+    differentiable: 1,
+};
+
+pub const CROSS_ENTROPY: Case = Case {
+    ours: |x| Ok(vec![graft_kernels::cross_entropy(&x[0], &x[1])?]),
+    theirs: |x| {
+        let logits = ops::subtract(&x[0], &ops::max_axis(&x[0], -1, true)?)?;
+        let score = ops::take_along_axis(&logits, &ops::expand_dims(&x[1], -1)?, -1)?;
+        let sum = ops::logsumexp_axis(&logits, -1, false)?;
+        Ok(vec![ops::subtract(&sum, &ops::squeeze_axis(&score, -1)?)?])
+    },
+    inputs: |x| Ok(vec![x.clone(), targets(x)?]),
+    differentiable: 1,
+};
+
+pub const SWIGLU: Case = Case {
+    ours: |x| Ok(vec![graft_kernels::swiglu(&x[0], &x[1])?]),
+    theirs: |x| {
+        let silu = ops::multiply(&x[0], &ops::sigmoid(&x[0])?)?;
+        Ok(vec![ops::multiply(&silu, &x[1])?])
+    },
+    inputs: |x| Ok(vec![x.clone(), numbers(77, x.shape())?]),
+    differentiable: 2,
+};
+
+pub const ALL: [Case; 4] = [SOFTMAX, CAUSAL, CROSS_ENTROPY, SWIGLU];
+
+/// Asserts that two arrays are the same within `bound`, relative to the wanted one where it is
+/// large.
+#[track_caller]
+fn assert_close_by(bound: f32, found: &Array, wanted: &Array) -> Result<()> {
+    let size = ops::add(&ops::abs(wanted)?, &Array::scalar(1.0_f32)?)?;
+    assert_within(found, wanted, &ops::multiply(&size, &Array::scalar(bound)?)?);
+    Ok(())
+}
+
+#[track_caller]
+pub fn assert_close(found: &Array, wanted: &Array) -> Result<()> {
+    assert_close_by(1e-6, found, wanted)
+}
+
+impl Case {
+    /// The result of MLX's operations in float64, rounded.
+    pub fn wanted(&self, x: &[Array]) -> Result<Vec<Array>> {
+        let widen = |x: &Array| match x.dtype() {
+            Dtype::Int32 => Ok(x.clone()),
+            _ => ops::astype(x, Dtype::Float64),
+        };
+        let wide = x.iter().map(widen).collect::<Result<Vec<_>>>()?;
+        Ok(vec![ops::astype(&(self.theirs)(&wide)?[0], Dtype::Float32)?])
+    }
+
+    /// Compares value, gradient and directional derivative.
+    #[track_caller]
+    pub fn check(&self, x: &Array) -> Result<()> {
+        let inputs = (self.inputs)(x)?;
+        let wanted = self.wanted(&inputs)?;
+        assert_close(&(self.ours)(&inputs)?[0], &wanted[0])?;
+
+        let (moved, fixed) = inputs.split_at(self.differentiable);
+        let (case, fixed) = (*self, fixed.to_vec());
+        let both = move |x: &[Array]| [x, &fixed].concat();
+        let with_fixed = both.clone();
+        let ours = move |x: &[Array]| (case.ours)(&both(x));
+        let theirs = move |x: &[Array]| case.wanted(&with_fixed(x));
+        let cotangents = [numbers(3, wanted[0].shape())?];
+        let (_, found) = transforms::vjp(ours.clone(), moved, &cotangents)?;
+        let (_, wanted) = transforms::vjp(theirs.clone(), moved, &cotangents)?;
+        assert_eq!(found.len(), self.differentiable);
+        for (found, wanted) in found.iter().zip(&wanted) {
+            assert_close(found, wanted)?;
+        }
+
+        let tangents = moved.iter().map(|x| numbers(4, x.shape())).collect::<Result<Vec<_>>>()?;
+        let (_, found) = transforms::jvp(ours, moved, &tangents)?;
+        let (_, wanted) = transforms::jvp(theirs, moved, &tangents)?;
+        // MLX adds up the slopes of a whole row in float32.
+        assert_close_by(1e-5, &found[0], &wanted[0])
+    }
+}
+
+/// Numbers in [-10, 10).
+pub fn spread(seed: u32, shape: &[i32]) -> Result<Array> {
+    ops::multiply(&numbers(seed, shape)?, &Array::scalar(10.0_f32)?)
+}

@@ -1,0 +1,185 @@
+//! The kernels that work on rows against MLX's own operations.
+
+#[allow(dead_code)]
+#[path = "common/cases.rs"]
+mod cases;
+#[allow(dead_code)] // of what the tests share, a part
+mod common;
+
+use cases::{ALL, CAUSAL, CROSS_ENTROPY, SOFTMAX, SWIGLU, spread, targets};
+use common::{assert_within, numbers};
+use mlx_graft::{Array, Dtype, ErrorKind, Result, ops, transforms};
+
+#[test]
+fn shapes_of_all_kinds() -> Result<()> {
+    let shapes: &[&[i32]] = &[
+        &[1, 1],
+        &[3, 7],
+        &[17, 33],
+        &[64, 64],
+        &[63, 65],
+        &[2, 3, 5, 9],
+        &[1, 257],
+        &[1, 70_001],
+        &[5, 40_003],
+        // Many tasks, the last of them shorter.
+        &[301, 307],
+        &[4, 3, 101, 103],
+    ];
+    for case in ALL {
+        for shape in shapes {
+            case.check(&spread(1, shape)?)?;
+        }
+    }
+    SOFTMAX.check(&spread(1, &[300])?)?;
+    CROSS_ENTROPY.check(&spread(1, &[300])?)?;
+    SWIGLU.check(&spread(1, &[100_000])?)?;
+    SWIGLU.check(&spread(1, &[])?)?;
+    for empty in [&[0, 5][..], &[2, 0, 5], &[0, 0]] {
+        for case in [SOFTMAX, CAUSAL, SWIGLU] {
+            case.check(&numbers(1, empty)?)?;
+        }
+    }
+    for empty in [&[0][..], &[3, 0]] {
+        SOFTMAX.check(&numbers(1, empty)?)?;
+        SWIGLU.check(&numbers(1, empty)?)?;
+    }
+    // MLX's logsumexp refuses these.
+    for rows in [&[0][..], &[2, 0]] {
+        let logits = numbers(1, &[rows, &[5]].concat())?;
+        let losses = graft_kernels::cross_entropy(&logits, &targets(&logits)?)?;
+        assert_eq!(losses.shape(), rows);
+    }
+    Ok(())
+}
+
+#[test]
+fn arrays_that_are_not_contiguous() -> Result<()> {
+    let x = spread(1, &[6, 40, 42])?;
+    let views = [
+        ops::transpose_axes(&x, &[1, 0, 2])?,
+        ops::transpose_axes(&spread(2, &[42, 6, 40])?, &[1, 2, 0])?,
+        ops::slice(&x, &[0, 0, 0], &[6, 40, 42], &[2, 4, 3])?,
+        ops::slice(&x, &[5, 39, 41], &[-7, -41, -43], &[-1, -1, -1])?,
+        ops::broadcast_to(&spread(3, &[42])?, &[40, 42])?,
+        ops::broadcast_to(&spread(4, &[9, 1])?, &[2, 9, 30])?,
+    ];
+    for case in ALL {
+        for view in &views {
+            case.check(view)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn values_at_the_limits() -> Result<()> {
+    let limits = [1e4, -1e4, 88.0, -88.0, 1e-30, -0.0, f32::MIN, f32::MAX];
+    for case in ALL {
+        for shift in limits {
+            case.check(&ops::add(&spread(1, &[40, 45])?, &Array::scalar(shift)?)?)?;
+        }
+        let row: Vec<f32> = (0..45).map(|i| limits[i % 6] + i as f32).collect();
+        case.check(&Array::from_slice(&row, &[1, 45])?)?;
+    }
+    Ok(())
+}
+
+/// Both are NaN, or both are the same within 1e-6.
+#[track_caller]
+fn assert_same(found: &[f32], wanted: &[f32]) {
+    assert_eq!(found.len(), wanted.len());
+    for (i, (x, y)) in found.iter().zip(wanted).enumerate() {
+        #[allow(clippy::float_cmp)] // infinities
+        let same = x == y || x.is_nan() && y.is_nan() || (x - y).abs() < 1e-6;
+        assert!(same, "element {i}: {x} instead of {y}");
+    }
+}
+
+#[test]
+fn nan_and_infinity_spread_as_in_mlx() -> Result<()> {
+    for case in ALL {
+        for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for column in [0, 20, 40] {
+                let mut values = numbers(1, &[40, 41])?.to_vec::<f32>()?;
+                values[12 * 41 + column] = special;
+                let inputs = (case.inputs)(&Array::from_slice(&values, &[40, 41])?)?;
+                let found = (case.ours)(&inputs)?[0].to_vec::<f32>()?;
+                let wanted = case.wanted(&inputs)?[0].to_vec::<f32>()?;
+                assert_same(&found, &wanted);
+            }
+        }
+    }
+    let hidden = ops::full(&[2, 3], &Array::scalar(f32::NEG_INFINITY)?, Dtype::Float32)?;
+    assert!(graft_kernels::softmax(&hidden)?.to_vec::<f32>()?.iter().all(|x| x.is_nan()));
+    Ok(())
+}
+
+#[test]
+fn hidden_scores_are_not_read() -> Result<()> {
+    let scores = Array::from_slice(&[1.0, 1.0, f32::NAN, 2.0, 2.0, 2.0_f32], &[2, 3])?;
+    let third = 1.0 / 3.0;
+    let wanted = [0.5, 0.5, 0.0, third, third, third];
+    assert_same(&graft_kernels::causal_softmax(&scores)?.to_vec::<f32>()?, &wanted);
+
+    let square = |x: &[Array]| {
+        Ok(vec![ops::sum(&ops::square(&graft_kernels::causal_softmax(&x[0])?)?, false)?])
+    };
+    let gradient = transforms::grad(square, &[0], &[&scores])?[0].to_vec::<f32>()?;
+    assert_same(&gradient, &[0.0; 6]);
+    Ok(())
+}
+
+#[test]
+fn targets_out_of_range() -> Result<()> {
+    let logits = numbers(1, &[4, 5])?;
+    let targets = Array::from_slice(&[-1, 4, 5, i32::MAX], &[4])?;
+    let losses = graft_kernels::cross_entropy(&logits, &targets)?.to_vec::<f32>()?;
+    let refused: Vec<bool> = losses.iter().map(|x| x.is_nan()).collect();
+    assert_eq!(refused, [true, false, true, true]);
+
+    // A loss that is multiplied by 0 does not reach the gradient.
+    let weights = Array::from_slice(&[1.0_f32, 1.0, 0.0, 0.0], &[4])?;
+    let loss = move |x: &[Array]| {
+        let losses = graft_kernels::cross_entropy(&x[0], &targets)?;
+        Ok(vec![ops::sum(&ops::multiply(&losses, &weights)?, false)?])
+    };
+    let gradient = transforms::grad(loss, &[0], &[&logits])?[0].to_vec::<f32>()?;
+    let rows: Vec<&[f32]> = gradient.chunks(5).collect();
+    assert!(rows[0].iter().all(|x| x.is_nan()));
+    assert!(rows[1].iter().sum::<f32>().abs() < 1e-6 && rows[1][4] < -0.5);
+    assert_same(&gradient[10..], &[0.0; 10]);
+    Ok(())
+}
+
+#[test]
+fn shapes_that_do_not_fit() -> Result<()> {
+    let scalar = Array::scalar(1.0_f32)?;
+    assert!(graft_kernels::softmax(&scalar).is_err());
+    for shape in [&[3, 2][..], &[3], &[]] {
+        let error = graft_kernels::causal_softmax(&numbers(1, shape)?).expect_err("does not fit");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    }
+    assert!(graft_kernels::swiglu(&numbers(1, &[3])?, &numbers(1, &[4])?).is_err());
+    // As MLX, with broadcasting.
+    let y = graft_kernels::swiglu(&numbers(1, &[2, 1])?, &numbers(1, &[1, 4])?)?;
+    assert_eq!(y.shape(), [2, 4]);
+    Ok(())
+}
+
+#[test]
+fn other_dtypes_run_through_mlx() -> Result<()> {
+    let x = ops::astype(&numbers(1, &[5, 6])?, Dtype::Float16)?;
+    for case in ALL {
+        let narrow = |x: Array| match x.dtype() {
+            Dtype::Int32 => Ok(x),
+            _ => ops::astype(&x, Dtype::Float16),
+        };
+        let inputs = (case.inputs)(&x)?.into_iter().map(narrow).collect::<Result<Vec<_>>>()?;
+        let (found, wanted) = ((case.ours)(&inputs)?, case.wanted(&inputs)?);
+        assert_eq!(found[0].dtype(), Dtype::Float16);
+        let bound = ops::full(wanted[0].shape(), &Array::scalar(5e-3_f32)?, Dtype::Float32)?;
+        assert_within(&ops::astype(&found[0], Dtype::Float32)?, &wanted[0], &bound);
+    }
+    Ok(())
+}
