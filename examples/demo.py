@@ -20,8 +20,8 @@ import stdlib_text
 import tiny_llama
 
 SEED = 0
-BASE = {"iters": 800, "batch_size": 16, "learning_rate": 3e-3, "max_seq_length": 128}
-TUNE = {"iters": 250, "batch_size": 16, "learning_rate": 2e-3, "max_seq_length": 192}
+BASE = {"iters": 700, "batch_size": 8, "learning_rate": 3e-3, "max_seq_length": 256}
+TUNE = {"iters": 200, "batch_size": 8, "learning_rate": 2e-3, "max_seq_length": 256}
 LORA = {"rank": 16, "scale": 4.0, "num_layers": tiny_llama.CONFIG["num_hidden_layers"]}
 
 

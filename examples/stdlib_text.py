@@ -18,7 +18,8 @@ from pathlib import Path
 SKIP = {"__pycache__", "idlelib", "lib2to3", "site-packages", "test", "tests", "turtledemo"}
 # Of 20 modules: 12 train the base model, 5 the adapter, 1 validates, 2 are held out to the end.
 SPLITS = ["base"] * 12 + ["tune"] * 5 + ["valid"] + ["test"] * 2
-LONGEST_DOC, LONGEST_CODE = 900, 420
+# In characters, so that every row fits into the batches that the demonstration can afford.
+LONGEST_DOCUMENT, LONGEST_CODE, LONGEST_SUMMARY = 320, 240, 200
 
 
 @dataclass
@@ -49,7 +50,8 @@ def collect() -> dict[str, Text]:
             if doc in seen:
                 continue  # overridden methods often repeat their parent's words
             seen.add(doc)
-            splits[split].documents.append(f'{signature}\n    """{doc[:LONGEST_DOC]}"""')
+            document = f'{signature}\n    """{doc}"""'
+            splits[split].documents.append(document[:LONGEST_DOCUMENT])
             if code and len(summary(doc)) >= 20:
                 splits[split].pairs.append({"prompt": code, "completion": summary(doc)})
     return splits
@@ -75,7 +77,7 @@ def documented(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
 
 def summary(doc: str) -> str:
     """Returns a docstring's first paragraph, on one line."""
-    return " ".join(doc.split("\n\n")[0].split())[:300]
+    return " ".join(doc.split("\n\n")[0].split())[:LONGEST_SUMMARY]
 
 
 def write_rows(folder: Path, **rows: list[dict[str, str]]) -> Path:
