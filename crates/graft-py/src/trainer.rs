@@ -185,7 +185,7 @@ impl PyTrainer {
         let mut reporter = Callbacks { inner, listeners: &callbacks, failure: &failure };
         let done = without_gil(py, || {
             let mut stop = || {
-                if let Err(signal) = Python::attach(Python::check_signals) {
+                if let Some(signal) = Python::attach(|py| py.check_signals().err()) {
                     failure.borrow_mut().get_or_insert(signal);
                 }
                 failure.borrow().is_some()
