@@ -1,4 +1,8 @@
-"""Random numbers, named as in `mlx.core.random`, from the same generator."""
+"""Random numbers, named as in `mlx.core.random`.
+
+With the same key they are the same. Without one they are drawn from a state of their own, the one
+of C++ programs, which `seed` here sets; `mx.random.seed` sets that of `mlx.core` only.
+"""
 
 from mlx_graft._core import core as _core
 
