@@ -20,8 +20,8 @@ import stdlib_text
 import tiny_llama
 
 SEED = 0
-BASE = {"iters": 700, "batch_size": 8, "learning_rate": 3e-3, "max_seq_length": 256}
-TUNE = {"iters": 200, "batch_size": 8, "learning_rate": 2e-3, "max_seq_length": 256}
+BASE = {"iters": 1200, "batch_size": 4, "learning_rate": 3e-3, "max_seq_length": 256}
+TUNE = {"iters": 400, "batch_size": 4, "learning_rate": 1e-3, "max_seq_length": 256}
 LORA = {"rank": 16, "scale": 4.0, "num_layers": tiny_llama.CONFIG["num_hidden_layers"]}
 
 
@@ -47,6 +47,7 @@ def config(options: dict[str, Any], folder: Path) -> mg.TrainConfig:
     return mg.TrainConfig(
         **options,
         optimizer="adamw",
+        optimizer_config={"adamw": {"betas": [0.9, 0.98], "bias_correction": True}},
         lr_schedule={
             "name": "cosine_decay",
             "warmup": iters // 20,
@@ -113,6 +114,7 @@ def show_samples(model: mg.Model, tokenizer: mg.Tokenizer, rows: list[dict[str, 
         chat = [{"role": "user", "content": row["prompt"]}]
         prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
         text = mg.generate(model, tokenizer, prompt, max_tokens=48, temp=0.3, top_p=0.9)
+        text = text.split('"""')[0]
         print(f"  {row['prompt'].splitlines()[0][:90]}")
         print(f"    model:  {text.strip()}")
         print(f"    Python: {row['completion'][:160]}\n")

@@ -30,12 +30,15 @@ CONFIG: dict[str, Any] = {
     "torch_dtype": "float32",
 }
 END = "<|endoftext|>"
+# A question is code, an answer its docstring: the shape in which the base model has seen both.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "<|{{ message['role'] }}|>\n{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}<|endoftext|>{% endif %}\n"
+    "{% if message['role'] == 'assistant' %}"
+    '{{ message[\'content\'] }}"""<|endoftext|>'
+    "{% else %}"
+    '{{ message[\'content\'] }}\n    """'
+    "{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
 
@@ -48,7 +51,7 @@ def write_tokenizer(folder: Path, texts: list[str], vocab_size: int = CONFIG["vo
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END, "<|system|>", "<|user|>", "<|assistant|>"],
+        special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(texts, trainer)
@@ -67,16 +70,18 @@ def write_tokenizer(folder: Path, texts: list[str], vocab_size: int = CONFIG["vo
 def write_random_weights(folder: Path, seed: int, config: dict[str, Any] = CONFIG) -> int:
     """Writes the config and weights drawn from the seed; returns the number of parameters.
 
-    The standard deviations are GPT-2's: 0.02, and less for what is added to the residual stream.
+    As in GPT-2, what is added to the residual stream starts smaller. The standard deviation is
+    three times GPT-2's, as the model is that much narrower.
     """
     mx.random.seed(seed)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     layers, head_dim = config["num_hidden_layers"], config["head_dim"]
     queries = config["num_attention_heads"] * head_dim
     keys = config["num_key_value_heads"] * head_dim
-    residual = 0.02 / (2 * layers) ** 0.5
+    std = 0.06
+    residual = std / (2 * layers) ** 0.5
 
-    def normal(rows: int, columns: int, std: float = 0.02) -> mx.array:
+    def normal(rows: int, columns: int, std: float = std) -> mx.array:
         return std * mx.random.normal((rows, columns))
 
     weights = {"model.embed_tokens.weight": normal(config["vocab_size"], hidden)}
