@@ -98,19 +98,14 @@ impl Weights {
     pub fn linear(&mut self, name: &str, outputs: i32, inputs: i32, bias: bool) -> Result<Linear> {
         self.scope(name, |weights| {
             let packed = weights.packed(outputs, inputs)?;
-            let weight = match &packed {
-                Some(_) => None,
-                None => Some(weights.take("weight", &[outputs, inputs])?),
-            };
             // A bias that the configuration does not speak of would be an extra tensor.
             let bias = bias.then(|| weights.take("bias", &[outputs])).transpose()?;
-            Ok(match (packed, weight) {
-                (Some(packed), _) => Linear::from_kind(LinearKind::Quantized(Quantized {
+            Ok(match packed {
+                Some(packed) => Linear::from_kind(LinearKind::Quantized(Quantized {
                     packed,
                     bias: bias.map(Param::frozen),
                 })),
-                (None, Some(weight)) => Linear::dense(weight, bias),
-                (None, None) => unreachable!("a weight is taken when nothing is packed"),
+                None => Linear::dense(weights.take("weight", &[outputs, inputs])?, bias),
             })
         })
     }

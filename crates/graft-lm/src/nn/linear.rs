@@ -256,14 +256,15 @@ pub(super) fn low_rank(
     ctx: &Context,
     update: impl FnOnce(&Array) -> Result<Array>,
 ) -> Result<Array> {
-    match ctx.next_key()? {
-        Some(key) if dropout > 0.0 => {
+    // Without dropout no key is drawn: a step would split one for every layer.
+    match if dropout > 0.0 { ctx.next_key()? } else { None } {
+        Some(key) => {
             let keep = constant(1.0 - dropout, Dtype::Float32)?;
             let mask = random::bernoulli(&keep, x.shape(), Some(&key))?;
             let factor = constant(1.0 / (1.0 - dropout), x.dtype())?;
             update(&ops::multiply(&ops::multiply(x, &factor)?, &ops::astype(&mask, x.dtype())?)?)
         }
-        _ => update(x),
+        None => update(x),
     }
 }
 

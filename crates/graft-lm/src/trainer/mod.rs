@@ -32,7 +32,7 @@ use crate::{Error, Result};
 pub struct Trainer {
     model: Rc<Model>,
     args: TrainArgs,
-    schedule: Option<Schedule>,
+    schedule: Schedule,
     step: Step,
     batches_seen: u64,
     rng: BatchRng,
@@ -71,7 +71,10 @@ impl Trainer {
         let options = args.optimizer_options()?;
         let every = args.grad_accumulation_steps;
         let step = Step::new(&model, options, every, u64::from(args.seed))?;
-        let schedule = args.lr_schedule.as_ref().map(Schedule::new).transpose()?;
+        let schedule = match &args.lr_schedule {
+            Some(config) => Schedule::new(config)?,
+            None => Schedule::Constant(args.learning_rate),
+        };
         let rng = BatchRng::new(args.seed);
         let memory = MemoryCheck::default();
         Ok(Self { model, args, schedule, step, batches_seen: 0, rng, memory, _limits: limits })
@@ -89,10 +92,7 @@ impl Trainer {
 
     /// The learning rate of the next update.
     pub fn learning_rate(&self) -> f32 {
-        match &self.schedule {
-            Some(schedule) => schedule.learning_rate(self.step.updates()),
-            None => self.args.learning_rate as f32,
-        }
+        self.schedule.learning_rate(self.step.updates())
     }
 
     /// Trains on one batch: the mean loss per token before the update, and the number of tokens.
@@ -233,7 +233,10 @@ impl Trainer {
         Ok(Metrics {
             step,
             loss,
-            learning_rate: f64::from(self.last_rate()),
+            // That of the latest update.
+            learning_rate: f64::from(
+                self.schedule.learning_rate(self.step.updates().saturating_sub(1)),
+            ),
             tokens,
             tokens_per_second: per_second(window.tokens),
             iterations_per_second: per_second(window.steps),
@@ -241,14 +244,6 @@ impl Trainer {
             active_memory_bytes: memory::active()? as u64,
             cache_memory_bytes: memory::cache()? as u64,
         })
-    }
-
-    /// The learning rate of the latest update.
-    fn last_rate(&self) -> f32 {
-        match &self.schedule {
-            Some(schedule) => schedule.learning_rate(self.step.updates().saturating_sub(1)),
-            None => self.args.learning_rate as f32,
-        }
     }
 
     /// Frees memory kept for reuse if that was asked for: it costs the next step fresh pages.
