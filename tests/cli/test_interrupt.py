@@ -23,6 +23,8 @@ def interrupt_after_first_report(
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
+        # A background job of a shell ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     report = adapters / "metrics.jsonl"

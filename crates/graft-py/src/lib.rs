@@ -5,6 +5,7 @@
 
 mod bridge;
 mod cli;
+mod core;
 mod data;
 mod error;
 mod generate;
@@ -57,5 +58,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<generate::PyGenerated>()?;
     let core = PyModule::new(module.py(), "core")?;
     ops::register(&core)?;
+    core::register(&core)?;
     module.add_submodule(&core)
 }

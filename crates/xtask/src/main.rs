@@ -67,7 +67,11 @@ fn run() -> Result<ExitCode> {
     }
     for (module, path) in [("ops", "__init__"), ("fast", "fast"), ("random", "random")] {
         let path = format!("python/mlx_graft/core/{path}.pyi");
-        outputs.text(&path, &stub::file(&table, module)?)?;
+        let handwritten = match module {
+            "ops" => stub::Stubs::handwritten(&root.join("crates/graft-py/src/core"))?,
+            _ => stub::Stubs::default(),
+        };
+        outputs.text(&path, &stub::file(&table, module, handwritten)?)?;
     }
     outputs.text("tests/parity/test_ops_generated.py", &parity::file(&table))?;
 

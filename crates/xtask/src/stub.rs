@@ -1,8 +1,10 @@
 //! The type stub of a Python module of operations.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::FIRST_LINE;
 use crate::header::{Kind, Output};
@@ -10,22 +12,99 @@ use crate::pyo3::docstring;
 use crate::signature::{self, Item, PyParam, Signature, Type};
 use crate::table::{Op, Table};
 
-/// The stub of the operations of a module.
-pub fn file(table: &Table, module: &str) -> Result<String> {
-    let mut text = format!("# {FIRST_LINE} crates/mlx-graft/ops.toml\n\n");
+/// Stubs, and what they import: names by module.
+#[derive(Default)]
+pub struct Stubs {
+    text: String,
+    imports: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Stubs {
+    /// The handwritten stubs of a folder, in the order of the file names.
+    pub fn handwritten(folder: &Path) -> Result<Self> {
+        let unreadable = || format!("cannot read {}", folder.display());
+        let mut paths = std::fs::read_dir(folder)
+            .with_context(unreadable)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<_>>>()
+            .with_context(unreadable)?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "pyi"));
+        paths.sort();
+        let mut stubs = Self::default();
+        for path in paths {
+            let stub = std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            stubs.add(&stub).with_context(|| format!("in {}", path.display()))?;
+        }
+        Ok(stubs)
+    }
+
+    fn add(&mut self, stub: &str) -> Result<()> {
+        let mut body = Vec::new();
+        for line in stub.lines() {
+            if line.starts_with("import ") {
+                bail!("only `from … import …` on one line is understood, not `{line}`");
+            }
+            let import = line.strip_prefix("from ").and_then(|line| line.split_once(" import "));
+            match import {
+                Some((module, names)) => {
+                    self.import(module, &names.split(", ").collect::<Vec<_>>())
+                }
+                None => body.push(line),
+            }
+        }
+        let _ = writeln!(self.text, "\n{}", body.join("\n").trim());
+        Ok(())
+    }
+
+    fn import(&mut self, module: &str, names: &[&str]) {
+        let imported = self.imports.entry(module.to_string()).or_default();
+        imported.extend(names.iter().map(ToString::to_string));
+    }
+
+    /// The import lines: the standard library, then MLX, then this package.
+    fn imports(&self) -> String {
+        let section = |module: &str| match module.split('.').next() {
+            Some("mlx") => 1,
+            Some("mlx_graft") => 2,
+            _ => 0,
+        };
+        let sections = (0..3).map(|number| {
+            let mut lines = String::new();
+            for (module, names) in self.imports.iter().filter(|(m, _)| section(m) == number) {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let line = format!("from {module} import {}", names.join(", "));
+                if line.len() > 100 {
+                    let _ = writeln!(lines, "from {module} import (");
+                    names.iter().for_each(|name| lines += &format!("    {name},\n"));
+                    lines += ")\n";
+                } else {
+                    lines += &line;
+                    lines.push('\n');
+                }
+            }
+            lines
+        });
+        sections.filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The stub of a module: its operations, and what is written by hand for it.
+pub fn file(table: &Table, module: &str, mut stubs: Stubs) -> Result<String> {
     let mut functions = String::new();
     for op in table.groups.iter().filter(|group| group.module == module).flat_map(|g| &g.ops) {
         functions += &function(op)?;
     }
+    functions += &stubs.text;
     if functions.contains("Sequence[") {
-        text += "from collections.abc import Sequence\n";
+        stubs.import("collections.abc", &["Sequence"]);
     }
-    let dtype = if functions.contains("Dtype") { "Dtype, " } else { "" };
-    let _ = write!(
-        text,
-        "from typing import TypeAlias\n\n\
-         from mlx.core import Device, DeviceType, {dtype}Stream, ThreadLocalStream, array\n"
-    );
+    stubs.import("typing", &["TypeAlias"]);
+    stubs.import("mlx.core", &["Device", "DeviceType", "Stream", "ThreadLocalStream", "array"]);
+    if functions.contains("Dtype") {
+        stubs.import("mlx.core", &["Dtype"]);
+    }
+    let mut text = format!("# {FIRST_LINE} crates/mlx-graft/ops.toml\n\n{}", stubs.imports());
     if module == "ops" {
         text.push('\n');
         for module in ["fast", "random"] {

@@ -1,0 +1,11 @@
+//! The functions of `mlx_graft.core` that are no operations, one file a concept. What `core/memory.rs`
+//! defines is typed in `core/memory.pyi`, which `cargo xtask gen` puts into the stub of the package.
+
+mod memory;
+
+use pyo3::prelude::*;
+
+/// Adds the functions of all concepts to `core`.
+pub(crate) fn register(core: &Bound<'_, PyModule>) -> PyResult<()> {
+    memory::register(core)
+}
