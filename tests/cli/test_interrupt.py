@@ -26,15 +26,18 @@ def interrupt_after_first_report(
         # A background job of a shell ignores Ctrl-C, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    report = adapters / "metrics.jsonl"
-    while not (report.exists() and "train_loss" in report.read_text()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "no report within a minute"
-        time.sleep(0.05)
-    for _ in range(signals):
-        process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        report = adapters / "metrics.jsonl"
+        while not (report.exists() and "train_loss" in report.read_text()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "no report within a minute"
+            time.sleep(0.05)
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
