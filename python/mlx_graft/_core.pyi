@@ -57,8 +57,11 @@ class Model:
     def __new__(cls, folder: str | PathLike[str]) -> Model: ...
     def __call__(self, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
         """Returns the logits of tokens: int32 `(B, T)` to `(B, T, V)`, differentiable."""
-    def make_cache(self) -> KVCache:
-        """Returns a cache for calls that go on from each other."""
+    def make_cache(self, max_kv_size: int | None = None) -> KVCache:
+        """Returns a cache for calls that go on from each other.
+
+        It holds at most `max_kv_size` tokens, the first four always among them.
+        """
     def parameters(self) -> Any:
         """Returns all parameters in nested dicts and lists, as `mlx.nn.Module.parameters`."""
     def trainable_parameters(self) -> Any:
@@ -223,6 +226,10 @@ class Generation:
         xtc_probability: float,
         xtc_threshold: float,
         prefill_step_size: int,
+        max_kv_size: int | None,
+        kv_bits: int | None,
+        kv_group_size: int,
+        quantized_kv_start: int,
     ) -> Generation: ...
     def __iter__(self) -> Generation: ...
     def __next__(self) -> GenerationResponse: ...

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 import mlx.core as mx
 
 from mlx_graft import random_state
 from mlx_graft._core import Generation, GenerationResponse, Model, Tokenizer
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["generate", "stream_generate"]
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keyword arguments of `stream_generate`, which explains them."""
+
+    max_tokens: int
+    temp: float
+    top_p: float
+    min_p: float
+    min_tokens_to_keep: int
+    top_k: int
+    xtc_probability: float
+    xtc_threshold: float
+    prefill_step_size: int
+    max_kv_size: int | None
+    kv_bits: int | None
+    kv_group_size: int
+    quantized_kv_start: int
 
 
 def stream_generate(
@@ -26,6 +48,10 @@ def stream_generate(
     xtc_probability: float = 0.0,
     xtc_threshold: float = 0.0,
     prefill_step_size: int = 2048,
+    max_kv_size: int | None = None,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 5000,
 ) -> Iterator[GenerationResponse]:
     """Generates text token by token: mlx-lm's `stream_generate`.
 
@@ -42,6 +68,10 @@ def stream_generate(
         xtc_probability: The chance that XTC sampling happens at a token.
         xtc_threshold: The probability above which XTC drops all tokens but the least likely.
         prefill_step_size: Tokens of the prompt that are processed at a time.
+        max_kv_size: The most tokens whose keys and values are held; the first four always are.
+        kv_bits: Holds keys and values in so many bits: 2, 3, 4, 5, 6 or 8.
+        kv_group_size: Elements that share a scale then: 32, 64 or 128.
+        quantized_kv_start: The number of tokens from which on `kv_bits` holds.
 
     Yields:
         A response per token with `text`, `token`, `finish_reason` and speeds.
@@ -70,6 +100,10 @@ def stream_generate(
         xtc_probability=xtc_probability,
         xtc_threshold=xtc_threshold,
         prefill_step_size=prefill_step_size,
+        max_kv_size=max_kv_size,
+        kv_bits=kv_bits,
+        kv_group_size=kv_group_size,
+        quantized_kv_start=quantized_kv_start,
     )
 
 
@@ -77,30 +111,8 @@ def generate(
     model: Model,
     tokenizer: Tokenizer,
     prompt: str | Sequence[int],
-    max_tokens: int = 256,
-    *,
-    temp: float = 0.0,
-    top_p: float = 0.0,
-    min_p: float = 0.0,
-    min_tokens_to_keep: int = 1,
-    top_k: int = 0,
-    xtc_probability: float = 0.0,
-    xtc_threshold: float = 0.0,
-    prefill_step_size: int = 2048,
+    **options: Unpack[GenerateOptions],
 ) -> str:
     """Generates text: mlx-lm's `generate`. The arguments are those of `stream_generate`."""
-    responses = stream_generate(
-        model,
-        tokenizer,
-        prompt,
-        max_tokens,
-        temp=temp,
-        top_p=top_p,
-        min_p=min_p,
-        min_tokens_to_keep=min_tokens_to_keep,
-        top_k=top_k,
-        xtc_probability=xtc_probability,
-        xtc_threshold=xtc_threshold,
-        prefill_step_size=prefill_step_size,
-    )
+    responses = stream_generate(model, tokenizer, prompt, **options)
     return "".join(response.text for response in responses)

@@ -42,6 +42,26 @@ def test_verbose_tells_speed_and_memory(graft, checkpoint) -> None:
         assert part in run.stdout
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_kv_size": 16},
+        {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0},
+    ],
+)
+def test_cache_options(options, graft, checkpoint) -> None:
+    folder = checkpoint("qwen3")
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+    prompt = "the parser returns a new list, and the list holds every argument in order"
+    run = graft(
+        "generate", "--model", folder, "--prompt", prompt, "--max-tokens", 24,
+        "--ignore-chat-template", "--verbose", "F", *flags,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    expected = text_of(folder, prompt, max_tokens=24, **options)
+    assert run.stdout.rstrip("\n") == expected.rstrip("\n")
+
+
 def test_seed(graft, checkpoint) -> None:
     def sample(seed: int) -> str:
         run = graft(

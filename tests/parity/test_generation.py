@@ -13,11 +13,18 @@ from support.checkpoints import FAMILIES
 PROMPT = "the parser returns a new list, and"
 
 
-def their_tokens(folder: Any, prompt: Any, count: int, **options: Any) -> list[int]:
+def their_tokens(
+    folder: Any, prompt: Any, count: int, adapter_path: str | None = None, **options: Any
+) -> list[int]:
     from mlx_lm import load, stream_generate
 
-    model, tokenizer = load(str(folder), **options)
-    return [r.token for r in stream_generate(model, tokenizer, prompt, max_tokens=count)]
+    model, tokenizer = load(str(folder), adapter_path=adapter_path)
+    responses = stream_generate(model, tokenizer, prompt, max_tokens=count, **options)
+    return [r.token for r in responses]
+
+
+def ids(count: int) -> list[int]:
+    return [(7 * i) % 300 + 5 for i in range(count)]
 
 
 @pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4bit"])
@@ -43,9 +50,63 @@ def test_with_adapters(checkpoint, tmp_path) -> None:
 def test_prompt_of_ids_longer_than_a_prefill_step(checkpoint) -> None:
     folder = checkpoint("llama3")
     model, tokenizer = mg.load(folder)
-    prompt = [(7 * i) % 300 + 5 for i in range(150)]
+    prompt = ids(150)
     responses = mg.stream_generate(model, tokenizer, prompt, max_tokens=16, prefill_step_size=64)
     assert [r.token for r in responses] == their_tokens(folder, prompt, 16)
+
+
+@pytest.mark.parametrize("prefill", [2048, 16])
+@pytest.mark.parametrize("length", [3, 30, 150])
+def test_sliding_window(length: int, prefill: int, checkpoint) -> None:
+    folder = checkpoint("llama-sliding")
+    model, tokenizer = mg.load(folder)
+    options = {"prefill_step_size": prefill}
+    responses = mg.stream_generate(model, tokenizer, ids(length), max_tokens=60, **options)
+    assert [r.token for r in responses] == their_tokens(folder, ids(length), 60, **options)
+
+
+@pytest.mark.parametrize("prefill", [2048, 16])
+@pytest.mark.parametrize("length", [3, 30, 150])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_max_kv_size(family: str, length: int, prefill: int, checkpoint) -> None:
+    folder = checkpoint(family)
+    model, tokenizer = mg.load(folder)
+    options = {"max_kv_size": 24, "prefill_step_size": prefill}
+    responses = mg.stream_generate(model, tokenizer, ids(length), max_tokens=60, **options)
+    assert [r.token for r in responses] == their_tokens(folder, ids(length), 60, **options)
+
+
+@pytest.mark.parametrize("start", [0, 40])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_cache(bits: int, start: int, checkpoint) -> None:
+    folder = checkpoint("qwen3")  # its heads have 32 features, the smallest group there is
+    model, tokenizer = mg.load(folder)
+    options = {"kv_bits": bits, "kv_group_size": 32, "quantized_kv_start": start}
+    responses = mg.stream_generate(model, tokenizer, ids(30), max_tokens=40, **options)
+    assert [r.token for r in responses] == their_tokens(folder, ids(30), 40, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"kv_bits": 7}, ["--kv-bits 7", "2, 3, 4, 5, 6, 8"]),
+        ({"kv_bits": 4, "kv_group_size": 48}, ["--kv-group-size 48", "32, 64, 128"]),
+        ({"kv_bits": 4, "kv_group_size": 128, "quantized_kv_start": 0}, ["128", "divide"]),
+        ({"max_kv_size": 0}, ["max_kv_size", "at least 1"]),
+    ],
+)
+def test_cache_options_out_of_range(options, parts: list[str], checkpoint) -> None:
+    model, tokenizer = mg.load(checkpoint("llama"))
+    with pytest.raises(ValueError) as raised:
+        list(mg.stream_generate(model, tokenizer, ids(30), max_tokens=4, **options))
+    assert all(part in str(raised.value) for part in parts)
+
+
+def test_a_rotating_cache_is_not_quantized(checkpoint) -> None:
+    model, tokenizer = mg.load(checkpoint("llama"))
+    options = {"max_kv_size": 16, "kv_bits": 4, "quantized_kv_start": 0}
+    with pytest.raises(NotImplementedError, match="leave one of them out"):
+        list(mg.stream_generate(model, tokenizer, ids(30), max_tokens=4, **options))
 
 
 def test_the_same_seed_samples_the_same(checkpoint) -> None:

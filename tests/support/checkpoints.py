@@ -47,6 +47,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "mlp_bias": True,
     },
+    "llama-sliding": {
+        "model_type": "llama",
+        "sliding_window": 16,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
     "mistral": {"model_type": "mistral", "head_dim": 32, "sliding_window": None},
     "smollm": {"model_type": "llama", "tie_word_embeddings": True, "num_hidden_layers": 3},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_theta": 1e6},
@@ -60,7 +65,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 # The data types that a real checkpoint of each family is most often seen in are tested by logits;
 # everything else is tested in float32, where the comparison is sharp.
-HAS_BOS = {"llama", "llama3", "llama-linear", "mistral"}
+HAS_BOS = {"llama", "llama3", "llama-linear", "llama-sliding", "mistral"}
 
 
 def config_of(family: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use graft_lm::generate::{GenerateOptions, Generated, Generation, SamplerOptions};
 use graft_lm::lora::KeySequence;
+use graft_lm::models::KvQuantization;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::bridge::{In, Owned, without_gil};
@@ -66,7 +68,8 @@ impl PyGeneration {
     #[allow(clippy::too_many_arguments)]
     #[pyo3(signature = (
         model, tokenizer, prompt, key, *, max_tokens, temp, top_p, min_p, min_tokens_to_keep,
-        top_k, xtc_probability, xtc_threshold, prefill_step_size
+        top_k, xtc_probability, xtc_threshold, prefill_step_size, max_kv_size, kv_bits,
+        kv_group_size, quantized_kv_start
     ))]
     fn new(
         py: Python<'_>,
@@ -83,7 +86,18 @@ impl PyGeneration {
         xtc_probability: f32,
         xtc_threshold: f32,
         prefill_step_size: usize,
+        max_kv_size: Option<i32>,
+        kv_bits: Option<i32>,
+        kv_group_size: i32,
+        quantized_kv_start: i32,
     ) -> PyResult<Self> {
+        if max_kv_size.is_some_and(|size| size < 1) {
+            return Err(PyValueError::new_err("max_kv_size must be at least 1"));
+        }
+        let kv_quantization = kv_bits
+            .map(|bits| KvQuantization::new(bits, kv_group_size, quantized_kv_start))
+            .transpose()
+            .map_err(lm_to_py)?;
         let eos_token_ids: BTreeSet<u32> = tokenizer.0.eos_token_ids().clone();
         let options = GenerateOptions {
             max_tokens: u64::try_from(max_tokens).ok(),
@@ -97,6 +111,8 @@ impl PyGeneration {
                 xtc_threshold,
             },
             prefill_step_size,
+            max_kv_size,
+            kv_quantization,
             eos_token_ids,
             newline_tokens: tokenizer.0.encode("\n", false).map_err(lm_to_py)?,
         };

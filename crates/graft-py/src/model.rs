@@ -7,7 +7,7 @@ use graft_lm::adapter_config::AdapterConfig;
 use graft_lm::adapters;
 use graft_lm::args::{FineTuneType, LoraParameters, TrainArgs};
 use graft_lm::lora::{KeySequence, LoraOptions, apply_lora};
-use graft_lm::models::{KvCache, Model};
+use graft_lm::models::{Cache, Model};
 use graft_lm::nn::{Context, Module, Param};
 use mlx_graft::Array;
 use pyo3::exceptions::PyValueError;
@@ -72,8 +72,9 @@ impl PyModel {
     }
 
     /// Keys and values of no tokens yet, for calls that go on from each other.
-    fn make_cache(&self) -> PyResult<PyCache> {
-        let layers = (0..self.model()?.decoder.num_layers()).map(|_| KvCache::new()).collect();
+    #[pyo3(signature = (max_kv_size=None))]
+    fn make_cache(&self, max_kv_size: Option<i32>) -> PyResult<PyCache> {
+        let layers = self.model()?.decoder.make_cache(max_kv_size);
         Ok(PyCache(Owned::new("cache", std::cell::RefCell::new(layers))))
     }
 
@@ -209,14 +210,14 @@ impl PyModel {
 
 /// The keys and values of the tokens so far, of a model.
 #[pyclass(name = "KVCache", module = "mlx_graft", frozen)]
-pub(crate) struct PyCache(Owned<std::cell::RefCell<Vec<KvCache>>>);
+pub(crate) struct PyCache(Owned<std::cell::RefCell<Vec<Cache>>>);
 
 #[pymethods]
 impl PyCache {
     /// The number of tokens held.
     #[getter]
     fn offset(&self) -> PyResult<i32> {
-        Ok(self.0.get()?.borrow().first().map_or(0, KvCache::offset))
+        Ok(self.0.get()?.borrow().first().map_or(0, Cache::offset))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::keys::{Keys, Origins};
+use crate::models::KvQuantization;
 use crate::{Error, Result};
 
 /// The options of generation: the flags of `mlx_lm.generate`.
@@ -48,8 +49,10 @@ pub struct GenerateArgs {
     pub chat_template_config: Map<String, Value>,
     /// Whether speeds and memory are printed beside the text.
     pub verbose: bool,
-    /// The most positions the key-value cache holds.
-    pub max_kv_size: Option<usize>,
+    /// The most tokens whose keys and values are held.
+    pub max_kv_size: Option<i32>,
+    /// How keys and values are quantized.
+    pub kv_quantization: Option<KvQuantization>,
     /// How many tokens of the prompt are processed at a time.
     pub prefill_step_size: usize,
 }
@@ -87,10 +90,11 @@ impl GenerateArgs {
             verbose: keys
                 .text("verbose")?
                 .is_none_or(|text| !matches!(text.to_lowercase().as_str(), "false" | "f")),
-            max_kv_size: match keys.integer("max_kv_size", 0, 1..=i64::MAX)? {
+            max_kv_size: match keys.integer("max_kv_size", 0, 1..=i64::from(i32::MAX))? {
                 0 => None,
                 size => Some(size),
             },
+            kv_quantization: kv_quantization(&mut keys)?,
             prefill_step_size: keys.integer("prefill_step_size", 2048, 1..=i64::MAX)?,
         };
         keys.finish()?;
@@ -108,15 +112,20 @@ fn chat_template_config(keys: &mut Keys) -> Result<Map<String, Value>> {
     })
 }
 
+fn kv_quantization(keys: &mut Keys) -> Result<Option<KvQuantization>> {
+    let any = i64::from(i32::MIN)..=i64::from(i32::MAX);
+    let bits = keys.integer("kv_bits", 0, any.clone())?;
+    let group_size = keys.integer("kv_group_size", 64, any)?;
+    let start = keys.integer("quantized_kv_start", 5000, 0..=i64::from(i32::MAX))?;
+    if bits == 0 { Ok(None) } else { KvQuantization::new(bits, group_size, start).map(Some) }
+}
+
 fn refuse_unsupported(keys: &mut Keys) -> Result<()> {
     let refusals = [
         ("trust_remote_code", "models are built in, and no Python of a model repository is run"),
         ("image", "models that see images are not built here; text models are"),
         ("prompt_cache_file", "saved prompt caches are not built here; give the whole prompt"),
         ("quantize_activations", "quantized activations are not built here; quantized weights are"),
-        ("kv_bits", "a quantized key-value cache is not built here"),
-        ("kv_group_size", "a quantized key-value cache is not built here"),
-        ("quantized_kv_start", "a quantized key-value cache is not built here"),
         ("draft_model", "speculative decoding is not built here"),
         ("num_draft_tokens", "speculative decoding is not built here"),
     ];

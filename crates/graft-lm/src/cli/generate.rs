@@ -78,7 +78,7 @@ struct GenerateFlags {
     /// Print speeds and memory too; F or False prints only the text [default: True].
     #[arg(long)]
     verbose: Option<String>,
-    /// The most positions the key-value cache holds.
+    /// The most tokens whose keys and values are held; the first four always are.
     #[arg(long, allow_negative_numbers = true)]
     max_kv_size: Option<i64>,
     /// How many tokens of the prompt are processed at a time [default: 2048].
@@ -90,13 +90,13 @@ struct GenerateFlags {
     /// Not built: quantized activations.
     #[arg(long)]
     quantize_activations: bool,
-    /// Not built: a quantized key-value cache.
+    /// Hold keys and values in so many bits: 2, 3, 4, 5, 6 or 8.
     #[arg(long, allow_negative_numbers = true)]
     kv_bits: Option<i64>,
-    /// Not built: a quantized key-value cache.
+    /// Elements that share a scale, with --kv-bits: 32, 64 or 128 [default: 64].
     #[arg(long, allow_negative_numbers = true)]
     kv_group_size: Option<i64>,
-    /// Not built: a quantized key-value cache.
+    /// The number of tokens from which on --kv-bits holds [default: 5000].
     #[arg(long, allow_negative_numbers = true)]
     quantized_kv_start: Option<i64>,
     /// Not built: speculative decoding.

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::{ParseOutcome, parse_generate, parse_train};
 use crate::args::{FineTuneType, GenerateArgs, OptimizerKind, TrainArgs};
+use crate::models::KvQuantization;
 
 fn argv(line: &[&str]) -> Vec<OsString> {
     std::iter::once("graft-train").chain(line.iter().copied()).map(OsString::from).collect()
@@ -214,25 +215,29 @@ fn generation_reads_mlx_lms_flags() {
     assert_eq!((defaults.prompt.as_str(), defaults.max_tokens), ("hello", 100));
     assert!(defaults.verbose && defaults.max_kv_size.is_none());
     assert_eq!(generate(&["--prompt", "-"]).prompt, "-");
+    assert_eq!(generate(&["--max-kv-size", "32"]).max_kv_size, Some(32));
+    let quantized = generate(&["--kv-bits", "4", "--quantized-kv-start", "8"]).kv_quantization;
+    assert_eq!(quantized, Some(KvQuantization { bits: 4, group_size: 64, start: 8 }));
+    assert_eq!(generate(&["--kv-group-size", "32"]).kv_quantization, None);
 }
 
 #[test]
 fn generation_refuses_what_is_not_built() {
     for line in [
-        &["--kv-bits", "4"][..],
-        &["--draft-model", "m"],
+        &["--draft-model", "m"][..],
         &["--num-draft-tokens", "3"],
         &["--prompt-cache-file", "f"],
         &["--image", "a.png"],
         &["-qa"],
-        &["--kv-group-size", "64"],
-        &["--quantized-kv-start", "0"],
         &["--trust-remote-code"],
     ] {
         let (text, code) = generate_exit(line);
         assert_eq!(code, 2, "{line:?}");
         assert!(text.contains("built"), "{text}");
     }
+    let (text, code) = generate_exit(&["--kv-bits", "7"]);
+    assert_eq!(code, 2);
+    assert!(text.contains("--kv-bits 7: wanted one of 2, 3, 4, 5, 6, 8"), "{text}");
     let (text, _) = generate_exit(&["--prompt", "--ignore-chat-template"]);
     assert!(text.contains("the text is missing"), "{text}");
     let (text, _) = generate_exit(&["--max-token5", "3"]);

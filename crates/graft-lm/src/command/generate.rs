@@ -22,12 +22,6 @@ use crate::{Error, Result};
 /// # Errors
 /// Everything that a user can get wrong, with the file and the remedy.
 pub fn run_generate(args: &GenerateArgs, resolve: Resolve, out: &mut dyn Write) -> Result<()> {
-    if args.max_kv_size.is_some() {
-        return Err(Error::Unsupported(
-            "--max-kv-size: a rotating key-value cache is not built here; leave the flag out"
-                .into(),
-        ));
-    }
     let folder = resolve(&args.model)?;
     let mut tokenizer = Tokenizer::load(&folder)?;
     for token in &args.extra_eos_token {
@@ -50,6 +44,8 @@ pub fn run_generate(args: &GenerateArgs, resolve: Resolve, out: &mut dyn Write) 
             xtc_threshold: args.xtc_threshold as f32,
         },
         prefill_step_size: args.prefill_step_size,
+        max_kv_size: args.max_kv_size,
+        kv_quantization: args.kv_quantization,
         eos_token_ids: tokenizer.eos_token_ids().clone(),
         newline_tokens: tokenizer.encode("\n", false)?,
     };

@@ -12,7 +12,7 @@ use mlx_graft::{Array, Dtype, ops, transforms};
 pub use sampler::SamplerOptions;
 
 use crate::lora::KeySequence;
-use crate::models::{KvCache, Model};
+use crate::models::{Cache, KvQuantization, Model};
 use crate::nn::Context;
 use crate::tokenizer::{StreamingDetokenizer, Tokenizer};
 use crate::{Error, Result};
@@ -64,6 +64,10 @@ pub struct GenerateOptions {
     pub sampler: SamplerOptions,
     /// Tokens of the prompt that are processed at a time.
     pub prefill_step_size: usize,
+    /// The most tokens whose keys and values are held; `None` is no limit.
+    pub max_kv_size: Option<i32>,
+    /// How keys and values are quantized.
+    pub kv_quantization: Option<KvQuantization>,
     /// Tokens that end the text.
     pub eos_token_ids: BTreeSet<u32>,
     /// Tokens that XTC sampling spares besides those that end the text.
@@ -74,7 +78,7 @@ pub struct GenerateOptions {
 pub struct Generation {
     model: Rc<Model>,
     options: GenerateOptions,
-    caches: Vec<KvCache>,
+    caches: Vec<Cache>,
     keys: KeySequence,
     special: Vec<i32>,
     detokenizer: StreamingDetokenizer<Arc<Tokenizer>>,
@@ -112,7 +116,7 @@ impl Generation {
         }
         let special = options.eos_token_ids.iter().chain(&options.newline_tokens);
         let special = special.map(|&id| id as i32).collect();
-        let caches = (0..model.decoder.num_layers()).map(|_| KvCache::new()).collect();
+        let caches = model.decoder.make_cache(options.max_kv_size);
         let mut this = Self {
             model,
             options,
@@ -136,7 +140,8 @@ impl Generation {
         for part in rest.chunks(self.options.prefill_step_size.max(1)) {
             let tokens = Array::from_slice(part, &[1, part.len() as i32])?;
             self.model.decoder.forward(&tokens, Some(&mut self.caches), &Context::eval())?;
-            let state: Vec<Array> = self.caches.iter().flat_map(KvCache::state).collect();
+            self.quantize_caches()?;
+            let state: Vec<Array> = self.caches.iter().flat_map(Cache::state).collect();
             transforms::eval(&state)?;
         }
         let first = self.sample_after(&Array::from_slice(&[*last], &[1])?)?;
@@ -153,9 +158,18 @@ impl Generation {
         let tokens = ops::reshape(&ops::astype(token, Dtype::Int32)?, &[1, 1])?;
         let ctx = Context::eval();
         let logits = self.model.decoder.forward(&tokens, Some(&mut self.caches), &ctx)?;
+        self.quantize_caches()?;
         let logits = ops::squeeze_axis(&logits, 1)?; // (1, V)
         let logprobs = ops::subtract(&logits, &ops::logsumexp_axis(&logits, -1, true)?)?;
         self.options.sampler.sample(&logprobs, &mut self.keys, &self.special)
+    }
+
+    fn quantize_caches(&mut self) -> Result<()> {
+        let Some(quantization) = self.options.kv_quantization else { return Ok(()) };
+        for cache in self.caches.iter_mut().filter(|cache| cache.offset() >= quantization.start) {
+            cache.quantize(quantization)?;
+        }
+        Ok(())
     }
 
     fn advance(&mut self) -> Result<Option<Generated>> {

@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use mlx_graft::{Array, ops, transforms};
 
-use super::KvCache;
+use super::Cache;
 use super::weights::Weights;
 use crate::Result;
 use crate::nn::{
-    Context, Embedding, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling, Swapped, Visitor,
-    causal_mask, scaled_dot_product_attention,
+    Context, Embedding, KeysValues, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling,
+    Swapped, Visitor, causal_mask, scaled_dot_product_attention,
 };
 
 /// What a model family decides about the decoder.
@@ -142,7 +142,7 @@ impl Attention {
         &self,
         x: &Array,
         mask: &Mask,
-        cache: Option<&mut KvCache>,
+        cache: Option<&mut Cache>,
         ctx: &Context,
     ) -> Result<Array> {
         let (batch, length) = (x.dim(0)?, x.dim(1)?);
@@ -158,12 +158,12 @@ impl Attention {
         let offset = cache.as_ref().map_or(0, |cache| cache.offset());
         let q = self.rope.forward(&q, offset)?;
         let k = self.rope.forward(&k, offset)?;
-        let (k, v) = match cache {
+        let keys_values = match cache {
             Some(cache) => cache.update(&k, &v)?,
-            None => (k, v),
+            None => KeysValues::Dense(k, v),
         };
         let scale = (self.head_dim as f32).powf(-0.5);
-        let out = scaled_dot_product_attention(&q, &k, &v, scale, mask)?;
+        let out = scaled_dot_product_attention(&q, &keys_values, scale, mask)?;
         let out = ops::transpose_axes(&out, &[0, 2, 1, 3])?;
         let out = ops::reshape(&out, &[batch, length, -1])?; // (B, T, H * D)
         self.o_proj.forward(&out, ctx)
@@ -203,7 +203,7 @@ impl Block {
         &self,
         x: &Array,
         mask: &Mask,
-        cache: Option<&mut KvCache>,
+        cache: Option<&mut Cache>,
         ctx: &Context,
     ) -> Result<Array> {
         let attended =
@@ -269,6 +269,11 @@ impl Decoder {
         self.model.layers.len()
     }
 
+    /// Empty caches, one per block, that hold at most `max_kv_size` tokens if it is given.
+    pub fn make_cache(&self, max_kv_size: Option<i32>) -> Vec<Cache> {
+        self.config.windows.iter().map(|window| Cache::new(*window, max_kv_size)).collect()
+    }
+
     /// The number of tokens known.
     pub fn vocab_size(&self) -> i32 {
         self.config.vocab_size
@@ -326,22 +331,22 @@ impl Decoder {
     pub fn forward(
         &self,
         tokens: &Array,
-        caches: Option<&mut [KvCache]>,
+        caches: Option<&mut [Cache]>,
         ctx: &Context,
     ) -> Result<Array> {
         let mut h = self.model.embed_tokens.forward(tokens, ctx)?; // (B, T, D)
         let length = h.dim(1)?;
-        let offset = caches.as_ref().and_then(|c| c.first()).map_or(0, KvCache::offset);
         let full = if length == 1 { Mask::None } else { Mask::Causal };
         let mut caches = caches.map(|caches| caches.iter_mut());
         for (block, window) in self.model.layers.iter().zip(&self.config.windows) {
-            let mask = match window {
-                Some(window) if offset + length > *window => {
-                    Mask::Array(causal_mask(length, offset, Some(*window))?)
-                }
-                _ => full.clone(),
-            };
             let cache = caches.as_mut().and_then(Iterator::next);
+            let mask = match (&cache, window) {
+                (Some(cache), _) => cache.mask(length)?,
+                (None, Some(window)) if length > *window => {
+                    Mask::Array(causal_mask(length, 0, Some(*window))?)
+                }
+                (None, _) => full.clone(),
+            };
             h = if self.grad_checkpoint.get() && cache.is_none() {
                 block.forward_checkpointed(&h, &mask, ctx)?
             } else {

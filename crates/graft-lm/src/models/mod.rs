@@ -15,7 +15,7 @@ use mlx_graft::transforms;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use cache::KvCache;
+pub use cache::{Cache, KvCache, KvQuantization, QuantizedKvCache, RotatingKvCache};
 pub use decoder::{Decoder, DecoderConfig};
 pub use weights::Weights;
 pub(crate) use weights::{check_header, wrong_shape};

@@ -2,7 +2,7 @@
 
 use mlx_graft::{Array, Dtype, fast, ops};
 
-use super::{constant, matmul};
+use super::{KeysValues, QuantizedRows, constant, matmul};
 use crate::Result;
 
 /// Which keys a query may see.
@@ -37,31 +37,36 @@ pub fn causal_mask(length: i32, offset: i32, window: Option<i32>) -> Result<Arra
 
 /// `softmax(scale * q @ k.T + mask) @ v`.
 ///
-/// `q` is `(B, H, T, D)`, `k` and `v` are `(B, K, S, D)` with `K` a divisor of `H`. Returns
-/// `(B, H, T, D)`. Where the CPU kernels are active the products run on them; everywhere else it
-/// is `mx.fast.scaled_dot_product_attention`.
+/// `q` is `(B, H, T, D)`, keys and values are `(B, K, S, D)` with `K` a divisor of `H`. Returns
+/// `(B, H, T, D)`. Where the CPU kernels are active the products run on them, of unpacked keys and
+/// values; everywhere else it is `mx.fast.scaled_dot_product_attention`, or products with packed
+/// rows.
 pub fn scaled_dot_product_attention(
     q: &Array,
-    k: &Array,
-    v: &Array,
+    keys_values: &KeysValues,
     scale: f32,
     mask: &Mask,
 ) -> Result<Array> {
-    if !graft_kernels::is_active()? {
-        let (mode, array) = match mask {
-            Mask::None => ("", None),
-            Mask::Causal => ("causal", None),
-            Mask::Array(array) => ("array", Some(array)),
-        };
-        return Ok(fast::scaled_dot_product_attention(q, k, v, scale, mode, array, None, false)?);
+    let native = graft_kernels::is_active()?;
+    match keys_values {
+        KeysValues::Dense(k, v) if native => grouped_attention(q, k, v, scale, mask),
+        KeysValues::Quantized(k, v) if native => {
+            grouped_attention(q, &k.dequantize()?, &v.dequantize()?, scale, mask)
+        }
+        KeysValues::Quantized(k, v) => quantized_attention(q, k, v, scale, mask),
+        KeysValues::Dense(k, v) => {
+            let (mode, array) = match mask {
+                Mask::None => ("", None),
+                Mask::Causal => ("causal", None),
+                Mask::Array(array) => ("array", Some(array)),
+            };
+            Ok(fast::scaled_dot_product_attention(q, k, v, scale, mode, array, None, false)?)
+        }
     }
-    let &[batch, heads, length, dim] = q.shape() else {
-        return Err(mlx_graft::Error::invalid_argument(
-            "scaled_dot_product_attention",
-            format!("q has shape {:?}, not (B, H, T, D)", q.shape()),
-        )
-        .into());
-    };
+}
+
+fn grouped_attention(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
+    let [batch, heads, length, dim] = query_shape(q)?;
     let (groups, keys) = (k.dim(1)?, k.dim(2)?);
     let repeats = heads / groups;
     let scaled = ops::multiply(q, &constant(scale, q.dtype())?)?;
@@ -72,13 +77,85 @@ pub fn scaled_dot_product_attention(
     let weights = match mask {
         Mask::None => graft_kernels::softmax(&scores)?,
         Mask::Causal => graft_kernels::causal_softmax(&scores)?,
-        Mask::Array(allowed) => {
-            let hidden = constant(f32::MIN, Dtype::Float32)?;
-            let hidden = ops::astype(&hidden, scores.dtype())?;
-            graft_kernels::softmax(&ops::where_(allowed, &scores, &hidden)?)?
-        }
+        Mask::Array(allowed) => graft_kernels::softmax(&masked(&scores, allowed)?)?,
     };
     let weights = ops::reshape(&weights, &[batch, groups, repeats * length, keys])?;
     let out = matmul(&weights, v)?; // (B, K, R * T, D)
     Ok(ops::reshape(&out, &[batch, heads, length, dim])?)
+}
+
+/// Source: `quantized_scaled_dot_product_attention` of mlx-lm's `models/base.py`.
+fn quantized_attention(
+    q: &Array,
+    k: &QuantizedRows,
+    v: &QuantizedRows,
+    scale: f32,
+    mask: &Mask,
+) -> Result<Array> {
+    let [batch, heads, length, dim] = query_shape(q)?;
+    let (groups, keys) = (k.weight.dim(1)?, k.weight.dim(2)?);
+    let shared = |rows: &QuantizedRows| {
+        rows.map_with_index(|_, part| Ok(ops::expand_dims(part, 2)?)) // (B, K, 1, S, D)
+    };
+    let scaled = ops::multiply(q, &constant(scale, q.dtype())?)?;
+    let scaled = ops::reshape(&scaled, &[batch, groups, heads / groups, length, dim])?;
+    let scores = shared(k)?.matmul(&scaled, true)?; // (B, K, R, T, S)
+    let scores = match mask {
+        Mask::None => scores,
+        Mask::Causal => masked(&scores, &causal_mask(length, keys - length, None)?)?,
+        Mask::Array(allowed) => masked(&scores, allowed)?,
+    };
+    let weights = ops::softmax_axis(&scores, -1, true)?;
+    let out = shared(v)?.matmul(&weights, false)?; // (B, K, R, T, D)
+    Ok(ops::reshape(&out, &[batch, heads, length, dim])?)
+}
+
+/// Scores of which those that are not allowed are as small as can be.
+fn masked(scores: &Array, allowed: &Array) -> Result<Array> {
+    let hidden = constant(f32::MIN, Dtype::Float32)?;
+    let hidden = ops::astype(&hidden, scores.dtype())?;
+    Ok(ops::where_(allowed, scores, &hidden)?)
+}
+
+fn query_shape(q: &Array) -> Result<[i32; 4]> {
+    q.shape().try_into().map_err(|_| {
+        mlx_graft::Error::invalid_argument(
+            "scaled_dot_product_attention",
+            format!("q has shape {:?}, not (B, H, T, D)", q.shape()),
+        )
+        .into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_graft::random;
+
+    use super::*;
+    use crate::nn::Quantization;
+
+    fn packed(x: &Array) -> Result<QuantizedRows> {
+        let quantization = Quantization { group_size: 32, bits: 4, mode: "affine".into() };
+        let parts = ops::quantize(x, Some(32), Some(4), "affine", None)?;
+        let [weight, scales, biases] = parts.try_into().expect("three arrays");
+        Ok(QuantizedRows { weight, scales, biases, quantization })
+    }
+
+    #[test]
+    fn packed_keys_and_values_give_what_unpacked_ones_give() -> Result<()> {
+        let normal = |seed: u64, shape: &[i32]| {
+            random::normal(shape, Dtype::Float32, 0.0, 1.0, Some(&random::key(seed)?))
+        };
+        let q = normal(0, &[2, 4, 3, 32])?;
+        let (k, v) = (packed(&normal(1, &[2, 2, 7, 32])?)?, packed(&normal(2, &[2, 2, 7, 32])?)?);
+        let (dense_k, dense_v) = (k.dequantize()?, v.dequantize()?);
+        for mask in [Mask::None, Mask::Causal, Mask::Array(causal_mask(3, 4, Some(2))?)] {
+            let ours = quantized_attention(&q, &k, &v, 0.2, &mask)?.to_vec::<f32>()?;
+            let dense = grouped_attention(&q, &dense_k, &dense_v, 0.2, &mask)?.to_vec::<f32>()?;
+            for (a, b) in ours.iter().zip(&dense) {
+                assert!((a - b).abs() < 1e-5, "{mask:?}: {a} {b}");
+            }
+        }
+        Ok(())
+    }
 }

@@ -7,6 +7,7 @@
 mod attention;
 mod context;
 mod embedding;
+mod keys_values;
 mod linear;
 mod norm;
 mod param;
@@ -16,6 +17,7 @@ pub use attention::{Mask, causal_mask, scaled_dot_product_attention};
 pub use context::Context;
 pub use embedding::{Embedding, EmbeddingKind};
 pub use graft_derive::Module;
+pub use keys_values::{KeysValues, QuantizedRows};
 pub use linear::{Adapted, Dense, Linear, LinearKind, Quantization, Quantized, QuantizedWeight};
 pub use norm::RmsNorm;
 pub use param::{Param, Swapped};

@@ -1,0 +1,138 @@
+//! The keys and values of the tokens so far.
+
+mod growing;
+mod quantized;
+mod rotating;
+
+use mlx_graft::{Array, ops};
+
+pub use growing::KvCache;
+pub use quantized::{KvQuantization, QuantizedKvCache};
+pub use rotating::RotatingKvCache;
+
+use crate::nn::{KeysValues, Mask, causal_mask};
+use crate::{Error, Result};
+
+/// Tokens by which buffers grow.
+const STEP: i32 = 256;
+
+/// The cache of one block.
+#[derive(Debug)]
+pub enum Cache {
+    /// Holds every token.
+    Growing(KvCache),
+    /// Holds the latest tokens.
+    Rotating(RotatingKvCache),
+    /// Holds every token in few bits.
+    Quantized(QuantizedKvCache),
+}
+
+impl Cache {
+    /// An empty cache of a block that sees `window` tokens back, `None` for all, and may hold
+    /// `max_kv_size` tokens.
+    ///
+    /// A cache bound by `max_kv_size` always keeps the first four tokens, as mlx-lm does: much
+    /// attention goes there (arXiv:2309.17453).
+    pub fn new(window: Option<i32>, max_kv_size: Option<i32>) -> Self {
+        match (window, max_kv_size) {
+            (None, None) => Self::Growing(KvCache::new()),
+            (Some(window), max) if max.is_none_or(|max| window <= max) => {
+                Self::Rotating(RotatingKvCache::new(window, 0))
+            }
+            (_, Some(max)) => Self::Rotating(RotatingKvCache::new(max, 4)),
+            (Some(_), None) => unreachable!("a window without a limit is its own limit"),
+        }
+    }
+
+    /// The number of tokens seen, which is the position of the next one.
+    pub fn offset(&self) -> i32 {
+        match self {
+            Self::Growing(cache) => cache.offset(),
+            Self::Rotating(cache) => cache.offset(),
+            Self::Quantized(cache) => cache.offset(),
+        }
+    }
+
+    /// The buffers, for evaluation.
+    pub fn state(&self) -> Vec<Array> {
+        match self {
+            Self::Growing(cache) => cache.state(),
+            Self::Rotating(cache) => cache.state(),
+            Self::Quantized(cache) => cache.state(),
+        }
+    }
+
+    /// The mask for `length` tokens that are appended next.
+    pub fn mask(&self, length: i32) -> Result<Mask> {
+        match self {
+            _ if length == 1 => Ok(Mask::None),
+            Self::Rotating(cache) => {
+                let held = cache.offset().min(cache.max_size() - 1);
+                if held + length <= cache.max_size() {
+                    return Ok(Mask::Causal);
+                }
+                Ok(Mask::Array(causal_mask(length, held, Some(cache.max_size()))?))
+            }
+            Self::Growing(_) | Self::Quantized(_) => Ok(Mask::Causal),
+        }
+    }
+
+    /// Appends keys and values of shape `(B, K, T, D)` and returns those to attend to.
+    pub fn update(&mut self, keys: &Array, values: &Array) -> Result<KeysValues> {
+        match self {
+            Self::Growing(cache) => cache.update(keys, values),
+            Self::Rotating(cache) => cache.update(keys, values),
+            Self::Quantized(cache) => cache.update(keys, values),
+        }
+    }
+
+    /// Quantizes what the cache holds from now on.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a cache that forgets tokens, which mlx-lm does not quantize
+    /// either; [`Error::Usage`] for a head that does not divide into groups.
+    pub fn quantize(&mut self, quantization: KvQuantization) -> Result<()> {
+        match self {
+            Self::Growing(cache) => {
+                *self = Self::Quantized(QuantizedKvCache::from_dense(cache, quantization)?);
+                Ok(())
+            }
+            Self::Rotating(_) => Err(Error::Unsupported(
+                "--kv-bits with a cache that forgets tokens, of --max-kv-size or of a model with \
+                 a sliding window: leave one of them out"
+                    .into(),
+            )),
+            Self::Quantized(_) => Ok(()),
+        }
+    }
+}
+
+/// The first `length` tokens of a buffer of shape `(B, K, S, ...)`.
+fn first(buffer: &Array, length: i32) -> Result<Array> {
+    range(buffer, 0, length)
+}
+
+/// The tokens from `start` to before `stop` of a buffer of shape `(B, K, S, ...)`.
+fn range(buffer: &Array, start: i32, stop: i32) -> Result<Array> {
+    let mut end = buffer.shape().to_vec();
+    end[2] = stop;
+    Ok(ops::slice(buffer, &[0, 0, start, 0], &end, &[1, 1, 1, 1])?)
+}
+
+/// The buffer with `update` from token `start` on.
+fn write(buffer: &Array, update: &Array, start: i32) -> Result<Array> {
+    let mut stop = buffer.shape().to_vec();
+    stop[2] = start + update.dim(2)?;
+    Ok(ops::slice_update(buffer, update, &[0, 0, start, 0], &stop, &[1, 1, 1, 1])?)
+}
+
+/// The first `used` tokens of a buffer, or none, and room for more up to `capacity`.
+fn grow(buffer: Option<&Array>, like: &Array, used: i32, capacity: i32) -> Result<Array> {
+    let mut shape = like.shape().to_vec();
+    shape[2] = capacity - used;
+    let fresh = ops::zeros(&shape, like.dtype())?;
+    match buffer {
+        None => Ok(fresh),
+        Some(buffer) => Ok(ops::concatenate_axis(&[&first(buffer, used)?, &fresh], 2)?),
+    }
+}
