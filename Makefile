@@ -77,6 +77,7 @@ format: $(SETUP) ## Format all sources.
 
 bench: $(SETUP) ## Measure against mlx_lm.lora and mlx.core; prints ratios, writes bench/out.
 	maturin develop --release
+	$(WITH_MLX) cargo bench --package mlx-graft --bench call
 	python bench/call.py
 	python bench/train.py
 

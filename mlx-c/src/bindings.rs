@@ -3959,4 +3959,6 @@ unsafe extern "C" {
         inputs: mlx_vector_array,
         s: mlx_stream,
     ) -> core::ffi::c_int;
+    /// The default stream of the default device, in one call.
+    pub fn graft_get_default_stream(res: *mut mlx_stream) -> core::ffi::c_int;
 }

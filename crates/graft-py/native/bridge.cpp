@@ -1,6 +1,8 @@
 // The nanobind half of the module: arrays in and out as the C++ objects that mlx.core holds.
 #include <nanobind/nanobind.h>
 
+#include <utility>
+
 #include "mlx/array.h"
 
 namespace nb = nanobind;
@@ -25,10 +27,10 @@ extern "C" const void* graft_bridge_from_python(PyObject* object) {
   return nb::inst_ptr<array>(handle);
 }
 
-// A new Python object that shares the C++ array, null with a Python error set if it fails.
-extern "C" PyObject* graft_bridge_to_python(const void* value) {
+// A new Python object that the C++ array moves into, null with a Python error set if it fails.
+extern "C" PyObject* graft_bridge_to_python(void* value) {
   try {
-    return nb::cast(*static_cast<const array*>(value)).release().ptr();
+    return nb::cast(std::move(*static_cast<array*>(value))).release().ptr();
   } catch (nb::python_error& e) {
     e.restore();
     return nullptr;

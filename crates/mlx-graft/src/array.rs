@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::null_mut;
 
 use crate::handles::Live;
@@ -28,6 +28,14 @@ impl Array {
     /// `raw` was made by mlx-c, and the caller gives up ownership.
     pub(crate) unsafe fn from_raw(raw: sys::mlx_array) -> Self {
         Self { raw, _live: Live::new(), _thread: PhantomData }
+    }
+
+    /// The handle of somebody else, which must not be dropped here.
+    ///
+    /// # Safety
+    /// `raw` is live as long as the result, which is never dropped.
+    pub(crate) unsafe fn lent(raw: sys::mlx_array) -> ManuallyDrop<Self> {
+        ManuallyDrop::new(Self { raw, _live: Live::uncounted(), _thread: PhantomData })
     }
 
     pub(crate) fn as_raw(&self) -> sys::mlx_array {

@@ -30,6 +30,11 @@ impl Live {
         LIVE.fetch_add(1, Ordering::Relaxed);
         Self(())
     }
+
+    /// For a handle that is never dropped, because somebody else owns it.
+    pub(crate) fn uncounted() -> Self {
+        Self(())
+    }
 }
 
 impl Drop for Live {

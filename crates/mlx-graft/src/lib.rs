@@ -50,7 +50,7 @@ pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorKind, Result};
 pub use half::{bf16, f16};
 pub use handles::live_handles;
-pub use raw::{array_from_raw, array_to_raw};
+pub use raw::{BorrowedArray, array_to_raw};
 pub use stream::{Stream, with_device, with_stream};
 pub use tree::Tree;
 pub(crate) use vector::VectorArray;

@@ -140,28 +140,22 @@ pub fn with_stream<R>(stream: &Stream, f: impl FnOnce() -> R) -> Result<R> {
     Ok(f())
 }
 
-/// Handles that every operation fills anew instead of allocating: MLX's default stream may change
+/// A handle that every operation fills anew instead of allocating: MLX's default stream may change
 /// between two operations, by our scopes or by Python's.
-struct Current {
-    device: RawDevice,
-    stream: sys::mlx_stream,
-}
+struct Current(sys::mlx_stream);
 
 impl Drop for Current {
     fn drop(&mut self) {
-        if !self.stream.ctx.is_null() {
+        if !self.0.ctx.is_null() {
             // SAFETY: frees the handle we own, once.
-            unsafe { sys::mlx_stream_free(self.stream) };
+            unsafe { sys::mlx_stream_free(self.0) };
         }
     }
 }
 
 thread_local! {
     static CURRENT: UnsafeCell<Current> = const {
-        UnsafeCell::new(Current {
-            device: RawDevice(sys::mlx_device { ctx: null_mut() }),
-            stream: sys::mlx_stream { ctx: null_mut() },
-        })
+        UnsafeCell::new(Current(sys::mlx_stream { ctx: null_mut() }))
     };
 }
 
@@ -177,17 +171,11 @@ pub(crate) fn with_current<R>(
         let current = current.get();
         call::status(op, || {
             // SAFETY: the cell belongs to this thread, no other reference to it exists, and the
-            // calls keep both handles valid, reusing their memory.
-            unsafe {
-                let status = sys::mlx_get_default_device(&raw mut (*current).device.0);
-                if status != 0 {
-                    return status;
-                }
-                sys::mlx_get_default_stream(&raw mut (*current).stream, (*current).device.0)
-            }
+            // call keeps the handle valid, reusing its memory.
+            unsafe { sys::graft_get_default_stream(&raw mut (*current).0) }
         })?;
         // SAFETY: as above.
-        Ok(unsafe { (*current).stream })
+        Ok(unsafe { (*current).0 })
     })?;
     f(stream)
 }

@@ -7,7 +7,7 @@ mod owned;
 use std::ffi::c_void;
 use std::ops::Deref;
 
-use mlx_graft::Array;
+use mlx_graft::{Array, BorrowedArray};
 use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
@@ -15,12 +15,10 @@ use pyo3::types::PyType;
 
 pub(crate) use owned::Owned;
 
-use crate::error::to_py;
-
 unsafe extern "C" {
     fn graft_bridge_join(module: *mut PyObject, ty: *mut PyObject) -> bool;
     fn graft_bridge_from_python(object: *mut PyObject) -> *const c_void;
-    fn graft_bridge_to_python(array: *const c_void) -> *mut PyObject;
+    fn graft_bridge_to_python(array: *mut c_void) -> *mut PyObject;
 }
 
 /// Joins the type registry of the `mlx.core` that is loaded.
@@ -39,27 +37,34 @@ pub(crate) fn join(module: &Bound<'_, PyModule>) -> PyResult<()> {
     )))
 }
 
-/// An argument that is an `mlx.core.array`.
-pub(crate) struct In(Array);
+/// An argument that is an `mlx.core.array`, borrowed from the Python object.
+///
+/// Other Python code may change an array in place, so what runs without the GIL or calls Python
+/// takes a handle of its own, by [`In::into_array`].
+pub(crate) struct In {
+    array: BorrowedArray<'static>,
+    /// Keeps the array alive.
+    _object: Py<PyAny>,
+}
 
 impl Deref for In {
     type Target = Array;
 
     fn deref(&self) -> &Array {
-        &self.0
+        &self.array
     }
 }
 
 impl AsRef<Array> for In {
     fn as_ref(&self) -> &Array {
-        &self.0
+        &self.array
     }
 }
 
 impl In {
-    /// The handle.
+    /// A handle of our own.
     pub(crate) fn into_array(self) -> Array {
-        self.0
+        self.array.clone()
     }
 }
 
@@ -73,9 +78,11 @@ impl<'py> FromPyObject<'_, 'py> for In {
             let found = object.get_type().name()?;
             return Err(PyTypeError::new_err(format!("expected an mlx.core.array, not {found}")));
         }
-        // SAFETY: `array` points to the C++ array inside the object, which lives during the call;
-        // mlx.core and this crate are linked to the same libmlx.
-        unsafe { mlx_graft::array_from_raw(array) }.map(Self).map_err(to_py)
+        // SAFETY: `array` points to the C++ array inside the object, which the reference beside it
+        // keeps alive; mlx.core and this crate are linked to the same libmlx. Only code with the
+        // GIL changes an array, and it is held where `In` is used.
+        let array = unsafe { BorrowedArray::new(array) };
+        Ok(Self { array, _object: object.to_owned().unbind() })
     }
 }
 
@@ -88,10 +95,10 @@ impl<'py> IntoPyObject<'py> for Out {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        // SAFETY: the handle is live during the call, which shares the array; the result is a new
-        // reference, or null with an error set.
+        // SAFETY: the call moves the array out of the handle, which is ours alone and is only
+        // freed afterwards; the result is a new reference, or null with an error set.
         unsafe {
-            let object = graft_bridge_to_python(mlx_graft::array_to_raw(&self.0));
+            let object = graft_bridge_to_python(mlx_graft::array_to_raw(&self.0).cast_mut());
             Bound::from_owned_ptr_or_err(py, object)
         }
     }
