@@ -33,15 +33,20 @@ pub fn run_again_with_libclang(root: &Path) -> Result<Option<ExitCode>> {
     Ok(Some(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
 
+/// The Python interpreters that may have what `make setup` installs, the best first.
+pub fn interpreters(root: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    found.extend(std::env::var_os("PYO3_PYTHON").map(PathBuf::from));
+    found.extend(std::env::var_os("VIRTUAL_ENV").map(|v| Path::new(&v).join("bin/python")));
+    found.extend([root.join(".venv/bin/python"), PathBuf::from("python3")]);
+    found
+}
+
 /// The folder of the library inside the Python package `libclang`.
 fn find(root: &Path) -> Result<PathBuf> {
-    let mut interpreters: Vec<PathBuf> = Vec::new();
-    interpreters.extend(std::env::var_os("PYO3_PYTHON").map(PathBuf::from));
-    interpreters.extend(std::env::var_os("VIRTUAL_ENV").map(|v| Path::new(&v).join("bin/python")));
-    interpreters.extend([root.join(".venv/bin/python"), PathBuf::from("python3")]);
     let script = "import importlib.util as u; s = u.find_spec('clang'); \
                   print(*(s.submodule_search_locations if s else []), sep='\\n')";
-    for python in &interpreters {
+    for python in interpreters(root) {
         let Ok(output) = Command::new(python).args(["-c", script]).output() else { continue };
         for folder in String::from_utf8_lossy(&output.stdout).lines() {
             let native = Path::new(folder).join("native");

@@ -48,7 +48,7 @@ impl Stubs {
             let import = line.strip_prefix("from ").and_then(|line| line.split_once(" import "));
             match import {
                 Some((module, names)) => {
-                    self.import(module, &names.split(", ").collect::<Vec<_>>())
+                    self.import(module, &names.split(", ").collect::<Vec<_>>());
                 }
                 None => body.push(line),
             }
@@ -76,7 +76,9 @@ impl Stubs {
                 let line = format!("from {module} import {}", names.join(", "));
                 if line.len() > 100 {
                     let _ = writeln!(lines, "from {module} import (");
-                    names.iter().for_each(|name| lines += &format!("    {name},\n"));
+                    for name in &names {
+                        let _ = writeln!(lines, "    {name},");
+                    }
                     lines += ")\n";
                 } else {
                     lines += &line;

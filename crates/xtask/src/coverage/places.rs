@@ -81,7 +81,8 @@ fn callers(root: &Path, table: &Table) -> Result<Vec<String>> {
     Ok(faults)
 }
 
-fn declared(declarations: &str) -> Result<BTreeSet<String>> {
+/// The declared functions.
+pub fn declared(declarations: &str) -> Result<BTreeSet<String>> {
     let file = syn::parse_file(declarations).context("the declarations are not Rust")?;
     let blocks = file.items.into_iter().filter_map(|item| match item {
         Item::ForeignMod(block) => Some(block.items),
