@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 
 use crate::handles::Live;
-use crate::{Array, Result, VectorArray, call, error, sys, vector};
+use crate::{Array, Result, VectorArray, call, containers, error, sys};
 
 /// A function from arrays to arrays that MLX can call, transform and compile.
 ///
@@ -40,13 +40,10 @@ where
         // only shared references are made, as a function may call itself through a transform.
         let function = unsafe { &*payload.cast::<Payload<F>>() };
         // SAFETY: `input` is a live list for the length of this call.
-        let inputs = unsafe { vector::vec_from_raw(input)? };
+        let inputs = unsafe { containers::vec_from_raw(input)? };
         let outputs = (function.0)(&inputs)?;
-        let raw: Vec<sys::mlx_array> = outputs.iter().map(Array::as_raw).collect();
-        call::status("closure", || {
-            // SAFETY: `res` is a valid slot, `raw` holds live handles, which mlx-c copies.
-            unsafe { sys::mlx_vector_array_set_data(res, raw.as_ptr(), raw.len()) }
-        })
+        // SAFETY: `res` is the place of a list.
+        unsafe { containers::fill(res, &outputs) }
     })
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::map::{MapStringToArray, MapStringToString};
+use crate::containers::{MapStringToArray, MapStringToString};
 use crate::{Array, Device, Error, Result, Stream, call, sys, with_stream};
 
 /// The arrays and the metadata of a safetensors file.

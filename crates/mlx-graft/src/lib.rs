@@ -29,10 +29,9 @@ mod dtype;
 mod error;
 mod fork;
 mod handles;
-mod map;
 mod raw;
-mod vector;
 
+pub mod containers;
 pub mod fast;
 pub mod io;
 pub mod memory;
@@ -43,16 +42,17 @@ pub mod stream;
 pub mod transforms;
 pub mod tree;
 
-pub use array::Array;
+pub use array::{Array, Elements, MemoryLayout};
 pub use closure::Closure;
+pub(crate) use containers::VectorArray;
 pub use device::{Device, DeviceType};
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorKind, Result};
 pub use half::{bf16, f16};
 pub use handles::live_handles;
+pub use num_complex::Complex32;
 pub use raw::{BorrowedArray, array_to_raw};
 pub use stream::{Stream, with_device, with_stream};
 pub use tree::Tree;
-pub(crate) use vector::VectorArray;
 
 pub use mlx_c_sys as sys;

@@ -34,6 +34,18 @@ impl Stream {
         Ok(Self { raw, _live: Live::new(), _thread: PhantomData })
     }
 
+    /// Wraps a handle that nobody else frees.
+    ///
+    /// # Safety
+    /// `raw` was made by mlx-c on this thread, and the caller gives up ownership.
+    pub(crate) unsafe fn from_raw(raw: sys::mlx_stream) -> Self {
+        Self { raw, _live: Live::new(), _thread: PhantomData }
+    }
+
+    pub(crate) fn as_raw(&self) -> sys::mlx_stream {
+        self.raw
+    }
+
     /// The default stream of `device` on this thread.
     ///
     /// # Errors
@@ -73,6 +85,12 @@ impl Stream {
     fn make_default(&self) -> Result<()> {
         // SAFETY: the handle is live.
         call::status("set_default_stream", || unsafe { sys::mlx_set_default_stream(self.raw) })
+    }
+}
+
+impl AsRef<Self> for Stream {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 

@@ -6,8 +6,9 @@ use std::ffi::{CString, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, failure};
+use crate::containers::{self, Text, VectorArray};
 use crate::handles::Live;
-use crate::{Array, Dtype, Result, VectorArray, call, error, stream, sys, vector};
+use crate::{Array, Dtype, Result, call, error, stream, sys};
 
 /// A primitive without its type, so that one table serves all of them.
 trait Erased: Send + Sync {
@@ -139,16 +140,6 @@ unsafe fn numbers<R>(axes: *const c_int, len: usize, f: impl Fn(c_int) -> R) -> 
     (0..len).map(|i| f(unsafe { *axes.add(i) })).collect()
 }
 
-/// # Safety
-/// `res` is a slot for a list.
-unsafe fn set_arrays(res: *mut sys::mlx_vector_array, arrays: &[Array]) -> Result<()> {
-    let raw: Vec<sys::mlx_array> = arrays.iter().map(Array::as_raw).collect();
-    call::status("primitive", || {
-        // SAFETY: the caller says that `res` is a slot; `raw` holds live handles, which are copied.
-        unsafe { sys::mlx_vector_array_set_data(res, raw.as_ptr(), raw.len()) }
-    })
-}
-
 unsafe extern "C" fn output_specs(
     specs: sys::graft_primitive_specs,
     inputs: sys::mlx_vector_array,
@@ -156,7 +147,8 @@ unsafe extern "C" fn output_specs(
 ) -> c_int {
     error::guarded(|| {
         // SAFETY: C++ calls with a live payload and a live list.
-        let (primitive, inputs) = unsafe { (primitive(payload), vector::vec_from_raw(inputs)?) };
+        let (primitive, inputs) =
+            unsafe { (primitive(payload), containers::vec_from_raw(inputs)?) };
         let inputs: Vec<ArraySpec> = inputs.iter().map(ArraySpec::of).collect();
         for ArraySpec { shape, dtype } in primitive.output_specs(&inputs)? {
             call::status(primitive.name(), || {
@@ -217,9 +209,9 @@ unsafe extern "C" fn eval(
         Err(panic) => KernelError::new(format!("the kernel panicked: {}", panic_text(&*panic))),
     };
     let text = failure::record(primitive.name(), failure).replace('\0', " ");
-    if let Ok(text) = CString::new(text) {
-        // SAFETY: `error` is a slot that C++ frees; the text is copied.
-        unsafe { *error = sys::mlx_string_new_data(text.as_ptr()) };
+    if let Ok(text) = Text::from_text(&text) {
+        // SAFETY: `error` is a slot, whose handle C++ frees.
+        unsafe { *error = text.into_raw() };
     }
     1
 }
@@ -242,12 +234,12 @@ unsafe extern "C" fn vjp(
         // SAFETY: C++ calls with a live payload, live lists, `num_argnums` numbers and a slot.
         unsafe {
             let products = primitive(payload).vjp(
-                &vector::vec_from_raw(primals)?,
-                &vector::vec_from_raw(cotangents)?,
+                &containers::vec_from_raw(primals)?,
+                &containers::vec_from_raw(cotangents)?,
                 &numbers(argnums, num_argnums, |n| n as usize),
-                &vector::vec_from_raw(outputs)?,
+                &containers::vec_from_raw(outputs)?,
             )?;
-            set_arrays(res, &products)
+            containers::fill(res, &products)
         }
     })
 }
@@ -264,11 +256,11 @@ unsafe extern "C" fn jvp(
         // SAFETY: C++ calls with a live payload, live lists, `num_argnums` numbers and a slot.
         unsafe {
             let products = primitive(payload).jvp(
-                &vector::vec_from_raw(primals)?,
-                &vector::vec_from_raw(tangents)?,
+                &containers::vec_from_raw(primals)?,
+                &containers::vec_from_raw(tangents)?,
                 &numbers(argnums, num_argnums, |n| n as usize),
             )?;
-            set_arrays(res, &products)
+            containers::fill(res, &products)
         }
     })
 }
@@ -285,14 +277,14 @@ unsafe extern "C" fn vmap(
         // SAFETY: C++ calls with a live payload, a live list, `num_axes` numbers and two slots.
         unsafe {
             let (outputs, axes) = primitive(payload).vmap(
-                &vector::vec_from_raw(inputs)?,
+                &containers::vec_from_raw(inputs)?,
                 &numbers(axes, num_axes, |axis| (axis >= 0).then_some(axis)),
             )?;
             let mut axes: Vec<c_int> = axes.into_iter().map(|axis| axis.unwrap_or(-1)).collect();
             call::status("primitive", || {
                 sys::mlx_vector_int_set_data(res_axes, axes.as_mut_ptr(), axes.len())
             })?;
-            set_arrays(res, &outputs)
+            containers::fill(res, &outputs)
         }
     })
 }
