@@ -405,6 +405,22 @@ pub struct mlx_node_namer_ {
 #[doc = "/"]
 #[doc = "/**@{"]
 pub type mlx_node_namer = mlx_node_namer_;
+/// A value that a function returns beside its arrays. Shared, and freed with its last owner.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_extra_ {
+    pub ctx: *mut core::ffi::c_void,
+}
+/// A value that a function returns beside its arrays. Shared, and freed with its last owner.
+pub type graft_extra = graft_extra_;
+/// A function from arrays to arrays and an extra.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_closure_extra_ {
+    pub ctx: *mut core::ffi::c_void,
+}
+/// A function from arrays to arrays and an extra.
+pub type graft_closure_extra = graft_closure_extra_;
 pub const GRAFT_ERROR_NONE: graft_error_kind_ = 0;
 pub const GRAFT_ERROR_INVALID_ARGUMENT: graft_error_kind_ = 1;
 pub const GRAFT_ERROR_OUT_OF_RANGE: graft_error_kind_ = 2;
@@ -3933,6 +3949,51 @@ unsafe extern "C" {
     pub fn graft_array_is_tracer(res: *mut bool, arr: mlx_array) -> core::ffi::c_int;
     /// The identity of the C++ object: equal for two handles of the same array.
     pub fn graft_array_id(res: *mut usize, arr: mlx_array) -> core::ffi::c_int;
+    /// An extra without a value.
+    pub fn graft_extra_new() -> graft_extra;
+    /// An extra that owns the payload. `dtor` may run on any thread; it must not throw or unwind.
+    pub fn graft_extra_new_payload(
+        payload: *mut core::ffi::c_void,
+        dtor: ::core::option::Option<unsafe extern "C" fn(arg1: *mut core::ffi::c_void)>,
+    ) -> graft_extra;
+    /// The payload, null if there is none. Valid as long as an owner lives.
+    pub fn graft_extra_payload(extra: graft_extra) -> *mut core::ffi::c_void;
+    /// Give up a share of the value.
+    pub fn graft_extra_free(extra: graft_extra) -> core::ffi::c_int;
+    /// An empty closure.
+    pub fn graft_closure_extra_new() -> graft_closure_extra;
+    /// A closure that owns the payload.
+    pub fn graft_closure_extra_new_func_payload(
+        fun: ::core::option::Option<
+            unsafe extern "C" fn(
+                arg1: *mut mlx_vector_array,
+                arg2: *mut graft_extra,
+                arg3: mlx_vector_array,
+                arg4: *mut core::ffi::c_void,
+            ) -> core::ffi::c_int,
+        >,
+        payload: *mut core::ffi::c_void,
+        dtor: ::core::option::Option<unsafe extern "C" fn(arg1: *mut core::ffi::c_void)>,
+    ) -> graft_closure_extra;
+    /// Call a closure.
+    pub fn graft_closure_extra_apply(
+        res_0: *mut mlx_vector_array,
+        res_1: *mut graft_extra,
+        cls: graft_closure_extra,
+        input: mlx_vector_array,
+    ) -> core::ffi::c_int;
+    /// Free a closure.
+    pub fn graft_closure_extra_free(cls: graft_closure_extra) -> core::ffi::c_int;
+    /// Compile a closure, as mlx_detail_compile does. The traces of `fun_id` stay in the cache of the
+    /// calling thread until mlx_detail_compile_erase.
+    pub fn graft_detail_compile_extra(
+        res: *mut graft_closure_extra,
+        fun: graft_closure_extra,
+        fun_id: usize,
+        shapeless: bool,
+        constants: *const u64,
+        constants_num: usize,
+    ) -> core::ffi::c_int;
     /// Install the error handler of this library. Done when the shared library is loaded; a program
     /// linked to the static library calls it once before its first call.
     pub fn graft_error_install();

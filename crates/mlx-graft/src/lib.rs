@@ -23,7 +23,6 @@
 
 mod array;
 mod call;
-mod closure;
 mod device;
 mod dtype;
 mod error;
@@ -31,6 +30,7 @@ mod fork;
 mod handles;
 mod raw;
 
+pub mod closure;
 pub mod containers;
 pub mod fast;
 pub mod io;
@@ -43,7 +43,7 @@ pub mod transforms;
 pub mod tree;
 
 pub use array::{Array, Elements, MemoryLayout};
-pub use closure::Closure;
+pub use closure::{Closure, ClosureKwargs, ValueAndGrad};
 pub(crate) use containers::VectorArray;
 pub use device::{Device, DeviceType};
 pub use dtype::{Dtype, Element};

@@ -59,6 +59,55 @@ impl Tree {
         }
     }
 
+    /// The leaves in order.
+    ///
+    /// ```
+    /// use mlx_graft::{Array, Tree};
+    ///
+    /// let tree = Tree::from(vec![Array::scalar(1_i32)?, Array::scalar(2_i32)?]);
+    /// assert_eq!(tree.leaves()[1].item::<i32>()?, 2);
+    /// # Ok::<(), mlx_graft::Error>(())
+    /// ```
+    pub fn leaves(&self) -> Vec<Array> {
+        self.flatten().into_iter().map(|(_, array)| array).collect()
+    }
+
+    /// A tree of the same structure with other leaves, in the order of [`Tree::leaves`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if the number of leaves differs.
+    ///
+    /// ```
+    /// use mlx_graft::{Array, Tree};
+    ///
+    /// let tree = Tree::from(vec![Array::scalar(1_i32)?, Array::scalar(2_i32)?]);
+    /// let other = tree.with_leaves([Array::scalar(3_i32)?, Array::scalar(4_i32)?])?;
+    /// assert_eq!(other.leaves()[0].item::<i32>()?, 3);
+    /// assert!(tree.with_leaves([]).is_err());
+    /// # Ok::<(), mlx_graft::Error>(())
+    /// ```
+    pub fn with_leaves(&self, leaves: impl IntoIterator<Item = Array>) -> Result<Self> {
+        let mut leaves = leaves.into_iter();
+        let filled = self.fill(&mut leaves);
+        match (filled, leaves.next()) {
+            (Some(tree), None) => Ok(tree),
+            _ => Err(Error::invalid_argument("tree_unflatten", "another number of leaves")),
+        }
+    }
+
+    fn fill(&self, leaves: &mut impl Iterator<Item = Array>) -> Option<Self> {
+        Some(match self {
+            Self::Array(_) => Self::Array(leaves.next()?),
+            Self::List(items) => {
+                Self::List(items.iter().map(|item| item.fill(leaves)).collect::<Option<_>>()?)
+            }
+            Self::Map(items) => {
+                let fill = |(key, item): (&String, &Self)| Some((key.clone(), item.fill(leaves)?));
+                Self::Map(items.iter().map(fill).collect::<Option<_>>()?)
+            }
+        })
+    }
+
     /// Builds a tree from paths. A level whose keys are 0, 1, 2, … becomes a list.
     ///
     /// # Errors
@@ -86,6 +135,24 @@ impl Tree {
             return Self::List(children.into_iter().map(|(_, item)| item).collect());
         }
         Self::Map(children.into_iter().collect())
+    }
+}
+
+impl From<Array> for Tree {
+    fn from(array: Array) -> Self {
+        Self::Array(array)
+    }
+}
+
+impl<T: Into<Self>> From<Vec<T>> for Tree {
+    fn from(items: Vec<T>) -> Self {
+        Self::List(items.into_iter().map(Into::into).collect())
+    }
+}
+
+impl<T: Into<Self>> From<BTreeMap<String, T>> for Tree {
+    fn from(items: BTreeMap<String, T>) -> Self {
+        Self::Map(items.into_iter().map(|(key, item)| (key, item.into())).collect())
     }
 }
 

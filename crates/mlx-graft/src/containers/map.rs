@@ -67,11 +67,20 @@ macro_rules! map {
 
             /// The values by name.
             pub fn to_map(&self) -> BTreeMap<String, $item> {
+                // SAFETY: the map is live.
+                unsafe { Self::map_from_raw(self.raw) }
+            }
+
+            /// The values of a map that somebody else owns.
+            ///
+            /// # Safety
+            /// `raw` is a live map.
+            pub(crate) unsafe fn map_from_raw(raw: sys::$raw) -> BTreeMap<String, $item> {
                 let mut out = BTreeMap::new();
                 // SAFETY: the map lives while it is iterated; `key` points into it and is copied;
                 // every value is owned or copied; the iterator is freed once.
                 unsafe {
-                    let it = sys::$it_new(self.raw);
+                    let it = sys::$it_new(raw);
                     loop {
                         let mut key: *const c_char = null();
                         let mut $slot: $slot_ty = $empty;

@@ -22,4 +22,4 @@ mod vector;
 pub use map::{MapStringToArray, MapStringToString};
 pub use string::Text;
 pub use vector::{VectorArray, VectorInt, VectorStream, VectorString, VectorVectorArray};
-pub(crate) use vector::{fill, vec_from_raw};
+pub(crate) use vector::{axis, fill, fill_axes, numbers, vec_from_raw};

@@ -317,3 +317,29 @@ pub(crate) unsafe fn fill(slot: *mut sys::mlx_vector_array, arrays: &[Array]) ->
         unsafe { sys::mlx_vector_array_set_data(slot, raw.as_ptr(), raw.len()) }
     })
 }
+
+/// Puts the axes of vectorised arrays into a list that somebody else owns.
+///
+/// # Safety
+/// `slot` is the place of a list.
+pub(crate) unsafe fn fill_axes(slot: *mut sys::mlx_vector_int, axes: &[Option<i32>]) -> Result<()> {
+    let mut axes: Vec<c_int> = axes.iter().map(|axis| axis.unwrap_or(-1)).collect();
+    call::status("vector_int", || {
+        // SAFETY: the caller says that `slot` is the place of a list; the numbers are copied.
+        unsafe { sys::mlx_vector_int_set_data(slot, axes.as_mut_ptr(), axes.len()) }
+    })
+}
+
+/// The axis of a vectorised array: MLX writes -1 for one that has none.
+pub(crate) fn axis(raw: c_int) -> Option<i32> {
+    (raw >= 0).then_some(raw)
+}
+
+/// Numbers that C++ passes by their address.
+///
+/// # Safety
+/// `first` points to `len` numbers, or `len` is 0.
+pub(crate) unsafe fn numbers<R>(first: *const c_int, len: usize, f: impl Fn(c_int) -> R) -> Vec<R> {
+    // SAFETY: the caller says so.
+    (0..len).map(|i| f(unsafe { *first.add(i) })).collect()
+}

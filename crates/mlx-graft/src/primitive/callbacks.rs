@@ -133,13 +133,6 @@ unsafe fn primitive<'a>(payload: *const c_void) -> &'a dyn Erased {
     unsafe { &*(*payload.cast::<Payload>()).primitive }
 }
 
-/// # Safety
-/// `axes` points to `len` numbers.
-unsafe fn numbers<R>(axes: *const c_int, len: usize, f: impl Fn(c_int) -> R) -> Vec<R> {
-    // SAFETY: the caller says so.
-    (0..len).map(|i| f(unsafe { *axes.add(i) })).collect()
-}
-
 unsafe extern "C" fn output_specs(
     specs: sys::graft_primitive_specs,
     inputs: sys::mlx_vector_array,
@@ -236,7 +229,7 @@ unsafe extern "C" fn vjp(
             let products = primitive(payload).vjp(
                 &containers::vec_from_raw(primals)?,
                 &containers::vec_from_raw(cotangents)?,
-                &numbers(argnums, num_argnums, |n| n as usize),
+                &containers::numbers(argnums, num_argnums, |n| n as usize),
                 &containers::vec_from_raw(outputs)?,
             )?;
             containers::fill(res, &products)
@@ -258,7 +251,7 @@ unsafe extern "C" fn jvp(
             let products = primitive(payload).jvp(
                 &containers::vec_from_raw(primals)?,
                 &containers::vec_from_raw(tangents)?,
-                &numbers(argnums, num_argnums, |n| n as usize),
+                &containers::numbers(argnums, num_argnums, |n| n as usize),
             )?;
             containers::fill(res, &products)
         }
@@ -278,12 +271,9 @@ unsafe extern "C" fn vmap(
         unsafe {
             let (outputs, axes) = primitive(payload).vmap(
                 &containers::vec_from_raw(inputs)?,
-                &numbers(axes, num_axes, |axis| (axis >= 0).then_some(axis)),
+                &containers::numbers(axes, num_axes, containers::axis),
             )?;
-            let mut axes: Vec<c_int> = axes.into_iter().map(|axis| axis.unwrap_or(-1)).collect();
-            call::status("primitive", || {
-                sys::mlx_vector_int_set_data(res_axes, axes.as_mut_ptr(), axes.len())
-            })?;
+            containers::fill_axes(res_axes, &axes)?;
             containers::fill(res, &outputs)
         }
     })

@@ -1,77 +1,7 @@
 //! Derivatives.
 #![allow(unsafe_code)]
 
-use std::ptr::null_mut;
-
-use crate::handles::Live;
-use crate::{Array, Closure, Error, Result, VectorArray, call, sys};
-
-/// A function that returns a function's values and its gradients.
-pub struct ValueAndGrad {
-    raw: sys::mlx_closure_value_and_grad,
-    _live: Live,
-}
-
-impl ValueAndGrad {
-    /// The values of `f` and the gradients of its first value, a scalar, with respect to the
-    /// inputs numbered `argnums`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if `argnums` is empty, what MLX reports
-    /// otherwise.
-    pub fn new<F>(f: F, argnums: &[i32]) -> Result<Self>
-    where
-        F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
-    {
-        const OP: &str = "value_and_grad";
-        let function = Closure::new(f);
-        let raw = sys::mlx_closure_value_and_grad { ctx: null_mut() };
-        let mut res = Self { raw, _live: Live::new() };
-        call::with_closures(OP, || {
-            // SAFETY: the closure is live and MLX keeps its own copy; `argnums` is copied.
-            unsafe {
-                sys::mlx_value_and_grad(
-                    &raw mut res.raw,
-                    function.as_raw(),
-                    argnums.as_ptr(),
-                    argnums.len(),
-                )
-            }
-        })?;
-        Ok(res)
-    }
-
-    /// The values and the gradients at `inputs`.
-    ///
-    /// # Errors
-    /// The function's own error, or what MLX reports: a first value that is not a scalar, an
-    /// argument number out of range, an operation without a derivative.
-    pub fn call<A: AsRef<Array>>(&self, inputs: &[A]) -> Result<(Vec<Array>, Vec<Array>)> {
-        let inputs = VectorArray::from_arrays(inputs)?;
-        let (mut values, mut grads) = (VectorArray::new(), VectorArray::new());
-        call::with_closures("value_and_grad", || {
-            // SAFETY: all handles are live.
-            unsafe {
-                sys::mlx_closure_value_and_grad_apply(
-                    values.as_mut_raw(),
-                    grads.as_mut_raw(),
-                    self.raw,
-                    inputs.as_raw(),
-                )
-            }
-        })?;
-        Ok((values.to_vec()?, grads.to_vec()?))
-    }
-}
-
-impl Drop for ValueAndGrad {
-    fn drop(&mut self) {
-        if !self.raw.ctx.is_null() {
-            // SAFETY: frees the handle we own, once.
-            unsafe { sys::mlx_closure_value_and_grad_free(self.raw) };
-        }
-    }
-}
+use crate::{Array, Closure, Error, Result, ValueAndGrad, VectorArray, call, sys};
 
 /// The values of `f` at `inputs` and the gradients of its first value with respect to the inputs
 /// numbered `argnums`.
@@ -101,6 +31,17 @@ where
 ///
 /// # Errors
 /// As [`ValueAndGrad::call`].
+///
+/// ```
+/// use mlx_graft::{Array, ops, transforms};
+///
+/// // The second derivative of the sine, by a gradient within a gradient.
+/// let sine = |x: &[Array]| Ok(vec![ops::sin(&x[0])?]);
+/// let slope = move |x: &[Array]| transforms::grad(sine, &[0], x);
+/// let curvature = transforms::grad(slope, &[0], &[Array::scalar(0.5_f32)?])?;
+/// assert_eq!(curvature[0].item::<f32>()?, -(0.5_f32.sin()));
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn grad<F, A>(f: F, argnums: &[i32], inputs: &[A]) -> Result<Vec<Array>>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
@@ -113,6 +54,18 @@ where
 ///
 /// # Errors
 /// The function's own error, or what MLX reports.
+///
+/// ```
+/// use mlx_graft::{Array, ops, transforms};
+///
+/// let x = Array::from_slice(&[1.0_f32, 2.0], &[2])?;
+/// let dy = Array::from_slice(&[1.0_f32, 10.0], &[2])?;
+/// let f = |x: &[Array]| Ok(vec![ops::square(&x[0])?]);
+/// let (values, products) = transforms::vjp(f, &[x], &[dy])?;
+/// assert_eq!(values[0].to_vec::<f32>()?, [1.0, 4.0]);
+/// assert_eq!(products[0].to_vec::<f32>()?, [2.0, 40.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn vjp<F, A>(f: F, primals: &[A], cotangents: &[A]) -> Result<(Vec<Array>, Vec<Array>)>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
@@ -125,6 +78,16 @@ where
 ///
 /// # Errors
 /// The function's own error, or what MLX reports.
+///
+/// ```
+/// use mlx_graft::{Array, ops, transforms};
+///
+/// let (x, dx) = (Array::scalar(3.0_f32)?, Array::scalar(1.0_f32)?);
+/// let f = |x: &[Array]| Ok(vec![ops::square(&x[0])?]);
+/// let (_, products) = transforms::jvp(f, &[x], &[dx])?;
+/// assert_eq!(products[0].item::<f32>()?, 6.0);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn jvp<F, A>(f: F, primals: &[A], tangents: &[A]) -> Result<(Vec<Array>, Vec<Array>)>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
@@ -181,14 +144,33 @@ where
 /// arrays for the backward pass: they are computed again there.
 ///
 /// # Errors
-/// What MLX reports.
+/// What MLX reports. The function returned fails if `f` returns no array.
+///
+/// ```
+/// use mlx_graft::{Array, ops, transforms};
+///
+/// let f = transforms::checkpoint(|x| Ok(vec![ops::exp(&ops::sin(&x[0])?)?]))?;
+/// let x = Array::scalar(0.0_f32)?;
+/// let slope = transforms::grad(move |x| f.call(x), &[0], &[x])?;
+/// assert_eq!(slope[0].item::<f32>()?, 1.0);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn checkpoint<F>(f: F) -> Result<Closure>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
 {
-    let function = Closure::new(f);
-    Closure::derived("checkpoint", |res| {
+    const OP: &str = "checkpoint";
+    let function = Closure::new(move |inputs| some(OP, f(inputs)?));
+    Closure::derived(OP, |res| {
         // SAFETY: the closure is live, and MLX keeps its own copy.
         unsafe { sys::mlx_checkpoint(res, function.as_raw()) }
     })
+}
+
+/// The outputs, unless there are none: MLX takes the stream of the first.
+pub(super) fn some(op: &'static str, outputs: Vec<Array>) -> Result<Vec<Array>> {
+    if outputs.is_empty() {
+        return Err(Error::invalid_argument(op, "the function returned no array"));
+    }
+    Ok(outputs)
 }

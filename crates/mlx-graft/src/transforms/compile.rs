@@ -1,9 +1,7 @@
 //! Compilation of a function into one graph.
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
-use std::ptr::null_mut;
-
+use super::traces::{Cache, Traces};
 use crate::{Array, Closure, Result, call, sys};
 
 /// A compiled function.
@@ -13,10 +11,8 @@ use crate::{Array, Closure, Result, call, sys};
 /// numbers it captures are frozen at the first call: pass what changes as an input.
 pub struct Compiled {
     function: Closure,
-    // Its address is this function's key in MLX's cache, unique as long as it lives.
-    id: Box<u8>,
-    // The cache belongs to the thread that compiled.
-    _thread: PhantomData<*const ()>,
+    // Dropped after the function: the traces go.
+    _traces: Traces,
 }
 
 /// Compiles `f`.
@@ -38,16 +34,29 @@ pub fn compile<F>(f: F, shapeless: bool) -> Result<Compiled>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
 {
-    let original = Closure::new(f);
-    let id = Box::new(0_u8);
-    let key = std::ptr::from_ref(&*id) as usize;
-    let function = Closure::derived("compile", |res| {
-        // SAFETY: the closure is live and MLX keeps its own copy; there are no constants.
-        unsafe {
-            sys::mlx_detail_compile(res, original.as_raw(), key, shapeless, std::ptr::null(), 0)
-        }
-    })?;
-    Ok(Compiled { function, id, _thread: PhantomData })
+    let traces = Traces::new();
+    let function = traces.compile(&Closure::new(f), shapeless)?;
+    Ok(Compiled { function, _traces: traces })
+}
+
+/// Compiles a closure; the result is a closure too, and its traces go with its last clone.
+///
+/// # Errors
+/// What MLX reports.
+///
+/// ```
+/// use mlx_graft::{Array, Closure, ops, transforms};
+///
+/// let f = transforms::compile_closure(&Closure::unary(ops::square), false)?;
+/// let slope = transforms::grad(move |x| f.call(x), &[0], &[Array::scalar(3.0_f32)?])?;
+/// assert_eq!(slope[0].item::<f32>()?, 6.0);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn compile_closure(f: &Closure, shapeless: bool) -> Result<Closure> {
+    Closure::derived("compile", |res| {
+        // SAFETY: the closure is live and MLX keeps its own copy.
+        unsafe { sys::mlx_compile(res, f.as_raw(), shapeless) }
+    })
 }
 
 impl Compiled {
@@ -60,20 +69,92 @@ impl Compiled {
     }
 }
 
-impl Drop for Compiled {
-    fn drop(&mut self) {
-        let key = std::ptr::from_ref(&*self.id) as usize;
-        let mut cache = sys::mlx_compile_cache { ctx: null_mut() };
-        // A drop cannot report; a failure leaves the traces in memory.
-        let _ = call::status("compile_erase", || {
-            // SAFETY: the cache handle is filled by the first call and freed by the last, once.
-            unsafe {
-                let status = sys::mlx_detail_compile_cache(&raw mut cache);
-                if status != 0 {
-                    return status;
-                }
-                sys::mlx_detail_compile_erase(cache, key) | sys::mlx_compile_cache_free(cache)
-            }
-        });
-    }
+/// How much of a traced graph is rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CompileMode {
+    /// Functions run as they are.
+    Disabled,
+    /// Operations are fused, but equal ones are not merged.
+    NoSimplify,
+    /// Equal operations are merged, but none fused.
+    NoFuse,
+    /// Everything, as at the start.
+    Enabled,
+}
+
+/// Sets how functions are compiled from now on, in the whole process.
+///
+/// A function keeps the traces that it has.
+///
+/// # Errors
+/// What MLX reports.
+///
+/// ```
+/// use mlx_graft::transforms::{CompileMode, set_compile_mode};
+///
+/// set_compile_mode(CompileMode::NoFuse)?;
+/// set_compile_mode(CompileMode::Enabled)?;
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn set_compile_mode(mode: CompileMode) -> Result<()> {
+    let mode = match mode {
+        CompileMode::Disabled => sys::MLX_COMPILE_MODE_DISABLED,
+        CompileMode::NoSimplify => sys::MLX_COMPILE_MODE_NO_SIMPLIFY,
+        CompileMode::NoFuse => sys::MLX_COMPILE_MODE_NO_FUSE,
+        CompileMode::Enabled => sys::MLX_COMPILE_MODE_ENABLED,
+    };
+    // SAFETY: a mode of the enumeration.
+    call::status("set_compile_mode", || unsafe { sys::mlx_set_compile_mode(mode) })
+}
+
+/// Lets functions that are compiled from now on run as they are, in the whole process.
+///
+/// # Errors
+/// What MLX reports.
+///
+/// ```
+/// use mlx_graft::{Array, ops, transforms};
+///
+/// transforms::disable_compile()?;
+/// let f = transforms::compile(|x| Ok(vec![ops::square(&x[0])?]), false)?;
+/// assert_eq!(f.call(&[Array::scalar(3.0_f32)?])?[0].item::<f32>()?, 9.0);
+/// transforms::enable_compile()?;
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn disable_compile() -> Result<()> {
+    // SAFETY: sets a flag.
+    call::status("disable_compile", || unsafe { sys::mlx_disable_compile() })
+}
+
+/// Undoes [`disable_compile`] and the environment variable `MLX_DISABLE_COMPILE`.
+///
+/// # Errors
+/// What MLX reports.
+///
+/// ```
+/// mlx_graft::transforms::enable_compile()?;
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn enable_compile() -> Result<()> {
+    // SAFETY: sets a flag.
+    call::status("enable_compile", || unsafe { sys::mlx_enable_compile() })
+}
+
+/// Forgets the traces of all functions compiled on this thread; the next call of each traces anew.
+///
+/// # Errors
+/// What MLX reports.
+///
+/// ```
+/// use mlx_graft::{Array, ops, transforms};
+///
+/// let f = transforms::compile(|x| Ok(vec![ops::square(&x[0])?]), false)?;
+/// let x = Array::scalar(3.0_f32)?;
+/// f.call(&[&x])?;
+/// transforms::clear_compile_cache()?;
+/// assert_eq!(f.call(&[&x])?[0].item::<f32>()?, 9.0);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn clear_compile_cache() -> Result<()> {
+    Cache::of_this_thread()?.clear()
 }

@@ -31,6 +31,36 @@ where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
     A: AsRef<Array>,
 {
+    vmap_with(f, inputs, in_axes, |_| Ok(out_axes.to_vec()))
+}
+
+/// As [`vmap`], with output axes that `out_axes` chooses when it sees the outputs for a single item.
+///
+/// # Errors
+/// As [`vmap`], or the error of `out_axes`.
+///
+/// ```
+/// use mlx_graft::{Array, ops, transforms};
+///
+/// let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], &[2, 2])?;
+/// let f = |x: &[Array]| Ok(vec![ops::square(&x[0])?]);
+/// // The items are numbered by the last axis of each output.
+/// let last = |outputs: &[Array]| Ok(outputs.iter().map(|y| Some(y.ndim() as i32)).collect());
+/// let y = transforms::vmap_with(f, &[x], &[Some(0)], last)?;
+/// assert_eq!(y[0].to_vec::<f32>()?, [1.0, 9.0, 4.0, 16.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn vmap_with<F, A, O>(
+    f: F,
+    inputs: &[A],
+    in_axes: &[Option<i32>],
+    out_axes: O,
+) -> Result<Vec<Array>>
+where
+    F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
+    A: AsRef<Array>,
+    O: FnOnce(&[Array]) -> Result<Vec<Option<i32>>>,
+{
     const OP: &str = "vmap";
     if inputs.len() != in_axes.len() {
         return Err(Error::invalid_argument(
@@ -66,22 +96,27 @@ where
         }
     })?;
     let outputs = traced_out.to_vec()?;
+    let out_axes = out_axes(&outputs)?;
     if outputs.len() != out_axes.len() {
         return Err(Error::invalid_argument(
             OP,
             format!("{} outputs and {} output axes", outputs.len(), out_axes.len()),
         ));
     }
-    let out_axes: Vec<i32> = outputs
-        .iter()
-        .zip(out_axes)
-        .map(|(output, axis)| match axis {
-            None => -1,
-            // The result has one dimension more than the traced item.
-            Some(axis) if *axis < 0 => axis + output.ndim() as i32 + 1,
-            Some(axis) => *axis,
+    // The result has one dimension more than the traced item.
+    let ranks = outputs.iter().map(|output| output.ndim() as i32 + 1);
+    let out_axes: Vec<i32> = ranks
+        .zip(&out_axes)
+        .map(|(rank, axis)| match *axis {
+            None => Ok(-1),
+            Some(axis) if (0..rank).contains(&axis) => Ok(axis),
+            Some(axis) if (-rank..0).contains(&axis) => Ok(axis + rank),
+            Some(axis) => {
+                let message = format!("axis {axis} of an output with {rank} dimensions");
+                Err(Error::invalid_argument(OP, message))
+            }
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let mut res = VectorArray::new();
     call::with_closures(OP, || {
         // SAFETY: all handles are live; the axes are copied.

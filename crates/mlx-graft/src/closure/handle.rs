@@ -1,0 +1,105 @@
+//! What the handles of all kinds of closures have in common.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+
+use crate::error;
+use crate::handles::Live;
+
+/// What C++ holds of a Rust function. It is called on the thread that evaluates or traces.
+pub(super) struct Payload<F> {
+    function: F,
+    _live: Live,
+}
+
+impl<F> Payload<F> {
+    /// Moves a function to where C++ can keep it, until it calls [`drop_payload`].
+    pub(super) fn give(function: F) -> *mut c_void {
+        Box::into_raw(Box::new(Self { function, _live: Live::new() })).cast()
+    }
+}
+
+/// The function in a payload.
+///
+/// # Safety
+/// `payload` came from [`Payload::give`] for the same `F` and is not dropped yet. Only shared
+/// references are made of it, as a function may call itself through a transformation.
+pub(super) unsafe fn function<'a, F>(payload: *mut c_void) -> &'a F {
+    // SAFETY: the caller says so.
+    unsafe { &(*payload.cast::<Payload<F>>()).function }
+}
+
+pub(super) extern "C" fn drop_payload<F>(payload: *mut c_void) {
+    // A destructor runs inside C++ and must not unwind into it.
+    let _: c_int = error::guarded(|| {
+        // SAFETY: C++ gives back the box made in `Payload::give`, once.
+        drop(unsafe { Box::from_raw(payload.cast::<Payload<F>>()) });
+        Ok(())
+    });
+}
+
+/// Whether a function captures nothing, so that a C function without a payload can stand for it.
+pub(super) const fn is_plain<F>() -> bool {
+    size_of::<F>() == 0 && !std::mem::needs_drop::<F>()
+}
+
+/// A function that captures nothing.
+///
+/// # Safety
+/// [`is_plain`] holds for `F`, and a value of it was forgotten before, which this stands for.
+pub(super) unsafe fn plain<'a, F>() -> &'a F {
+    // SAFETY: a value of no size has no bytes to read; the caller gave one up.
+    unsafe { NonNull::<F>::dangling().as_ref() }
+}
+
+/// Defines the owner of a closure handle: it shares the function when cloned, and frees its share
+/// when dropped.
+macro_rules! closure_handle {
+    ($(#[$doc:meta])* $name:ident, $raw:ident, $new:ident, $set:ident, $free:ident) => {
+        $(#[$doc])*
+        pub struct $name {
+            raw: $crate::sys::$raw,
+            _live: $crate::handles::Live,
+        }
+
+        impl $name {
+            /// Owns a handle that nobody else frees.
+            fn owning(raw: $crate::sys::$raw) -> Self {
+                Self { raw, _live: $crate::handles::Live::new() }
+            }
+
+            /// A handle for a call to fill.
+            fn empty() -> Self {
+                $crate::call::ready();
+                // SAFETY: makes a handle without a function.
+                Self::owning(unsafe { $crate::sys::$new() })
+            }
+        }
+
+        impl Clone for $name {
+            fn clone(&self) -> Self {
+                let mut copy = Self::empty();
+                // SAFETY: both handles are live. Sharing can fail only for want of memory, and then
+                // the copy has no function, which every later call reports.
+                unsafe { $crate::sys::$set(&raw mut copy.raw, self.raw) };
+                copy
+            }
+        }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: frees the handle we own, once; an empty one is freed as a no-op.
+                unsafe { $crate::sys::$free(self.raw) };
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+pub(super) use closure_handle;

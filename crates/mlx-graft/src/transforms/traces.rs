@@ -1,0 +1,158 @@
+//! The traces of a compiled function, with what it returned beside its arrays.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
+
+use crate::closure::ClosureExtra;
+use crate::handles::Live;
+use crate::{Array, Closure, Result, call, sys};
+
+/// MLX's cache of traces, of which every thread has one.
+pub(super) struct Cache {
+    raw: sys::mlx_compile_cache,
+    _live: Live,
+}
+
+impl Cache {
+    pub(super) fn of_this_thread() -> Result<Self> {
+        call::ready();
+        // SAFETY: makes a handle, which the wrapper frees.
+        let mut cache = Self { raw: unsafe { sys::mlx_compile_cache_new() }, _live: Live::new() };
+        call::status("compile_cache", || {
+            // SAFETY: the handle is ours to fill.
+            unsafe { sys::mlx_detail_compile_cache(&raw mut cache.raw) }
+        })?;
+        Ok(cache)
+    }
+
+    pub(super) fn clear(&self) -> Result<()> {
+        call::status("clear_compile_cache", || {
+            // SAFETY: the handle is live; it holds the cache weakly.
+            unsafe { sys::mlx_detail_compile_clear_cache(self.raw) }
+        })
+    }
+
+    fn erase(&self, id: usize) -> Result<()> {
+        call::status("compile_erase", || {
+            // SAFETY: the handle is live; it holds the cache weakly, and the cache has a lock.
+            unsafe { sys::mlx_detail_compile_erase(self.raw, id) }
+        })
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        // SAFETY: frees the handle we own, once.
+        unsafe { sys::mlx_compile_cache_free(self.raw) };
+    }
+}
+
+/// What [`compile`](super::compile) does for functions that also depend on constants and return
+/// something beside their arrays.
+///
+/// A function is traced once per combination of shapes, dtypes and constants. It may capture
+/// arguments of its first call that are no arrays, if `constants` tells them apart; what it returns
+/// beside its arrays is kept with the trace and comes out of every later call.
+///
+/// ```
+/// use mlx_graft::{Array, ops, transforms::Traces};
+///
+/// let traces = Traces::new();
+/// let power = |exponent: u64| {
+///     let f = move |x: &[Array]| {
+///         let y = (1..exponent).try_fold(x[0].clone(), |y, _| ops::multiply(&y, &x[0]))?;
+///         Ok((vec![y], format!("to the {exponent}")))
+///     };
+///     traces.call(f, &[Array::scalar(2.0_f32)?], false, &[exponent])
+/// };
+/// let (cube, name) = power(3)?;
+/// assert_eq!((cube[0].item::<f32>()?, name.as_str()), (8.0, "to the 3"));
+/// assert_eq!(power(5)?.0[0].item::<f32>()?, 32.0);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub struct Traces {
+    // Its address is this function's key in MLX's caches, unique as long as it lives.
+    id: Box<u8>,
+    // The caches with traces; more than one if a caller sees to what `_thread` warns of.
+    caches: Mutex<HashMap<ThreadId, Cache>>,
+    // A trace may hold closures that belong to the thread that made it.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Traces {
+    /// No traces yet.
+    pub fn new() -> Self {
+        Self { id: Box::new(0), caches: Mutex::default(), _thread: PhantomData }
+    }
+
+    /// Calls `f`, or runs the trace that was made by a former call with arrays of these shapes and
+    /// dtypes and with these constants.
+    ///
+    /// # Errors
+    /// The function's own error while it is traced, or what MLX reports.
+    pub fn call<F, T, A>(
+        &self,
+        f: F,
+        inputs: &[A],
+        shapeless: bool,
+        constants: &[u64],
+    ) -> Result<(Vec<Array>, Arc<T>)>
+    where
+        F: Fn(&[Array]) -> Result<(Vec<Array>, T)> + 'static,
+        T: Send + Sync + 'static,
+        A: AsRef<Array>,
+    {
+        self.use_this_thread()?;
+        ClosureExtra::new(f).compiled(self.id(), shapeless, constants)?.call(inputs)
+    }
+
+    /// A compiled closure with its traces here.
+    pub(super) fn compile(&self, f: &Closure, shapeless: bool) -> Result<Closure> {
+        self.use_this_thread()?;
+        Closure::derived("compile", |res| {
+            let none = std::ptr::null();
+            // SAFETY: the closure is live and MLX keeps its own copy; there are no constants.
+            unsafe { sys::mlx_detail_compile(res, f.as_raw(), self.id(), shapeless, none, 0) }
+        })
+    }
+
+    /// Remembers that this thread's cache may hold traces.
+    fn use_this_thread(&self) -> Result<()> {
+        match self
+            .caches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(thread::current().id())
+        {
+            Entry::Occupied(_) => {}
+            Entry::Vacant(slot) => {
+                slot.insert(Cache::of_this_thread()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn id(&self) -> usize {
+        std::ptr::from_ref(&*self.id) as usize
+    }
+}
+
+impl Default for Traces {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        let id = self.id();
+        for cache in self.caches.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
+            // A drop cannot report; a failure leaves the traces in memory.
+            let _ = cache.erase(id);
+        }
+    }
+}
