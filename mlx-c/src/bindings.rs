@@ -3994,6 +3994,15 @@ unsafe extern "C" {
         constants: *const u64,
         constants_num: usize,
     ) -> core::ffi::c_int;
+    /// The contractions that `mlx_einsum` does, in order: the positions of the operands of each, one
+    /// contraction after another, and how many operands each has. `summary` tells the costs.
+    pub fn graft_einsum_path(
+        positions: *mut mlx_vector_int,
+        counts: *mut mlx_vector_int,
+        summary: *mut mlx_string,
+        subscripts: *const core::ffi::c_char,
+        operands: mlx_vector_array,
+    ) -> core::ffi::c_int;
     /// Install the error handler of this library. Done when the shared library is loaded; a program
     /// linked to the static library calls it once before its first call.
     pub fn graft_error_install();

@@ -29,6 +29,8 @@ pub enum Kind {
     Double,
     /// `const int* x, size_t x_num`
     Ints,
+    /// `const int* x /* may be null */, size_t x_num`
+    OptionalInts,
     /// `const int64_t* x, size_t x_num`
     Int64s,
     /// `mlx_optional_int`
@@ -41,6 +43,8 @@ pub enum Kind {
     OptionalDtype,
     /// `const char*`
     Text,
+    /// `mlx_fft_norm`
+    Norm,
 }
 
 /// A parameter of an operation.
@@ -148,15 +152,17 @@ impl Headers {
                 ("float", false) => Kind::Float,
                 ("double", false) => Kind::Double,
                 ("const int*", false) => Kind::Ints,
+                ("const int*", true) => Kind::OptionalInts,
                 ("const int64_t*", false) => Kind::Int64s,
                 ("mlx_optional_int", false) => Kind::OptionalInt,
                 ("mlx_optional_float", false) => Kind::OptionalFloat,
                 ("mlx_dtype", false) => Kind::Dtype,
                 ("mlx_optional_dtype", false) => Kind::OptionalDtype,
                 ("const char*", false) => Kind::Text,
+                ("mlx_fft_norm", false) => Kind::Norm,
                 _ => bail!("{}: no rule for the type of `{param}`", function.name),
             };
-            if matches!(kind, Kind::Ints | Kind::Int64s) {
+            if matches!(kind, Kind::Ints | Kind::OptionalInts | Kind::Int64s) {
                 length_of = Some(name);
             }
             let name = if name == "type" { "dtype" } else { name.trim_end_matches('_') };

@@ -77,7 +77,8 @@ fn run() -> Result<ExitCode> {
         let file = if group.module == "ops" { &group.file } else { group.module };
         outputs.rust(&format!("crates/graft-py/src/ops/{file}.rs"), &pyo3::file(group)?)?;
     }
-    for (module, path) in [("ops", "__init__"), ("fast", "fast"), ("random", "random")] {
+    for (module, _) in table::MODULES {
+        let path = if module == "ops" { "__init__" } else { module };
         let path = format!("python/mlx_graft/core/{path}.pyi");
         let handwritten = match module {
             "ops" => stub::Stubs::handwritten(&root.join("crates/graft-py/src/core"))?,

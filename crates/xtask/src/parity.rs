@@ -36,6 +36,14 @@ pub fn file(table: &Table) -> String {
             }
             let grad = if op.grad { "True" } else { "False" };
             let _ = writeln!(text, "        grad={grad},");
+            if op.gpu {
+                text += "        gpu=True,\n";
+            }
+            if !op.aliases.is_empty() {
+                let names: Vec<String> =
+                    op.aliases.iter().map(|alias| format!("\"{prefix}{alias}\",")).collect();
+                let _ = writeln!(text, "        aliases=({}),", names.join(" "));
+            }
             if !op.hand {
                 let names: Vec<String> =
                     op.functions.iter().map(|(_, f)| format!("{:?},", f.name)).collect();

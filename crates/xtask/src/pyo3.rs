@@ -11,20 +11,52 @@ use crate::rust::{lower_first, wrap};
 use crate::signature::{self, Item, PyParam, Signature, Type};
 use crate::table::{Group, Op};
 
+/// What the functions may use, by module.
+const IMPORTS: [(&str, &[&str]); 5] = [
+    (
+        "super::arguments",
+        &[
+            "Axes",
+            "DtypeArg",
+            "Each",
+            "Int",
+            "IntOrInts",
+            "IntOrShape",
+            "Ints",
+            "Shape",
+            "inputs",
+            "run",
+        ],
+    ),
+    ("super::fourier", &["axes_or_all", "length", "lengths", "parse_norm", "Spectrum"]),
+    ("super::random_state", &["next_key"]),
+    ("super::scalars", &["Operand", "weak"]),
+    ("crate::bridge", &["In", "Out"]),
+];
+
 /// The text of a file of Python functions, before rustfmt.
 pub fn file(group: &Group) -> Result<String> {
     let mut bodies = String::new();
-    let mut names = Vec::new();
+    let mut registered = String::new();
     for op in &group.ops {
         let function = function(group, op)
             .with_context(|| format!("[{}.{}] {}", group.module, group.file, op.name))?;
-        if let Some(function) = function {
-            bodies += &function;
-            names.push(ident(op));
+        let Some(function) = function else { continue };
+        bodies += &function;
+        let ident = ident(op);
+        let _ = writeln!(registered, "module.add_function(wrap_pyfunction!({ident}, module)?)?;");
+        for alias in &op.aliases {
+            let name = &op.python;
+            let _ = writeln!(registered, "module.add({alias:?}, module.getattr({name:?})?)?;");
         }
     }
-    let uses =
-        |name: &str| bodies.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == name);
+    let code: Vec<&str> =
+        bodies.lines().filter(|line| !line.trim_start().starts_with("///")).collect();
+    let words: BTreeSet<&str> = code
+        .iter()
+        .flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .collect();
+    let uses = |name: &str| words.contains(name);
     let mut text = format!(
         "// {FIRST_LINE} crates/mlx-graft/ops.toml\n\
          // PyO3 hands arguments over by value.\n\
@@ -38,15 +70,9 @@ pub fn file(group: &Group) -> Result<String> {
     if uses("PyTuple") {
         text += "use pyo3::types::PyTuple;\n";
     }
-    let arguments: BTreeSet<&str> =
-        ["Axes", "DtypeArg", "Ints", "inputs", "run"].into_iter().filter(|n| uses(n)).collect();
-    let scalars: BTreeSet<&str> = ["Operand", "weak"].into_iter().filter(|n| uses(n)).collect();
-    let bridge: BTreeSet<&str> = ["In", "Out"].into_iter().filter(|n| uses(n)).collect();
-    for (module, names) in
-        [("super::arguments", arguments), ("super::scalars", scalars), ("crate::bridge", bridge)]
-    {
+    for (module, names) in IMPORTS {
+        let names: Vec<&str> = names.iter().copied().filter(|name| uses(name)).collect();
         if !names.is_empty() {
-            let names: Vec<&str> = names.into_iter().collect();
             let _ = writeln!(text, "use {module}::{{{}}};", names.join(", "));
         }
     }
@@ -55,10 +81,7 @@ pub fn file(group: &Group) -> Result<String> {
         "\n/// Adds the functions of this file to a Python module.\n\
          pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {{\n"
     );
-    for name in names {
-        let _ = writeln!(text, "module.add_function(wrap_pyfunction!({name}, module)?)?;");
-    }
-    let _ = write!(text, "Ok(())\n}}\n\n{bodies}");
+    let _ = write!(text, "{registered}Ok(())\n}}\n\n{bodies}");
     Ok(text)
 }
 
@@ -68,33 +91,46 @@ fn ty(param: &PyParam) -> &'static str {
         _ if param.variadic => "&Bound<'_, PyTuple>",
         Type::Scalar | Type::Weak => "Operand<'_>",
         Type::OptionalScalar => "Option<Operand<'_>>",
-        Type::IntOrInts => "Ints",
-        Type::Axis => "Option<i32>",
-        Type::AxisOrAxes => "Option<Axes>",
+        Type::IntOrInts if is_shape(param) => "IntOrShape",
+        Type::IntOrInts => "IntOrInts",
+        Type::Each(2) => "Each<2>",
+        Type::Each(_) => "Each<3>",
+        Type::Key => "Option<In>",
+        Type::Axis | Type::Length(_) => "Option<Int<i32>>",
+        Type::AxisOrAxes | Type::AllAxes => "Option<Axes>",
         Type::GivenAxes => "Axes",
-        Type::Axes => "Option<Vec<i32>>",
+        Type::Lengths(_) => "Option<Shape>",
+        Type::Axes | Type::LengthAxes => "Option<Ints>",
         Type::Dtype => "Option<DtypeArg>",
         Type::ByHand(_) => unreachable!("no function is generated"),
         Type::Plain(kind) => match kind {
             Kind::Array => "In",
             Kind::OptionalArray => "Option<In>",
             Kind::Arrays => "Vec<In>",
-            Kind::Int => "i32",
-            Kind::Size => "usize",
-            Kind::Uint64 => "u64",
+            Kind::Int => "Int<i32>",
+            Kind::Size => "Int<usize>",
+            Kind::Uint64 => "Int<u64>",
             Kind::Bool => "bool",
             Kind::Float => "f32",
             Kind::Double => "f64",
-            Kind::Ints => "Vec<i32>",
+            Kind::Ints if is_shape(param) => "Shape",
+            Kind::Ints => "Ints",
+            Kind::OptionalInts => "Option<Ints>",
             Kind::Int64s => "Vec<i64>",
-            Kind::OptionalInt => "Option<i32>",
+            Kind::OptionalInt => "Option<Int<i32>>",
             Kind::OptionalFloat => "Option<f32>",
             Kind::Dtype if param.default.is_some() => "Option<DtypeArg>",
             Kind::Dtype => "DtypeArg",
             Kind::OptionalDtype => "Option<DtypeArg>",
-            Kind::Text => "&str",
+            Kind::Text | Kind::Norm => "&str",
         },
     }
+}
+
+/// Whether the integers are lengths: one that is too large overflows then, and is of the wrong type
+/// elsewhere.
+fn is_shape(param: &PyParam) -> bool {
+    matches!(param.name.as_str(), "shape" | "slice_size")
 }
 
 /// A default in Rust's notation.
@@ -103,13 +139,16 @@ fn default(param: &PyParam, text: &str) -> String {
         (_, "None") | (Type::Plain(Kind::Dtype), _) => "None".into(),
         (_, "True") => "true".into(),
         (_, "False") => "false".into(),
-        (Type::Plain(Kind::Ints), "[]") => "vec![]".into(),
-        (Type::Axis, axis) => format!("Some({axis})"),
+        (Type::Plain(Kind::Ints), list) => format!("{}(vec!{list})", self::ty(param)),
+        (Type::LengthAxes, list) => format!("Some(Ints(vec!{list}))"),
+        (Type::Each(dimensions), number) => format!("Each([{number}; {dimensions}])"),
+        (Type::Plain(Kind::Int | Kind::Size | Kind::Uint64), number) => format!("Int({number})"),
+        (Type::Axis, axis) => format!("Some(Int({axis}))"),
         (Type::Scalar, number) => format!("Operand::Int({number})"),
         (Type::Plain(Kind::Float | Kind::Double), number) if !number.contains(['.', 'e']) => {
             format!("{number}.0")
         }
-        (Type::Plain(Kind::Text), text) => text.replace('\'', "\""),
+        (Type::Plain(Kind::Text | Kind::Norm), text) => text.replace('\'', "\""),
         (_, text) => text.into(),
     }
 }
@@ -146,9 +185,12 @@ fn signatures(signature: &Signature) -> (String, String) {
 }
 
 /// The name of the Rust function. `PyO3` makes a module of that name too, and one named like the
-/// standard library would hide it.
+/// standard library, or like the module that is imported for its operations, would hide it.
 fn ident(op: &Op) -> String {
-    if op.rust == "std" { "std_".into() } else { op.rust.clone() }
+    match op.rust.as_str() {
+        name @ ("std" | "fft") => format!("{name}_"),
+        name => name.into(),
+    }
 }
 
 fn function(group: &Group, op: &Op) -> Result<Option<String>> {
@@ -170,8 +212,14 @@ fn function(group: &Group, op: &Op) -> Result<Option<String>> {
     if signature.stream() {
         params.push("stream: Option<&Bound<'_, PyAny>>".into());
     }
+    if signature.params().any(|p| p.ty == Type::Key) {
+        params.insert(0, "py: Python<'_>".into());
+    }
     if params.len() > 7 {
         text += "#[allow(clippy::too_many_arguments)]\n";
+    }
+    if signature.params().any(|p| p.rust.contains(char::is_uppercase)) {
+        text += "#[allow(non_snake_case)]\n";
     }
     let result = match signature::output(op) {
         Output::Nothing => "()",
@@ -180,7 +228,7 @@ fn function(group: &Group, op: &Op) -> Result<Option<String>> {
         Output::Arrays => "Vec<Out>",
     };
     let _ = writeln!(text, "fn {ident}({}) -> PyResult<{result}> {{", params.join(", "));
-    text += &prepare(&signature);
+    text += &prepare(op, &signature);
     let stream = if signature.stream() { "stream" } else { "None" };
     let wrapped = match signature::output(op) {
         Output::Nothing => "",
@@ -192,9 +240,13 @@ fn function(group: &Group, op: &Op) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// What is made of the arguments before the call.
-fn prepare(signature: &Signature) -> String {
+/// What is made of the arguments before the call. The key comes first: MLX advances its state even
+/// if another argument is wrong.
+fn prepare(op: &Op, signature: &Signature) -> String {
     let mut text = String::new();
+    for param in signature.params().filter(|p| p.ty == Type::Key) {
+        let _ = writeln!(text, "let {0} = next_key(py, {0})?;", param.rust);
+    }
     let weak: Vec<&str> =
         signature.params().filter(|p| p.ty == Type::Weak).map(|p| p.rust.as_str()).collect();
     for param in signature.params() {
@@ -205,6 +257,15 @@ fn prepare(signature: &Signature) -> String {
             Type::OptionalScalar => {
                 format!("let {name} = {name}.map(Operand::array).transpose()?;")
             }
+            Type::Plain(Kind::Norm) => format!("let {name} = parse_norm({name})?;"),
+            Type::Length(spectrum) => {
+                format!("let {name} = length({name}, &a, axis.0, Spectrum::{spectrum:?})?;")
+            }
+            Type::Lengths(spectrum) => format!(
+                "let ({name}, axes) = lengths({:?}, {name}, axes, &a, Spectrum::{spectrum:?})?;",
+                op.name
+            ),
+            Type::AllAxes => format!("let {name} = axes_or_all({name}, &a);"),
             Type::Weak if weak.first() == Some(&name.as_str()) => {
                 let names = weak.join(", ");
                 format!("let ({names}) = weak({names})?;")
@@ -229,7 +290,9 @@ fn call(group: &Group, op: &Op, signature: &Signature) -> String {
     let base = variant("").expect("an operation has a function");
     let Some(PyParam { rust: name, ty, .. }) = chooser else { return base };
     let arms = match ty {
-        Type::Axis => vec![("None", base), ("Some(axis)", variant("_axis").unwrap_or_default())],
+        Type::Axis => {
+            vec![("None", base), ("Some(Int(axis))", variant("_axis").unwrap_or_default())]
+        }
         Type::AxisOrAxes => vec![
             ("None", base),
             ("Some(Axes::One(axis))", variant("_axis").unwrap_or_default()),
@@ -240,7 +303,7 @@ fn call(group: &Group, op: &Op, signature: &Signature) -> String {
             ("Axes::Many(ref axes)", variant("_axes").unwrap_or_default()),
         ],
         Type::Axes => {
-            vec![("None", base), ("Some(ref axes)", variant("_axes").unwrap_or_default())]
+            vec![("None", base), ("Some(Ints(ref axes))", variant("_axes").unwrap_or_default())]
         }
         _ => vec![("None", base), ("Some(dtype)", variant("_dtype").unwrap_or_default())],
     };
@@ -256,30 +319,36 @@ fn one_call(
     function: &Function,
     signature: &Signature,
 ) -> String {
-    let widest = signature::widest(op);
     let arguments: Vec<String> = function
         .params
         .iter()
         .map(|param| {
-            let same = |name: &str| match name {
-                "axes" => "axis".to_string(),
-                name => name.to_string(),
-            };
-            let at = widest.params.iter().position(|p| same(&p.name) == same(&param.name));
-            let py = at.and_then(|at| signature.params().nth(at));
-            let Some(py) = py else { return param.name.clone() };
+            let Some(py) = signature.feeding(&param.name) else { return param.name.clone() };
             let name = &py.rust;
             match &py.ty {
-                Type::Scalar | Type::Weak => format!("&{name}"),
+                Type::Scalar
+                | Type::Weak
+                | Type::Lengths(_)
+                | Type::LengthAxes
+                | Type::AllAxes
+                | Type::Plain(Kind::Array | Kind::Arrays | Kind::Int64s) => format!("&{name}"),
+                Type::Key => format!("Some(&{name})"),
                 Type::OptionalScalar => format!("{name}.as_ref()"),
-                Type::IntOrInts => format!("&{name}.0"),
+                Type::IntOrInts | Type::Plain(Kind::Ints) => format!("&{name}.0"),
+                Type::Each(_) => {
+                    let dimension = py.feeds.iter().position(|feed| *feed == param.name);
+                    format!("{name}.0[{}]", dimension.unwrap_or_default())
+                }
                 // The pattern that chose this function binds them.
                 Type::Axis | Type::AxisOrAxes | Type::GivenAxes | Type::Axes => param.name.clone(),
-                Type::Dtype => format!("{name}.0"),
-                Type::Plain(Kind::Array | Kind::Arrays | Kind::Ints | Kind::Int64s) => {
-                    format!("&{name}")
+                Type::Dtype | Type::Plain(Kind::Int | Kind::Size | Kind::Uint64) => {
+                    format!("{name}.0")
                 }
                 Type::Plain(Kind::OptionalArray) => format!("{name}.as_deref()"),
+                Type::Plain(Kind::OptionalInt) => format!("{name}.map(|number| number.0)"),
+                Type::Plain(Kind::OptionalInts) => {
+                    format!("{name}.as_ref().map(|list| &list.0[..])")
+                }
                 Type::Plain(Kind::Dtype) => match &py.default {
                     Some(default) => {
                         format!("{name}.map_or(Dtype::{}, |dtype| dtype.0)", capitalized(default))
@@ -287,7 +356,7 @@ fn one_call(
                     None => format!("{name}.0"),
                 },
                 Type::Plain(Kind::OptionalDtype) => format!("{name}.map(|dtype| dtype.0)"),
-                Type::Plain(_) | Type::ByHand(_) => name.clone(),
+                Type::Plain(_) | Type::ByHand(_) | Type::Length(_) => name.clone(),
             }
         })
         .collect();

@@ -14,9 +14,10 @@ pub fn file(group: &Group) -> String {
         bodies.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *name)
     };
     let imports: Vec<&str> = names.into_iter().filter(uses).collect();
+    let norm = if bodies.contains(": Norm") { "use super::Norm;\n" } else { "" };
     format!(
         "// {FIRST_LINE} crates/mlx-graft/ops.toml\n#![allow(unsafe_code)]\n\n\
-         use crate::{{{}}};\n\n{bodies}",
+         {norm}use crate::{{{}}};\n\n{bodies}",
         imports.join(", ")
     )
 }
@@ -38,12 +39,14 @@ fn ty(kind: Kind) -> &'static str {
         Kind::Float => "f32",
         Kind::Double => "f64",
         Kind::Ints => "&[i32]",
+        Kind::OptionalInts => "Option<&[i32]>",
         Kind::Int64s => "&[i64]",
         Kind::OptionalInt => "Option<i32>",
         Kind::OptionalFloat => "Option<f32>",
         Kind::Dtype => "Dtype",
         Kind::OptionalDtype => "Option<Dtype>",
         Kind::Text => "&str",
+        Kind::Norm => "Norm",
     }
 }
 
@@ -67,9 +70,12 @@ fn prepare(op: &Op, Param { name, kind }: &Param) -> Option<String> {
 /// The C arguments of a parameter.
 fn arguments(Param { name, kind }: &Param) -> String {
     match kind {
-        Kind::Array | Kind::Arrays | Kind::Dtype => format!("{name}.as_raw()"),
+        Kind::Array | Kind::Arrays | Kind::Dtype | Kind::Norm => format!("{name}.as_raw()"),
         Kind::OptionalArray => format!("call::optional({name})"),
         Kind::Ints | Kind::Int64s => format!("{name}.as_ptr(), {name}.len()"),
+        Kind::OptionalInts => format!(
+            "{name}.map_or(std::ptr::null(), <[i32]>::as_ptr), {name}.map_or(0, <[i32]>::len)"
+        ),
         Kind::Text => format!("{name}.as_ptr()"),
         _ => name.clone(),
     }

@@ -18,6 +18,18 @@ pub enum Type {
     Weak,
     /// One number or several.
     IntOrInts,
+    /// One number for each of so many dimensions, or one for all.
+    Each(usize),
+    /// A random key; without one, the next of `mlx.core.random.state`.
+    Key,
+    /// The length of a Fourier transform, or `None`.
+    Length(Spectrum),
+    /// The lengths of a Fourier transform, or `None`.
+    Lengths(Spectrum),
+    /// The axes of a Fourier transform, or `None`.
+    LengthAxes,
+    /// An axis or several axes; `None` stands for all.
+    AllAxes,
     /// `None` or an axis, which chooses the C function.
     Axis,
     /// `None`, an axis or several axes, which choose the C function.
@@ -32,12 +44,23 @@ pub enum Type {
     ByHand(String),
 }
 
+/// What a Fourier transform reads, from which its default lengths follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spectrum {
+    /// As many elements as it writes.
+    Full,
+    /// The half that a real signal has.
+    Half,
+}
+
 /// A Python parameter.
 pub struct PyParam {
     /// Its name in Python.
     pub name: String,
     /// Its name in Rust.
     pub rust: String,
+    /// The parameters of the C function that are made of it.
+    pub feeds: Vec<String>,
     /// What it is taken as.
     pub ty: Type,
     /// The default, in Python's notation.
@@ -87,22 +110,34 @@ impl Signature {
                         Some((name, annotation)) => (name.trim(), Some(annotation.trim())),
                         None => (item.trim(), None),
                     };
+                    let mut feeds = Vec::new();
                     let ty = if op.hand {
                         let annotation = annotation
                             .with_context(|| format!("`{name}` needs a type: it is by hand"))?;
                         Type::ByHand(annotation.to_string())
                     } else {
-                        let param = params.next().with_context(|| {
-                            format!("`{name}` is one parameter more than {} has", widest.name)
-                        })?;
-                        ty(op, param, annotation)?
+                        let mut next = || {
+                            params.next().with_context(|| {
+                                format!("`{name}` is one parameter more than {} has", widest.name)
+                            })
+                        };
+                        let param = next()?;
+                        feeds.push(param.name.clone());
+                        let ty = ty(op, param, annotation)?;
+                        if let Type::Each(dimensions) = ty {
+                            for _ in 1..dimensions {
+                                feeds.push(next()?.name.clone());
+                            }
+                        }
+                        ty
                     };
                     let variadic = name.starts_with('*');
                     let name = name.trim_start_matches('*');
                     keywords |= variadic;
                     items.push(Item::Param(PyParam {
                         name: name.to_string(),
-                        rust: name.to_lowercase(),
+                        rust: name.to_string(),
+                        feeds,
                         ty,
                         default,
                         variadic,
@@ -128,6 +163,14 @@ impl Signature {
             Item::Param(param) => Some(param),
             _ => None,
         })
+    }
+
+    /// The parameter of which a parameter of a C function is made. What is `axes` in one variant is
+    /// `axis` in another.
+    pub fn feeding(&self, name: &str) -> Option<&PyParam> {
+        let axis = |name: &str| matches!(name, "axis" | "axes");
+        self.params()
+            .find(|p| p.feeds.iter().any(|feed| feed == name || (axis(feed) && axis(name))))
     }
 
     /// Whether it takes a stream.
@@ -177,12 +220,21 @@ fn ty(op: &Op, param: &Param, annotation: Option<&str>) -> Result<Type> {
         (None, "axes", _) if has("_axes") => Type::Axes,
         (None, "axis", _) if has("_axis") => Type::Axis,
         (None, "dtype", _) if has("_dtype") => Type::Dtype,
+        (None, "key", Kind::OptionalArray) => Type::Key,
         (None, _, kind) => Type::Plain(kind),
         (Some("scalar"), _, Kind::Array) => Type::Scalar,
         (Some("scalar | None"), _, Kind::OptionalArray) => Type::OptionalScalar,
         (Some("weak"), _, Kind::Array) => Type::Weak,
         (Some("int | Sequence[int]"), _, Kind::Ints) => Type::IntOrInts,
         (Some("array | None"), _, Kind::OptionalArray) => Type::Plain(param.kind),
+        (Some("int | tuple[int, int]"), _, Kind::Int) => Type::Each(2),
+        (Some("int | tuple[int, int, int]"), _, Kind::Int) => Type::Each(3),
+        (Some("length"), _, Kind::Int) => Type::Length(Spectrum::Full),
+        (Some("half_length"), _, Kind::Int) => Type::Length(Spectrum::Half),
+        (Some("lengths"), _, Kind::Ints) => Type::Lengths(Spectrum::Full),
+        (Some("half_lengths"), _, Kind::Ints) => Type::Lengths(Spectrum::Half),
+        (Some("length_axes"), _, Kind::Ints) => Type::LengthAxes,
+        (Some("all_axes"), _, Kind::Ints) => Type::AllAxes,
         (Some(annotation), name, kind) => {
             bail!("no rule for `{name}: {annotation}`, which is {kind:?} in C")
         }

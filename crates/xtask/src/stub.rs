@@ -10,7 +10,7 @@ use crate::FIRST_LINE;
 use crate::header::{Kind, Output};
 use crate::pyo3::docstring;
 use crate::signature::{self, Item, PyParam, Signature, Type};
-use crate::table::{Op, Table};
+use crate::table::{MODULES, Op, Table};
 
 /// Stubs, and what they import: names by module.
 #[derive(Default)]
@@ -72,7 +72,14 @@ impl Stubs {
         let sections = (0..3).map(|number| {
             let mut lines = String::new();
             for (module, names) in self.imports.iter().filter(|(m, _)| section(m) == number) {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let (renamed, names): (Vec<&str>, Vec<&str>) =
+                    names.iter().map(String::as_str).partition(|name| name.contains(" as "));
+                for name in renamed {
+                    let _ = writeln!(lines, "from {module} import {name}");
+                }
+                if names.is_empty() {
+                    continue;
+                }
                 let line = format!("from {module} import {}", names.join(", "));
                 if line.len() > 100 {
                     let _ = writeln!(lines, "from {module} import (");
@@ -106,13 +113,12 @@ pub fn file(table: &Table, module: &str, mut stubs: Stubs) -> Result<String> {
     if functions.contains("Dtype") {
         stubs.import("mlx.core", &["Dtype"]);
     }
-    let mut text = format!("# {FIRST_LINE} crates/mlx-graft/ops.toml\n\n{}", stubs.imports());
     if module == "ops" {
-        text.push('\n');
-        for module in ["fast", "random"] {
-            let _ = writeln!(text, "from mlx_graft.core import {module} as {module}");
+        for (module, _) in MODULES.iter().skip(1) {
+            stubs.import("mlx_graft.core", &[&format!("{module} as {module}")]);
         }
     }
+    let mut text = format!("# {FIRST_LINE} crates/mlx-graft/ops.toml\n\n{}", stubs.imports());
     if functions.contains("_Scalar") {
         text += "\n_Scalar: TypeAlias = bool | int | float | complex";
     }
@@ -133,11 +139,12 @@ fn function(op: &Op) -> Result<String> {
             Item::Param(param) => self::param(param),
         })
         .collect();
-    let result = match signature::output(op) {
-        Output::Nothing => "None",
-        Output::Array => "array",
-        Output::Pair => "tuple[array, array]",
-        Output::Arrays => "list[array]",
+    let result = match (&op.returns, signature::output(op)) {
+        (Some(returns), _) => returns,
+        (None, Output::Nothing) => "None",
+        (None, Output::Array) => "array",
+        (None, Output::Pair) => "tuple[array, array]",
+        (None, Output::Arrays) => "list[array]",
     };
     let mut text = format!("\ndef {}(", op.python);
     let line = items.join(", ");
@@ -157,6 +164,9 @@ fn function(op: &Op) -> Result<String> {
         }
         text += "    \"\"\"\n";
     }
+    for alias in &op.aliases {
+        let _ = writeln!(text, "\n{alias} = {}", op.python);
+    }
     Ok(text)
 }
 
@@ -167,9 +177,12 @@ fn param(param: &PyParam) -> String {
         Type::Scalar | Type::Weak => "_Scalar | array",
         Type::OptionalScalar => "_Scalar | array | None",
         Type::IntOrInts | Type::GivenAxes => "int | Sequence[int]",
-        Type::Axis => "int | None",
-        Type::AxisOrAxes => "int | Sequence[int] | None",
-        Type::Axes => "Sequence[int] | None",
+        Type::Each(2) => "int | tuple[int, int]",
+        Type::Each(_) => "int | tuple[int, int, int]",
+        Type::Key => "array | None",
+        Type::Axis | Type::Length(_) => "int | None",
+        Type::AxisOrAxes | Type::AllAxes => "int | Sequence[int] | None",
+        Type::Axes | Type::Lengths(_) | Type::LengthAxes => "Sequence[int] | None",
         Type::Dtype => "Dtype | None",
         Type::ByHand(annotation) => annotation,
         Type::Plain(kind) => match kind {
@@ -180,11 +193,12 @@ fn param(param: &PyParam) -> String {
             Kind::Bool => "bool",
             Kind::Float | Kind::Double => "float",
             Kind::Ints | Kind::Int64s => "Sequence[int]",
+            Kind::OptionalInts => "Sequence[int] | None",
             Kind::OptionalInt => "int | None",
             Kind::OptionalFloat => "float | None",
             Kind::Dtype if param.default.is_none() => "Dtype",
             Kind::Dtype | Kind::OptionalDtype => "Dtype | None",
-            Kind::Text => "str",
+            Kind::Text | Kind::Norm => "str",
         },
     };
     let default = match (&param.default, &param.ty) {

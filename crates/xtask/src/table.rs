@@ -9,8 +9,13 @@ use serde::Deserialize;
 use crate::header::{Function, Headers};
 
 /// The modules of `mlx-graft` that operations are generated into, with their prefix in C.
-pub const MODULES: [(&str, &str); 3] =
-    [("ops", "mlx_"), ("fast", "mlx_fast_"), ("random", "mlx_random_")];
+pub const MODULES: [(&str, &str); 5] = [
+    ("ops", "mlx_"),
+    ("fast", "mlx_fast_"),
+    ("fft", "mlx_fft_"),
+    ("linalg", "mlx_linalg_"),
+    ("random", "mlx_random_"),
+];
 
 /// A row as written.
 #[derive(Clone, Default, Deserialize)]
@@ -27,9 +32,12 @@ struct Row {
     variants: Option<Vec<String>>,
     py: Option<Signature>,
     python: Option<String>,
+    aliases: Option<Vec<String>>,
+    returns: Option<String>,
     hand: Option<bool>,
     cases: Option<Vec<String>>,
     bad: Option<Vec<String>>,
+    gpu: Option<bool>,
     grad: Option<bool>,
 }
 
@@ -55,9 +63,12 @@ impl Row {
             variants: self.variants.or(base.variants),
             py: self.py.or(base.py),
             python: self.python.or(base.python),
+            aliases: self.aliases.or(base.aliases),
+            returns: self.returns.or(base.returns),
             hand: self.hand.or(base.hand),
             cases: self.cases.or(base.cases),
             bad: self.bad.or(base.bad),
+            gpu: self.gpu.or(base.gpu),
             grad: self.grad.or(base.grad),
         }
     }
@@ -83,12 +94,18 @@ pub struct Op {
     pub functions: Vec<(String, Function)>,
     /// The Python signature without the stream.
     pub signature: Option<String>,
+    /// Further names of the Python function.
+    pub aliases: Vec<String>,
+    /// What the Python function returns, if the C type does not say it.
+    pub returns: Option<String>,
     /// Whether the Python function is written by hand.
     pub hand: bool,
     /// Arguments of the parity test.
     pub cases: Vec<String>,
     /// Arguments that fail.
     pub bad: Vec<String>,
+    /// Whether it runs on GPUs only.
+    pub gpu: bool,
     /// Whether the gradient is compared.
     pub grad: bool,
 }
@@ -194,9 +211,12 @@ impl Op {
             safety: row.safety,
             functions,
             signature,
+            aliases: row.aliases.unwrap_or_default(),
+            returns: row.returns,
             hand: row.hand.unwrap_or(false),
             cases,
             bad: row.bad.unwrap_or_default(),
+            gpu: row.gpu.unwrap_or(false),
             grad: row.grad.unwrap_or(true),
         })
     }

@@ -3,12 +3,23 @@
 They add nodes to the same lazy graph, so `mx.grad`, `mx.compile` and `mx.vmap` trace through them.
 """
 
+from types import ModuleType
+
 from mlx_graft._core import core as _functions
+from mlx_graft.core import _shared
+from mlx_graft.core import fast as fast
+from mlx_graft.core import fft as fft
+from mlx_graft.core import linalg as linalg
+from mlx_graft.core import random as random
+from mlx_graft.core._shared import *  # noqa: F403
 
-globals().update({name: getattr(_functions, name) for name in _functions.__all__})
+# The modules above stand for the extension's submodules of the same names.
+globals().update(
+    {
+        name: value
+        for name, value in vars(_functions).items()
+        if name in _functions.__all__ and not isinstance(value, ModuleType)
+    }
+)
 
-# After the functions: these modules stand for the extension's submodules of the same names.
-from mlx_graft.core import fast as fast  # noqa: E402
-from mlx_graft.core import random as random  # noqa: E402
-
-__all__ = [*_functions.__all__]
+__all__ = [*_functions.__all__, *_shared.__all__]

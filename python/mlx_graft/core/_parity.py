@@ -130,6 +130,10 @@ class Op:
     bad: list[Case] = field(default_factory=list)
     numpy: list[Case] = field(default_factory=list)
     grad: bool = True
+    #: Whether MLX has no kernel of it for CPUs.
+    gpu: bool = False
+    #: Further names of the operation.
+    aliases: tuple[str, ...] = ()
     #: The C functions between which its arguments choose.
     c: tuple[str, ...] = ()
 

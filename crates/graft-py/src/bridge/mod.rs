@@ -104,6 +104,12 @@ impl<'py> IntoPyObject<'py> for Out {
     }
 }
 
+/// The number of references to an object.
+pub(crate) fn references(object: &Bound<'_, PyAny>) -> isize {
+    // SAFETY: the object is live and the GIL is held.
+    unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
+}
+
 /// A value that is moved into a call without the GIL and out again on the same thread.
 struct SameThread<T>(T);
 

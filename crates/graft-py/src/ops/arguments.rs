@@ -1,15 +1,42 @@
 //! Python arguments as operations take them.
 
 use mlx_graft::Dtype;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyInt, PyTuple, PyType};
 
 use crate::bridge::In;
 use crate::error::to_py;
 
+/// An integer. One that is too large for `T` is of the wrong type, as in `mlx.core`.
+#[derive(Clone, Copy)]
+pub(crate) struct Int<T>(pub(crate) T);
+
+impl<'a, 'py, T> FromPyObject<'a, 'py> for Int<T>
+where
+    T: FromPyObject<'a, 'py, Error = PyErr>,
+{
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        object.extract().map(Self).map_err(|_| wanted("an integer of fewer bits", object))
+    }
+}
+
+/// A sequence of integers.
+pub(crate) struct Ints(pub(crate) Vec<i32>);
+
+impl<'py> FromPyObject<'_, 'py> for Ints {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        object.extract().map(Self).map_err(|_| wanted("a sequence of integers", object))
+    }
+}
+
 /// One axis or several.
-pub(super) enum Axes {
+pub(crate) enum Axes {
     /// An integer.
     One(i32),
     /// A sequence of integers.
@@ -31,9 +58,9 @@ impl<'py> FromPyObject<'_, 'py> for Axes {
 }
 
 /// A sequence of integers; one integer counts as a sequence of one.
-pub(super) struct Ints(pub(super) Vec<i32>);
+pub(crate) struct IntOrInts(pub(crate) Vec<i32>);
 
-impl<'py> FromPyObject<'_, 'py> for Ints {
+impl<'py> FromPyObject<'_, 'py> for IntOrInts {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
@@ -44,32 +71,128 @@ impl<'py> FromPyObject<'_, 'py> for Ints {
     }
 }
 
-/// A `mlx.core.Dtype`.
+/// A number for each of `N` dimensions; one number counts for all.
+pub(crate) struct Each<const N: usize>(pub(crate) [i32; N]);
+
+impl<'py, const N: usize> FromPyObject<'_, 'py> for Each<N> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let numbers = match object.extract()? {
+            Axes::One(number) => Ok([number; N]),
+            Axes::Many(numbers) => numbers.try_into(),
+        };
+        numbers.map(Self).map_err(|_| wanted(&format!("an integer or {N} of them"), object))
+    }
+}
+
+/// The lengths of dimensions. One that is too large overflows.
+pub(crate) struct Shape(pub(crate) Vec<i32>);
+
+impl<'py> FromPyObject<'_, 'py> for Shape {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(lengths) = object.extract() {
+            return Ok(Self(lengths));
+        }
+        let lengths: Vec<i64> = object.extract().map_err(|_| wanted("a shape", object))?;
+        lengths.into_iter().map(length).collect::<PyResult<_>>().map(Self)
+    }
+}
+
+/// A shape; an integer counts as one of one dimension. What is neither raises what `mlx.core` raises.
+pub(crate) struct IntOrShape(pub(crate) Vec<i32>);
+
+impl<'py> FromPyObject<'_, 'py> for IntOrShape {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let ill_typed =
+            |error: PyErr| PyRuntimeError::new_err(error.value(object.py()).to_string());
+        if object.is_instance_of::<PyInt>() {
+            return Ok(Self(vec![length(object.extract().map_err(ill_typed)?)?]));
+        }
+        match object.extract::<Shape>() {
+            Ok(shape) => Ok(Self(shape.0)),
+            Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => Err(error),
+            Err(error) => Err(ill_typed(error)),
+        }
+    }
+}
+
+fn length(value: i64) -> PyResult<i32> {
+    i32::try_from(value).map_err(|_| {
+        PyOverflowError::new_err(format!(
+            "a length of {value} is too large: MLX has 32 bits for it"
+        ))
+    })
+}
+
+/// An `mlx.core.Dtype`.
 #[derive(Clone, Copy)]
-pub(super) struct DtypeArg(pub(super) Dtype);
+pub(crate) struct DtypeArg(pub(crate) Dtype);
+
+/// MLX's class of dtypes, and its dtypes with their hashes.
+struct Dtypes {
+    class: Py<PyType>,
+    members: Vec<(isize, Dtype, Py<PyAny>)>,
+}
+
+static DTYPES: PyOnceLock<Dtypes> = PyOnceLock::new();
+
+impl Dtypes {
+    fn get(py: Python<'_>) -> PyResult<&'static Self> {
+        DTYPES.get_or_try_init(py, || {
+            let mx = py.import("mlx.core")?;
+            let class = mx.getattr("Dtype")?.cast_into::<PyType>()?.unbind();
+            let member = |&dtype: &Dtype| {
+                let object = mx.getattr(dtype.name())?;
+                Ok((object.hash()?, dtype, object.unbind()))
+            };
+            let members = Dtype::ALL.iter().map(member).collect::<PyResult<_>>()?;
+            Ok(Self { class, members })
+        })
+    }
+}
 
 impl<'py> FromPyObject<'_, 'py> for DtypeArg {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        // MLX prints a dtype as `mlx.core.float32`, and the boolean one as `mlx.core.bool`.
-        let text = object.str()?;
-        let name = text.to_str()?.strip_prefix("mlx.core.");
-        let found = Dtype::ALL
-            .iter()
-            .copied()
-            .find(|dtype| name.is_some_and(|name| name == dtype.name().trim_end_matches('_')));
-        found.map(Self).ok_or_else(|| wanted("an mlx.core.Dtype", object))
+        let py = object.py();
+        let dtypes = Dtypes::get(py)?;
+        if object.get_type().is(dtypes.class.bind(py)) {
+            let hash = object.hash()?;
+            if let Some(found) = dtypes.members.iter().find(|member| member.0 == hash) {
+                return Ok(Self(found.1));
+            }
+        }
+        Err(wanted("an mlx.core.Dtype", object))
     }
 }
 
-/// All positional arguments as arrays.
-pub(super) fn inputs(arguments: &Bound<'_, PyTuple>) -> PyResult<Vec<In>> {
-    arguments.iter().map(|argument| argument.extract()).collect()
+impl<'py> IntoPyObject<'py> for DtypeArg {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let found = Dtypes::get(py)?.members.iter().find(|member| member.1 == self.0);
+        let (_, _, object) = found.expect("a dtype of `Dtype::ALL`");
+        Ok(object.bind(py).clone())
+    }
+}
+
+/// All positional arguments as arrays. Others raise what `mlx.core` raises for them.
+pub(crate) fn inputs(arguments: &Bound<'_, PyTuple>) -> PyResult<Vec<In>> {
+    let array = |argument: Bound<'_, PyAny>| argument.extract();
+    let arrays: PyResult<Vec<In>> = arguments.iter().map(array).collect();
+    arrays.map_err(|error| PyRuntimeError::new_err(error.value(arguments.py()).to_string()))
 }
 
 /// Runs an operation on a stream of Python's, or on the one in scope.
-pub(super) fn run<T>(
+pub(crate) fn run<T>(
     stream: Option<&Bound<'_, PyAny>>,
     f: impl FnOnce() -> mlx_graft::Result<T>,
 ) -> PyResult<T> {

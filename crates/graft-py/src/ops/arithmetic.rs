@@ -18,10 +18,12 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(remainder, module)?)?;
     module.add_function(wrap_pyfunction!(divmod, module)?)?;
     module.add_function(wrap_pyfunction!(power, module)?)?;
+    module.add("pow", module.getattr("power")?)?;
     module.add_function(wrap_pyfunction!(maximum, module)?)?;
     module.add_function(wrap_pyfunction!(minimum, module)?)?;
     module.add_function(wrap_pyfunction!(logaddexp, module)?)?;
     module.add_function(wrap_pyfunction!(arctan2, module)?)?;
+    module.add("atan2", module.getattr("arctan2")?)?;
     module.add_function(wrap_pyfunction!(negative, module)?)?;
     module.add_function(wrap_pyfunction!(positive, module)?)?;
     module.add_function(wrap_pyfunction!(abs, module)?)?;

@@ -2,7 +2,7 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::{DtypeArg, Ints, run};
+use super::arguments::{DtypeArg, Int, IntOrShape, run};
 use super::scalars::Operand;
 use crate::bridge::{In, Out};
 use mlx_graft::Dtype;
@@ -12,11 +12,12 @@ use pyo3::prelude::*;
 /// Adds the functions of this file to a Python module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(zeros, module)?)?;
+    module.add("empty", module.getattr("zeros")?)?;
     module.add_function(wrap_pyfunction!(ones, module)?)?;
     module.add_function(wrap_pyfunction!(zeros_like, module)?)?;
+    module.add("empty_like", module.getattr("zeros_like")?)?;
     module.add_function(wrap_pyfunction!(ones_like, module)?)?;
     module.add_function(wrap_pyfunction!(identity, module)?)?;
-    module.add_function(wrap_pyfunction!(tri, module)?)?;
     module.add_function(wrap_pyfunction!(linspace_endpoint, module)?)?;
     module.add_function(wrap_pyfunction!(bartlett, module)?)?;
     module.add_function(wrap_pyfunction!(blackman, module)?)?;
@@ -37,7 +38,11 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Raises: A length is negative.
 #[pyfunction]
 #[pyo3(signature = (shape, dtype=None, *, stream=None), text_signature = "(shape, dtype=..., *, stream=None)")]
-fn zeros(shape: Ints, dtype: Option<DtypeArg>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+fn zeros(
+    shape: IntOrShape,
+    dtype: Option<DtypeArg>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
     run(stream, || ops::zeros(&shape.0, dtype.map_or(Dtype::Float32, |dtype| dtype.0))).map(Out)
 }
 
@@ -48,7 +53,11 @@ fn zeros(shape: Ints, dtype: Option<DtypeArg>, stream: Option<&Bound<'_, PyAny>>
 /// Raises: A length is negative.
 #[pyfunction]
 #[pyo3(signature = (shape, dtype=None, *, stream=None), text_signature = "(shape, dtype=..., *, stream=None)")]
-fn ones(shape: Ints, dtype: Option<DtypeArg>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+fn ones(
+    shape: IntOrShape,
+    dtype: Option<DtypeArg>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
     run(stream, || ops::ones(&shape.0, dtype.map_or(Dtype::Float32, |dtype| dtype.0))).map(Out)
 }
 
@@ -85,25 +94,12 @@ fn ones_like(a: In, dtype: Option<DtypeArg>, stream: Option<&Bound<'_, PyAny>>) 
 /// Raises: `n` is negative.
 #[pyfunction]
 #[pyo3(signature = (n, dtype=None, *, stream=None), text_signature = "(n, dtype=..., *, stream=None)")]
-fn identity(n: i32, dtype: Option<DtypeArg>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::identity(n, dtype.map_or(Dtype::Float32, |dtype| dtype.0))).map(Out)
-}
-
-/// A matrix with ones at and below the `k`th diagonal.
-///
-/// Shape: `(n, m)`.
-///
-/// Raises: A length is negative.
-#[pyfunction]
-#[pyo3(signature = (n, m, k, dtype=None, *, stream=None), text_signature = "(n, m, k, dtype=..., *, stream=None)")]
-fn tri(
-    n: i32,
-    m: i32,
-    k: i32,
+fn identity(
+    n: Int<i32>,
     dtype: Option<DtypeArg>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::tri(n, m, k, dtype.map_or(Dtype::Float32, |dtype| dtype.0))).map(Out)
+    run(stream, || ops::identity(n.0, dtype.map_or(Dtype::Float32, |dtype| dtype.0))).map(Out)
 }
 
 /// `num` numbers at equal distances from `start` to `stop`, with or without the latter.
@@ -112,11 +108,11 @@ fn tri(
 ///
 /// Raises: `num` is negative.
 #[pyfunction]
-#[pyo3(name = "linspace", signature = (start, stop, num=50, endpoint=true, dtype=None, stream=None), text_signature = "(start, stop, num=50, endpoint=True, dtype=..., stream=None)")]
+#[pyo3(name = "linspace", signature = (start, stop, num=Int(50), endpoint=true, dtype=None, stream=None), text_signature = "(start, stop, num=50, endpoint=True, dtype=..., stream=None)")]
 fn linspace_endpoint(
     start: f64,
     stop: f64,
-    num: i32,
+    num: Int<i32>,
     endpoint: bool,
     dtype: Option<DtypeArg>,
     stream: Option<&Bound<'_, PyAny>>,
@@ -125,7 +121,7 @@ fn linspace_endpoint(
         ops::linspace_endpoint(
             start,
             stop,
-            num,
+            num.0,
             endpoint,
             dtype.map_or(Dtype::Float32, |dtype| dtype.0),
         )
@@ -137,36 +133,40 @@ fn linspace_endpoint(
 ///
 /// Shape: `(M,)`, float32.
 #[pyfunction]
-#[pyo3(signature = (m, *, stream=None), text_signature = "(M, *, stream=None)")]
-fn bartlett(m: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::bartlett(m)).map(Out)
+#[pyo3(signature = (M, *, stream=None), text_signature = "(M, *, stream=None)")]
+#[allow(non_snake_case)]
+fn bartlett(M: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::bartlett(M.0)).map(Out)
 }
 
 /// The Blackman window.
 ///
 /// Shape: `(M,)`, float32.
 #[pyfunction]
-#[pyo3(signature = (m, *, stream=None), text_signature = "(M, *, stream=None)")]
-fn blackman(m: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::blackman(m)).map(Out)
+#[pyo3(signature = (M, *, stream=None), text_signature = "(M, *, stream=None)")]
+#[allow(non_snake_case)]
+fn blackman(M: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::blackman(M.0)).map(Out)
 }
 
 /// The Hamming window.
 ///
 /// Shape: `(M,)`, float32.
 #[pyfunction]
-#[pyo3(signature = (m, *, stream=None), text_signature = "(M, *, stream=None)")]
-fn hamming(m: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::hamming(m)).map(Out)
+#[pyo3(signature = (M, *, stream=None), text_signature = "(M, *, stream=None)")]
+#[allow(non_snake_case)]
+fn hamming(M: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::hamming(M.0)).map(Out)
 }
 
 /// The Hann window.
 ///
 /// Shape: `(M,)`, float32.
 #[pyfunction]
-#[pyo3(signature = (m, *, stream=None), text_signature = "(M, *, stream=None)")]
-fn hanning(m: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::hanning(m)).map(Out)
+#[pyo3(signature = (M, *, stream=None), text_signature = "(M, *, stream=None)")]
+#[allow(non_snake_case)]
+fn hanning(M: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::hanning(M.0)).map(Out)
 }
 
 /// The elements converted to another dtype.

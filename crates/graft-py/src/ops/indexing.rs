@@ -2,15 +2,13 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::run;
-use super::scalars::Operand;
+use super::arguments::{Int, Ints, Shape, run};
 use crate::bridge::{In, Out};
 use mlx_graft::ops;
 use pyo3::prelude::*;
 
 /// Adds the functions of this file to a Python module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(take, module)?)?;
     module.add_function(wrap_pyfunction!(take_along_axis, module)?)?;
     module.add_function(wrap_pyfunction!(put_along_axis, module)?)?;
     module.add_function(wrap_pyfunction!(slice_dynamic, module)?)?;
@@ -20,27 +18,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tril, module)?)?;
     module.add_function(wrap_pyfunction!(triu, module)?)?;
     Ok(())
-}
-
-/// Elements at indices, of the flat array or along an axis.
-///
-/// Shape: the shape of the indices in place of the axis.
-///
-/// Raises: The axis is out of range. Indices are not checked.
-#[pyfunction]
-#[pyo3(signature = (a, /, indices, axis=None, *, stream=None), text_signature = "(a, /, indices, axis=None, *, stream=None)")]
-fn take(
-    a: In,
-    indices: Operand<'_>,
-    axis: Option<i32>,
-    stream: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Out> {
-    let indices = indices.array()?;
-    run(stream, || match axis {
-        None => ops::take(&a, &indices),
-        Some(axis) => ops::take_axis(&a, &indices, axis),
-    })
-    .map(Out)
 }
 
 /// Elements along an axis at indices that have one entry for each result.
@@ -53,10 +30,10 @@ fn take(
 fn take_along_axis(
     a: In,
     indices: In,
-    axis: i32,
+    axis: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::take_along_axis(&a, &indices, axis)).map(Out)
+    run(stream, || ops::take_along_axis(&a, &indices, axis.0)).map(Out)
 }
 
 /// The array with values stored along an axis at indices.
@@ -70,10 +47,10 @@ fn put_along_axis(
     a: In,
     indices: In,
     values: In,
-    axis: i32,
+    axis: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::put_along_axis(&a, &indices, &values, axis)).map(Out)
+    run(stream, || ops::put_along_axis(&a, &indices, &values, axis.0)).map(Out)
 }
 
 /// A slice of fixed size whose start is an array.
@@ -86,11 +63,11 @@ fn put_along_axis(
 fn slice_dynamic(
     a: In,
     start_indices: In,
-    axes: Vec<i32>,
-    slice_size: Vec<i32>,
+    axes: Ints,
+    slice_size: Shape,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::slice_dynamic(&a, &start_indices, &axes, &slice_size)).map(Out)
+    run(stream, || ops::slice_dynamic(&a, &start_indices, &axes.0, &slice_size.0)).map(Out)
 }
 
 /// The array with a slice replaced whose start is an array.
@@ -104,10 +81,10 @@ fn slice_update_dynamic(
     a: In,
     update: In,
     start_indices: In,
-    axes: Vec<i32>,
+    axes: Ints,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::slice_update_dynamic(&a, &update, &start_indices, &axes)).map(Out)
+    run(stream, || ops::slice_update_dynamic(&a, &update, &start_indices, &axes.0)).map(Out)
 }
 
 /// A diagonal of a matrix, or a matrix with a given diagonal, `k` above the main one.
@@ -116,9 +93,9 @@ fn slice_update_dynamic(
 ///
 /// Raises: The array has neither one dimension nor two.
 #[pyfunction]
-#[pyo3(signature = (a, /, k=0, *, stream=None), text_signature = "(a, /, k=0, *, stream=None)")]
-fn diag(a: In, k: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::diag(&a, k)).map(Out)
+#[pyo3(signature = (a, /, k=Int(0), *, stream=None), text_signature = "(a, /, k=0, *, stream=None)")]
+fn diag(a: In, k: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::diag(&a, k.0)).map(Out)
 }
 
 /// Diagonals of the matrices in two dimensions.
@@ -127,15 +104,15 @@ fn diag(a: In, k: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
 ///
 /// Raises: The axes are equal or out of range.
 #[pyfunction]
-#[pyo3(signature = (a, offset=0, axis1=0, axis2=1, stream=None), text_signature = "(a, offset=0, axis1=0, axis2=1, stream=None)")]
+#[pyo3(signature = (a, offset=Int(0), axis1=Int(0), axis2=Int(1), stream=None), text_signature = "(a, offset=0, axis1=0, axis2=1, stream=None)")]
 fn diagonal(
     a: In,
-    offset: i32,
-    axis1: i32,
-    axis2: i32,
+    offset: Int<i32>,
+    axis1: Int<i32>,
+    axis2: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::diagonal(&a, offset, axis1, axis2)).map(Out)
+    run(stream, || ops::diagonal(&a, offset.0, axis1.0, axis2.0)).map(Out)
 }
 
 /// The matrix with zeros above the `k`th diagonal.
@@ -144,9 +121,9 @@ fn diagonal(
 ///
 /// Raises: There are fewer than two dimensions.
 #[pyfunction]
-#[pyo3(signature = (x, k=0, *, stream=None), text_signature = "(x, k=0, *, stream=None)")]
-fn tril(x: In, k: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::tril(&x, k)).map(Out)
+#[pyo3(signature = (x, k=Int(0), *, stream=None), text_signature = "(x, k=0, *, stream=None)")]
+fn tril(x: In, k: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::tril(&x, k.0)).map(Out)
 }
 
 /// The matrix with zeros below the `k`th diagonal.
@@ -155,7 +132,7 @@ fn tril(x: In, k: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
 ///
 /// Raises: There are fewer than two dimensions.
 #[pyfunction]
-#[pyo3(signature = (x, k=0, *, stream=None), text_signature = "(x, k=0, *, stream=None)")]
-fn triu(x: In, k: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::triu(&x, k)).map(Out)
+#[pyo3(signature = (x, k=Int(0), *, stream=None), text_signature = "(x, k=0, *, stream=None)")]
+fn triu(x: In, k: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::triu(&x, k.0)).map(Out)
 }

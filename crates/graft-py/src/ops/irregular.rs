@@ -7,7 +7,7 @@ use mlx_graft::{Dtype, ops};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::arguments::{Axes, DtypeArg, Ints, run};
+use super::arguments::{Axes, DtypeArg, Int, IntOrShape, run};
 use super::scalars::{Operand, weak};
 use crate::bridge::{In, Out};
 
@@ -22,6 +22,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(split, module)?)?;
     module.add_function(wrap_pyfunction!(tensordot, module)?)?;
     module.add_function(wrap_pyfunction!(trace, module)?)?;
+    module.add_function(wrap_pyfunction!(tri, module)?)?;
     Ok(())
 }
 
@@ -82,23 +83,37 @@ fn clip(
 
 /// A matrix with ones on the `k`th diagonal, square unless `m` is given.
 #[pyfunction]
-#[pyo3(signature = (n, m=None, k=0, dtype=None, *, stream=None), text_signature = "(n, m=None, k=0, dtype=..., *, stream=None)")]
+#[pyo3(signature = (n, m=None, k=Int(0), dtype=None, *, stream=None), text_signature = "(n, m=None, k=0, dtype=..., *, stream=None)")]
 fn eye(
-    n: i32,
-    m: Option<i32>,
-    k: i32,
+    n: Int<i32>,
+    m: Option<Int<i32>>,
+    k: Int<i32>,
     dtype: Option<DtypeArg>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     let dtype = dtype.map_or(Dtype::Float32, |dtype| dtype.0);
-    run(stream, || ops::eye(n, m.unwrap_or(n), k, dtype)).map(Out)
+    run(stream, || ops::eye(n.0, m.unwrap_or(n).0, k.0, dtype)).map(Out)
+}
+
+/// A matrix with ones at and below the `k`th diagonal, square unless `m` is given.
+#[pyfunction]
+#[pyo3(signature = (n, m=None, k=Int(0), dtype=None, *, stream=None), text_signature = "(n, m=None, k=0, dtype=..., *, stream=None)")]
+fn tri(
+    n: Int<i32>,
+    m: Option<Int<i32>>,
+    k: Int<i32>,
+    dtype: Option<DtypeArg>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let dtype = dtype.map_or(Dtype::Float32, |dtype| dtype.0);
+    run(stream, || ops::tri(n.0, m.unwrap_or(n).0, k.0, dtype)).map(Out)
 }
 
 /// An array filled with a value, which is broadcast.
 #[pyfunction]
 #[pyo3(signature = (shape, vals, dtype=None, *, stream=None))]
 fn full(
-    shape: Ints,
+    shape: IntOrShape,
     vals: Operand<'_>,
     dtype: Option<DtypeArg>,
     stream: Option<&Bound<'_, PyAny>>,

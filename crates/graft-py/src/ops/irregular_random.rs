@@ -6,7 +6,8 @@ use mlx_graft::{Dtype, ops, random};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::arguments::{DtypeArg, run};
+use super::arguments::{DtypeArg, Int, Shape, run};
+use super::random_state::{self, next_key};
 use super::scalars::Operand;
 use crate::bridge::{In, Out};
 
@@ -15,6 +16,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(bernoulli, module)?)?;
     module.add_function(wrap_pyfunction!(categorical, module)?)?;
     module.add_function(wrap_pyfunction!(permutation, module)?)?;
+    module.add_function(wrap_pyfunction!(seed, module)?)?;
     module.add_function(wrap_pyfunction!(truncated_normal, module)?)?;
     Ok(())
 }
@@ -23,35 +25,38 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(signature = (p=Operand::Float(0.5), shape=None, key=None, stream=None), text_signature = "(p=0.5, shape=None, key=None, stream=None)")]
 fn bernoulli(
+    py: Python<'_>,
     p: Operand<'_>,
-    shape: Option<Vec<i32>>,
+    shape: Option<Shape>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
+    let key = next_key(py, key)?;
     let p = p.array()?;
-    let shape = shape.unwrap_or_else(|| p.shape().to_vec());
-    run(stream, || random::bernoulli(&p, &shape, key.as_deref())).map(Out)
+    let shape = shape.map_or_else(|| p.shape().to_vec(), |shape| shape.0);
+    run(stream, || random::bernoulli(&p, &shape, Some(&key))).map(Out)
 }
 
 /// Indices drawn by unnormalised log-probabilities along an axis.
 #[pyfunction]
-#[pyo3(signature = (logits, axis=-1, shape=None, num_samples=None, key=None, stream=None), text_signature = "(logits, axis=-1, shape=None, num_samples=None, key=None, stream=None)")]
+#[pyo3(signature = (logits, axis=Int(-1), shape=None, num_samples=None, key=None, stream=None), text_signature = "(logits, axis=-1, shape=None, num_samples=None, key=None, stream=None)")]
 fn categorical(
+    py: Python<'_>,
     logits: In,
-    axis: i32,
-    shape: Option<Vec<i32>>,
-    num_samples: Option<i32>,
+    axis: Int<i32>,
+    shape: Option<Shape>,
+    num_samples: Option<Int<i32>>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let key = key.as_deref();
+    let key = next_key(py, key)?;
     match (shape, num_samples) {
-        (None, None) => run(stream, || random::categorical(&logits, axis, key)),
-        (Some(shape), None) => {
-            run(stream, || random::categorical_shape(&logits, axis, &shape, key))
+        (None, None) => run(stream, || random::categorical(&logits, axis.0, Some(&key))),
+        (Some(Shape(shape)), None) => {
+            run(stream, || random::categorical_shape(&logits, axis.0, &shape, Some(&key)))
         }
-        (None, Some(count)) => {
-            run(stream, || random::categorical_num_samples(&logits, axis, count, key))
+        (None, Some(Int(count))) => {
+            run(stream, || random::categorical_num_samples(&logits, axis.0, count, Some(&key)))
         }
         (Some(_), Some(_)) => {
             Err(PyValueError::new_err("categorical takes `shape` or `num_samples`, not both"))
@@ -64,26 +69,33 @@ fn categorical(
 #[derive(FromPyObject)]
 enum Permuted {
     /// The numbers below it.
-    Number(i32),
+    Number(Int<i32>),
     /// The array along an axis.
     Array(In),
 }
 
 /// The numbers below `x`, or an array along an axis, in random order.
 #[pyfunction]
-#[pyo3(signature = (x, axis=0, key=None, stream=None))]
+#[pyo3(signature = (x, axis=Int(0), key=None, stream=None), text_signature = "(x, axis=0, key=None, stream=None)")]
 fn permutation(
+    py: Python<'_>,
     x: Permuted,
-    axis: i32,
+    axis: Int<i32>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let key = key.as_deref();
+    let key = next_key(py, key)?;
     run(stream, || match &x {
-        Permuted::Number(count) => random::permutation_arange(*count, key),
-        Permuted::Array(array) => random::permutation(array, axis, key),
+        Permuted::Number(count) => random::permutation_arange(count.0, Some(&key)),
+        Permuted::Array(array) => random::permutation(array, axis.0, Some(&key)),
     })
     .map(Out)
+}
+
+/// Starts `mlx.core.random.state` of this thread from a seed.
+#[pyfunction]
+fn seed(py: Python<'_>, seed: Int<u64>) -> PyResult<()> {
+    random_state::seed(py, seed.0)
 }
 
 /// Numbers from the standard normal distribution between two bounds, of their common shape unless
@@ -91,21 +103,23 @@ fn permutation(
 #[pyfunction]
 #[pyo3(signature = (lower, upper, shape=None, dtype=None, key=None, stream=None), text_signature = "(lower, upper, shape=None, dtype=..., key=None, stream=None)")]
 fn truncated_normal(
+    py: Python<'_>,
     lower: Operand<'_>,
     upper: Operand<'_>,
-    shape: Option<Vec<i32>>,
+    shape: Option<Shape>,
     dtype: Option<DtypeArg>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
+    let key = next_key(py, key)?;
     let (lower, upper) = (lower.array()?, upper.array()?);
     let dtype = dtype.map_or(Dtype::Float32, |dtype| dtype.0);
     run(stream, || {
         let shape = match shape {
-            Some(shape) => shape,
+            Some(Shape(shape)) => shape,
             None => ops::broadcast_arrays(&[&lower, &upper])?[0].shape().to_vec(),
         };
-        random::truncated_normal(&lower, &upper, &shape, dtype, key.as_deref())
+        random::truncated_normal(&lower, &upper, &shape, dtype, Some(&key))
     })
     .map(Out)
 }

@@ -2,7 +2,7 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::{inputs, run};
+use super::arguments::{Each, Int, inputs, run};
 use crate::bridge::{In, Out};
 use mlx_graft::ops;
 use pyo3::prelude::*;
@@ -22,7 +22,11 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(segmented_mm, module)?)?;
     module.add_function(wrap_pyfunction!(hadamard_transform, module)?)?;
     module.add_function(wrap_pyfunction!(conv1d, module)?)?;
+    module.add_function(wrap_pyfunction!(conv2d, module)?)?;
+    module.add_function(wrap_pyfunction!(conv3d, module)?)?;
     module.add_function(wrap_pyfunction!(conv_transpose1d, module)?)?;
+    module.add_function(wrap_pyfunction!(conv_transpose2d, module)?)?;
+    module.add_function(wrap_pyfunction!(conv_transpose3d, module)?)?;
     Ok(())
 }
 
@@ -82,9 +86,9 @@ fn outer(a: In, b: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
 ///
 /// Raises: The lengths along the axis differ.
 #[pyfunction]
-#[pyo3(signature = (a, b, /, *, axis=-1, stream=None), text_signature = "(a, b, /, *, axis=-1, stream=None)")]
-fn vecdot(a: In, b: In, axis: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::vecdot(&a, &b, axis)).map(Out)
+#[pyo3(signature = (a, b, /, *, axis=Int(-1), stream=None), text_signature = "(a, b, /, *, axis=-1, stream=None)")]
+fn vecdot(a: In, b: In, axis: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::vecdot(&a, &b, axis.0)).map(Out)
 }
 
 /// Kronecker product.
@@ -118,11 +122,11 @@ fn einsum(
 ///
 /// Raises: The masks do not fit the blocks.
 #[pyfunction]
-#[pyo3(signature = (a, b, /, block_size=64, mask_out=None, mask_lhs=None, mask_rhs=None, *, stream=None), text_signature = "(a, b, /, block_size=64, mask_out=None, mask_lhs=None, mask_rhs=None, *, stream=None)")]
+#[pyo3(signature = (a, b, /, block_size=Int(64), mask_out=None, mask_lhs=None, mask_rhs=None, *, stream=None), text_signature = "(a, b, /, block_size=64, mask_out=None, mask_lhs=None, mask_rhs=None, *, stream=None)")]
 fn block_masked_mm(
     a: In,
     b: In,
-    block_size: i32,
+    block_size: Int<i32>,
     mask_out: Option<In>,
     mask_lhs: Option<In>,
     mask_rhs: Option<In>,
@@ -132,7 +136,7 @@ fn block_masked_mm(
         ops::block_masked_mm(
             &a,
             &b,
-            block_size,
+            block_size.0,
             mask_out.as_deref(),
             mask_lhs.as_deref(),
             mask_rhs.as_deref(),
@@ -194,17 +198,85 @@ fn hadamard_transform(
 ///
 /// Raises: The shapes do not fit.
 #[pyfunction]
-#[pyo3(signature = (input, weight, /, stride=1, padding=0, dilation=1, groups=1, *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, groups=1, *, stream=None)")]
+#[pyo3(signature = (input, weight, /, stride=Int(1), padding=Int(0), dilation=Int(1), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, groups=1, *, stream=None)")]
 fn conv1d(
     input: In,
     weight: In,
-    stride: i32,
-    padding: i32,
-    dilation: i32,
-    groups: i32,
+    stride: Int<i32>,
+    padding: Int<i32>,
+    dilation: Int<i32>,
+    groups: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::conv1d(&input, &weight, stride, padding, dilation, groups)).map(Out)
+    run(stream, || ops::conv1d(&input, &weight, stride.0, padding.0, dilation.0, groups.0)).map(Out)
+}
+
+/// Convolution over two dimensions.
+///
+/// Shape: input `(N, H, W, C)`, weight `(O, Kh, Kw, C / groups)`, result `(N, H', W', O)`.
+///
+/// Raises: The shapes do not fit.
+#[pyfunction]
+#[pyo3(signature = (input, weight, /, stride=Each([1; 2]), padding=Each([0; 2]), dilation=Each([1; 2]), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, groups=1, *, stream=None)")]
+fn conv2d(
+    input: In,
+    weight: In,
+    stride: Each<2>,
+    padding: Each<2>,
+    dilation: Each<2>,
+    groups: Int<i32>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        ops::conv2d(
+            &input,
+            &weight,
+            stride.0[0],
+            stride.0[1],
+            padding.0[0],
+            padding.0[1],
+            dilation.0[0],
+            dilation.0[1],
+            groups.0,
+        )
+    })
+    .map(Out)
+}
+
+/// Convolution over three dimensions.
+///
+/// Shape: input `(N, D, H, W, C)`, weight `(O, Kd, Kh, Kw, C / groups)`, result `(N, D', H', W',
+/// O)`.
+///
+/// Raises: The shapes do not fit.
+#[pyfunction]
+#[pyo3(signature = (input, weight, /, stride=Each([1; 3]), padding=Each([0; 3]), dilation=Each([1; 3]), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, groups=1, *, stream=None)")]
+fn conv3d(
+    input: In,
+    weight: In,
+    stride: Each<3>,
+    padding: Each<3>,
+    dilation: Each<3>,
+    groups: Int<i32>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        ops::conv3d(
+            &input,
+            &weight,
+            stride.0[0],
+            stride.0[1],
+            stride.0[2],
+            padding.0[0],
+            padding.0[1],
+            padding.0[2],
+            dilation.0[0],
+            dilation.0[1],
+            dilation.0[2],
+            groups.0,
+        )
+    })
+    .map(Out)
 }
 
 /// Transposed convolution over one dimension.
@@ -213,20 +285,105 @@ fn conv1d(
 ///
 /// Raises: The shapes do not fit.
 #[pyfunction]
-#[pyo3(signature = (input, weight, /, stride=1, padding=0, dilation=1, output_padding=0, groups=1, *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, output_padding=0, groups=1, *, stream=None)")]
+#[pyo3(signature = (input, weight, /, stride=Int(1), padding=Int(0), dilation=Int(1), output_padding=Int(0), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, output_padding=0, groups=1, *, stream=None)")]
 #[allow(clippy::too_many_arguments)]
 fn conv_transpose1d(
     input: In,
     weight: In,
-    stride: i32,
-    padding: i32,
-    dilation: i32,
-    output_padding: i32,
-    groups: i32,
+    stride: Int<i32>,
+    padding: Int<i32>,
+    dilation: Int<i32>,
+    output_padding: Int<i32>,
+    groups: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || {
-        ops::conv_transpose1d(&input, &weight, stride, padding, dilation, output_padding, groups)
+        ops::conv_transpose1d(
+            &input,
+            &weight,
+            stride.0,
+            padding.0,
+            dilation.0,
+            output_padding.0,
+            groups.0,
+        )
+    })
+    .map(Out)
+}
+
+/// Transposed convolution over two dimensions.
+///
+/// Shape: input `(N, H, W, C)`, weight `(O, Kh, Kw, C / groups)`, result `(N, H', W', O)`.
+///
+/// Raises: The shapes do not fit.
+#[pyfunction]
+#[pyo3(signature = (input, weight, /, stride=Each([1; 2]), padding=Each([0; 2]), dilation=Each([1; 2]), output_padding=Each([0; 2]), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, output_padding=0, groups=1, *, stream=None)")]
+#[allow(clippy::too_many_arguments)]
+fn conv_transpose2d(
+    input: In,
+    weight: In,
+    stride: Each<2>,
+    padding: Each<2>,
+    dilation: Each<2>,
+    output_padding: Each<2>,
+    groups: Int<i32>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        ops::conv_transpose2d(
+            &input,
+            &weight,
+            stride.0[0],
+            stride.0[1],
+            padding.0[0],
+            padding.0[1],
+            dilation.0[0],
+            dilation.0[1],
+            output_padding.0[0],
+            output_padding.0[1],
+            groups.0,
+        )
+    })
+    .map(Out)
+}
+
+/// Transposed convolution over three dimensions.
+///
+/// Shape: input `(N, D, H, W, C)`, weight `(O, Kd, Kh, Kw, C / groups)`, result `(N, D', H', W',
+/// O)`.
+///
+/// Raises: The shapes do not fit.
+#[pyfunction]
+#[pyo3(signature = (input, weight, /, stride=Each([1; 3]), padding=Each([0; 3]), dilation=Each([1; 3]), output_padding=Each([0; 3]), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, output_padding=0, groups=1, *, stream=None)")]
+#[allow(clippy::too_many_arguments)]
+fn conv_transpose3d(
+    input: In,
+    weight: In,
+    stride: Each<3>,
+    padding: Each<3>,
+    dilation: Each<3>,
+    output_padding: Each<3>,
+    groups: Int<i32>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        ops::conv_transpose3d(
+            &input,
+            &weight,
+            stride.0[0],
+            stride.0[1],
+            stride.0[2],
+            padding.0[0],
+            padding.0[1],
+            padding.0[2],
+            dilation.0[0],
+            dilation.0[1],
+            dilation.0[2],
+            output_padding.0[0],
+            output_padding.0[1],
+            output_padding.0[2],
+            groups.0,
+        )
     })
     .map(Out)
 }

@@ -32,7 +32,9 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(bitwise_or, module)?)?;
     module.add_function(wrap_pyfunction!(bitwise_xor, module)?)?;
     module.add_function(wrap_pyfunction!(left_shift, module)?)?;
+    module.add("bitwise_left_shift", module.getattr("left_shift")?)?;
     module.add_function(wrap_pyfunction!(right_shift, module)?)?;
+    module.add("bitwise_right_shift", module.getattr("right_shift")?)?;
     module.add_function(wrap_pyfunction!(bitwise_invert, module)?)?;
     module.add_function(wrap_pyfunction!(where_, module)?)?;
     Ok(())

@@ -2,7 +2,7 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::run;
+use super::arguments::{Int, run};
 use super::scalars::Operand;
 use crate::bridge::{In, Out};
 use mlx_graft::ops;
@@ -20,14 +20,20 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cos, module)?)?;
     module.add_function(wrap_pyfunction!(tan, module)?)?;
     module.add_function(wrap_pyfunction!(arcsin, module)?)?;
+    module.add("asin", module.getattr("arcsin")?)?;
     module.add_function(wrap_pyfunction!(arccos, module)?)?;
+    module.add("acos", module.getattr("arccos")?)?;
     module.add_function(wrap_pyfunction!(arctan, module)?)?;
+    module.add("atan", module.getattr("arctan")?)?;
     module.add_function(wrap_pyfunction!(sinh, module)?)?;
     module.add_function(wrap_pyfunction!(cosh, module)?)?;
     module.add_function(wrap_pyfunction!(tanh, module)?)?;
     module.add_function(wrap_pyfunction!(arcsinh, module)?)?;
+    module.add("asinh", module.getattr("arcsinh")?)?;
     module.add_function(wrap_pyfunction!(arccosh, module)?)?;
+    module.add("acosh", module.getattr("arccosh")?)?;
     module.add_function(wrap_pyfunction!(arctanh, module)?)?;
+    module.add("atanh", module.getattr("arctanh")?)?;
     module.add_function(wrap_pyfunction!(degrees, module)?)?;
     module.add_function(wrap_pyfunction!(radians, module)?)?;
     module.add_function(wrap_pyfunction!(sigmoid, module)?)?;
@@ -40,6 +46,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(real, module)?)?;
     module.add_function(wrap_pyfunction!(imag, module)?)?;
     module.add_function(wrap_pyfunction!(conjugate, module)?)?;
+    module.add("conj", module.getattr("conjugate")?)?;
     module.add_function(wrap_pyfunction!(nan_to_num, module)?)?;
     Ok(())
 }
@@ -307,10 +314,10 @@ fn trunc(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
 ///
 /// Shape: the shape of `a`.
 #[pyfunction]
-#[pyo3(signature = (a, /, decimals=0, stream=None), text_signature = "(a, /, decimals=0, stream=None)")]
-fn round(a: Operand<'_>, decimals: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+#[pyo3(signature = (a, /, decimals=Int(0), stream=None), text_signature = "(a, /, decimals=0, stream=None)")]
+fn round(a: Operand<'_>, decimals: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
     let a = a.array()?;
-    run(stream, || ops::round(&a, decimals)).map(Out)
+    run(stream, || ops::round(&a, decimals.0)).map(Out)
 }
 
 /// Real part of each element.

@@ -2,7 +2,7 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::{DtypeArg, run};
+use super::arguments::{DtypeArg, Int, run};
 use crate::bridge::{In, Out};
 use mlx_graft::ops;
 use pyo3::prelude::*;
@@ -13,6 +13,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(dequantize, module)?)?;
     module.add_function(wrap_pyfunction!(quantized_matmul, module)?)?;
     module.add_function(wrap_pyfunction!(gather_qmm, module)?)?;
+    module.add_function(wrap_pyfunction!(qqmm, module)?)?;
+    module.add_function(wrap_pyfunction!(gather_qqmm, module)?)?;
     Ok(())
 }
 
@@ -28,14 +30,22 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyo3(signature = (w, /, group_size=None, bits=None, mode="affine", *, global_scale=None, stream=None), text_signature = "(w, /, group_size=None, bits=None, mode='affine', *, global_scale=None, stream=None)")]
 fn quantize(
     w: In,
-    group_size: Option<i32>,
-    bits: Option<i32>,
+    group_size: Option<Int<i32>>,
+    bits: Option<Int<i32>>,
     mode: &str,
     global_scale: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Vec<Out>> {
-    run(stream, || ops::quantize(&w, group_size, bits, mode, global_scale.as_deref()))
-        .map(|arrays| arrays.into_iter().map(Out).collect())
+    run(stream, || {
+        ops::quantize(
+            &w,
+            group_size.map(|number| number.0),
+            bits.map(|number| number.0),
+            mode,
+            global_scale.as_deref(),
+        )
+    })
+    .map(|arrays| arrays.into_iter().map(Out).collect())
 }
 
 /// A matrix from its packed form.
@@ -50,8 +60,8 @@ fn dequantize(
     w: In,
     scales: In,
     biases: Option<In>,
-    group_size: Option<i32>,
-    bits: Option<i32>,
+    group_size: Option<Int<i32>>,
+    bits: Option<Int<i32>>,
     mode: &str,
     global_scale: Option<In>,
     dtype: Option<DtypeArg>,
@@ -62,8 +72,8 @@ fn dequantize(
             &w,
             &scales,
             biases.as_deref(),
-            group_size,
-            bits,
+            group_size.map(|number| number.0),
+            bits.map(|number| number.0),
             mode,
             global_scale.as_deref(),
             dtype.map(|dtype| dtype.0),
@@ -86,13 +96,22 @@ fn quantized_matmul(
     scales: In,
     biases: Option<In>,
     transpose: bool,
-    group_size: Option<i32>,
-    bits: Option<i32>,
+    group_size: Option<Int<i32>>,
+    bits: Option<Int<i32>>,
     mode: &str,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || {
-        ops::quantized_matmul(&x, &w, &scales, biases.as_deref(), transpose, group_size, bits, mode)
+        ops::quantized_matmul(
+            &x,
+            &w,
+            &scales,
+            biases.as_deref(),
+            transpose,
+            group_size.map(|number| number.0),
+            bits.map(|number| number.0),
+            mode,
+        )
     })
     .map(Out)
 }
@@ -113,8 +132,8 @@ fn gather_qmm(
     lhs_indices: Option<In>,
     rhs_indices: Option<In>,
     transpose: bool,
-    group_size: Option<i32>,
-    bits: Option<i32>,
+    group_size: Option<Int<i32>>,
+    bits: Option<Int<i32>>,
     mode: &str,
     sorted_indices: bool,
     stream: Option<&Bound<'_, PyAny>>,
@@ -128,9 +147,83 @@ fn gather_qmm(
             lhs_indices.as_deref(),
             rhs_indices.as_deref(),
             transpose,
-            group_size,
-            bits,
+            group_size.map(|number| number.0),
+            bits.map(|number| number.0),
             mode,
+            sorted_indices,
+        )
+    })
+    .map(Out)
+}
+
+/// Product of a matrix, quantized on the way, with a packed matrix.
+///
+/// Shape: as `matmul`.
+///
+/// Raises: The mode is not supported on this device.
+#[pyfunction]
+#[pyo3(signature = (x, w, /, scales=None, group_size=None, bits=None, mode="nvfp4", global_scale_x=None, global_scale_w=None, *, stream=None), text_signature = "(x, w, /, scales=None, group_size=None, bits=None, mode='nvfp4', global_scale_x=None, global_scale_w=None, *, stream=None)")]
+#[allow(clippy::too_many_arguments)]
+fn qqmm(
+    x: In,
+    w: In,
+    scales: Option<In>,
+    group_size: Option<Int<i32>>,
+    bits: Option<Int<i32>>,
+    mode: &str,
+    global_scale_x: Option<In>,
+    global_scale_w: Option<In>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        ops::qqmm(
+            &x,
+            &w,
+            scales.as_deref(),
+            group_size.map(|number| number.0),
+            bits.map(|number| number.0),
+            mode,
+            global_scale_x.as_deref(),
+            global_scale_w.as_deref(),
+        )
+    })
+    .map(Out)
+}
+
+/// Products of matrices, quantized on the way, with packed matrices picked by indices.
+///
+/// Shape: the shape of the indices, then `(M, N)`.
+///
+/// Raises: The mode is not supported on this device.
+#[pyfunction]
+#[pyo3(signature = (x, w, /, scales=None, lhs_indices=None, rhs_indices=None, group_size=None, bits=None, mode="nvfp4", global_scale_x=None, global_scale_w=None, *, sorted_indices=false, stream=None), text_signature = "(x, w, /, scales=None, lhs_indices=None, rhs_indices=None, group_size=None, bits=None, mode='nvfp4', global_scale_x=None, global_scale_w=None, *, sorted_indices=False, stream=None)")]
+#[allow(clippy::too_many_arguments)]
+fn gather_qqmm(
+    x: In,
+    w: In,
+    scales: Option<In>,
+    lhs_indices: Option<In>,
+    rhs_indices: Option<In>,
+    group_size: Option<Int<i32>>,
+    bits: Option<Int<i32>>,
+    mode: &str,
+    global_scale_x: Option<In>,
+    global_scale_w: Option<In>,
+    sorted_indices: bool,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        ops::gather_qqmm(
+            &x,
+            &w,
+            scales.as_deref(),
+            lhs_indices.as_deref(),
+            rhs_indices.as_deref(),
+            group_size.map(|number| number.0),
+            bits.map(|number| number.0),
+            mode,
+            global_scale_x.as_deref(),
+            global_scale_w.as_deref(),
             sorted_indices,
         )
     })

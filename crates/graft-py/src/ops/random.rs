@@ -2,7 +2,8 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::{DtypeArg, run};
+use super::arguments::{DtypeArg, Int, Shape, run};
+use super::random_state::next_key;
 use super::scalars::Operand;
 use crate::bridge::{In, Out};
 use mlx_graft::Dtype;
@@ -12,7 +13,6 @@ use pyo3::prelude::*;
 /// Adds the functions of this file to a Python module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(key, module)?)?;
-    module.add_function(wrap_pyfunction!(seed, module)?)?;
     module.add_function(wrap_pyfunction!(split_num, module)?)?;
     module.add_function(wrap_pyfunction!(uniform, module)?)?;
     module.add_function(wrap_pyfunction!(normal_broadcast, module)?)?;
@@ -28,15 +28,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Shape: `(2,)`, of uint32.
 #[pyfunction]
 #[pyo3(signature = (seed), text_signature = "(seed)")]
-fn key(seed: u64) -> PyResult<Out> {
-    run(None, || random::key(seed)).map(Out)
-}
-
-/// Sets the key of the generator that is used when a function gets no key.
-#[pyfunction]
-#[pyo3(signature = (seed), text_signature = "(seed)")]
-fn seed(seed: u64) -> PyResult<()> {
-    run(None, || random::seed(seed))
+fn key(seed: Int<u64>) -> PyResult<Out> {
+    run(None, || random::key(seed.0)).map(Out)
 }
 
 /// New keys from one.
@@ -45,9 +38,9 @@ fn seed(seed: u64) -> PyResult<()> {
 ///
 /// Raises: The key is none.
 #[pyfunction]
-#[pyo3(name = "split", signature = (key, num=2, stream=None), text_signature = "(key, num=2, stream=None)")]
-fn split_num(key: In, num: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || random::split_num(&key, num)).map(Out)
+#[pyo3(name = "split", signature = (key, num=Int(2), stream=None), text_signature = "(key, num=2, stream=None)")]
+fn split_num(key: In, num: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || random::split_num(&key, num.0)).map(Out)
 }
 
 /// Numbers drawn evenly from `low` to below `high`.
@@ -56,24 +49,26 @@ fn split_num(key: In, num: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<O
 ///
 /// Raises: The bounds do not broadcast, or the dtype is no floating-point one.
 #[pyfunction]
-#[pyo3(signature = (low=Operand::Int(0), high=Operand::Int(1), shape=vec![], dtype=None, key=None, stream=None), text_signature = "(low=0, high=1, shape=[], dtype=..., key=None, stream=None)")]
+#[pyo3(signature = (low=Operand::Int(0), high=Operand::Int(1), shape=Shape(vec![]), dtype=None, key=None, stream=None), text_signature = "(low=0, high=1, shape=[], dtype=..., key=None, stream=None)")]
 fn uniform(
+    py: Python<'_>,
     low: Operand<'_>,
     high: Operand<'_>,
-    shape: Vec<i32>,
+    shape: Shape,
     dtype: Option<DtypeArg>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
+    let key = next_key(py, key)?;
     let low = low.array()?;
     let high = high.array()?;
     run(stream, || {
         random::uniform(
             &low,
             &high,
-            &shape,
+            &shape.0,
             dtype.map_or(Dtype::Float32, |dtype| dtype.0),
-            key.as_deref(),
+            Some(&key),
         )
     })
     .map(Out)
@@ -85,24 +80,26 @@ fn uniform(
 ///
 /// Raises: They do not broadcast, or the dtype is no floating-point one.
 #[pyfunction]
-#[pyo3(name = "normal", signature = (shape=vec![], dtype=None, loc=None, scale=None, key=None, stream=None), text_signature = "(shape=[], dtype=..., loc=None, scale=None, key=None, stream=None)")]
+#[pyo3(name = "normal", signature = (shape=Shape(vec![]), dtype=None, loc=None, scale=None, key=None, stream=None), text_signature = "(shape=[], dtype=..., loc=None, scale=None, key=None, stream=None)")]
 fn normal_broadcast(
-    shape: Vec<i32>,
+    py: Python<'_>,
+    shape: Shape,
     dtype: Option<DtypeArg>,
     loc: Option<Operand<'_>>,
     scale: Option<Operand<'_>>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
+    let key = next_key(py, key)?;
     let loc = loc.map(Operand::array).transpose()?;
     let scale = scale.map(Operand::array).transpose()?;
     run(stream, || {
         random::normal_broadcast(
-            &shape,
+            &shape.0,
             dtype.map_or(Dtype::Float32, |dtype| dtype.0),
             loc.as_ref(),
             scale.as_ref(),
-            key.as_deref(),
+            Some(&key),
         )
     })
     .map(Out)
@@ -114,22 +111,24 @@ fn normal_broadcast(
 ///
 /// Raises: The shapes do not fit.
 #[pyfunction]
-#[pyo3(signature = (mean, cov, shape=vec![], dtype=None, key=None, stream=None), text_signature = "(mean, cov, shape=[], dtype=..., key=None, stream=None)")]
+#[pyo3(signature = (mean, cov, shape=Shape(vec![]), dtype=None, key=None, stream=None), text_signature = "(mean, cov, shape=[], dtype=..., key=None, stream=None)")]
 fn multivariate_normal(
+    py: Python<'_>,
     mean: In,
     cov: In,
-    shape: Vec<i32>,
+    shape: Shape,
     dtype: Option<DtypeArg>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
+    let key = next_key(py, key)?;
     run(stream, || {
         random::multivariate_normal(
             &mean,
             &cov,
-            &shape,
+            &shape.0,
             dtype.map_or(Dtype::Float32, |dtype| dtype.0),
-            key.as_deref(),
+            Some(&key),
         )
     })
     .map(Out)
@@ -141,24 +140,26 @@ fn multivariate_normal(
 ///
 /// Raises: The bounds do not broadcast, or the dtype is no integer one.
 #[pyfunction]
-#[pyo3(signature = (low, high, shape=vec![], dtype=None, key=None, stream=None), text_signature = "(low, high, shape=[], dtype=..., key=None, stream=None)")]
+#[pyo3(signature = (low, high, shape=Shape(vec![]), dtype=None, key=None, stream=None), text_signature = "(low, high, shape=[], dtype=..., key=None, stream=None)")]
 fn randint(
+    py: Python<'_>,
     low: Operand<'_>,
     high: Operand<'_>,
-    shape: Vec<i32>,
+    shape: Shape,
     dtype: Option<DtypeArg>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
+    let key = next_key(py, key)?;
     let low = low.array()?;
     let high = high.array()?;
     run(stream, || {
         random::randint(
             &low,
             &high,
-            &shape,
+            &shape.0,
             dtype.map_or(Dtype::Int32, |dtype| dtype.0),
-            key.as_deref(),
+            Some(&key),
         )
     })
     .map(Out)
@@ -170,15 +171,17 @@ fn randint(
 ///
 /// Raises: The dtype is no floating-point one.
 #[pyfunction]
-#[pyo3(signature = (shape=vec![], dtype=None, key=None, stream=None), text_signature = "(shape=[], dtype=..., key=None, stream=None)")]
+#[pyo3(signature = (shape=Shape(vec![]), dtype=None, key=None, stream=None), text_signature = "(shape=[], dtype=..., key=None, stream=None)")]
 fn gumbel(
-    shape: Vec<i32>,
+    py: Python<'_>,
+    shape: Shape,
     dtype: Option<DtypeArg>,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
+    let key = next_key(py, key)?;
     run(stream, || {
-        random::gumbel(&shape, dtype.map_or(Dtype::Float32, |dtype| dtype.0), key.as_deref())
+        random::gumbel(&shape.0, dtype.map_or(Dtype::Float32, |dtype| dtype.0), Some(&key))
     })
     .map(Out)
 }
@@ -189,22 +192,24 @@ fn gumbel(
 ///
 /// Raises: The dtype is no floating-point one.
 #[pyfunction]
-#[pyo3(signature = (shape=vec![], dtype=None, loc=0.0, scale=1.0, key=None, stream=None), text_signature = "(shape=[], dtype=..., loc=0.0, scale=1.0, key=None, stream=None)")]
+#[pyo3(signature = (shape=Shape(vec![]), dtype=None, loc=0.0, scale=1.0, key=None, stream=None), text_signature = "(shape=[], dtype=..., loc=0.0, scale=1.0, key=None, stream=None)")]
 fn laplace(
-    shape: Vec<i32>,
+    py: Python<'_>,
+    shape: Shape,
     dtype: Option<DtypeArg>,
     loc: f32,
     scale: f32,
     key: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
+    let key = next_key(py, key)?;
     run(stream, || {
         random::laplace(
-            &shape,
+            &shape.0,
             dtype.map_or(Dtype::Float32, |dtype| dtype.0),
             loc,
             scale,
-            key.as_deref(),
+            Some(&key),
         )
     })
     .map(Out)

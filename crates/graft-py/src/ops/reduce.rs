@@ -2,7 +2,7 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::{Axes, DtypeArg, run};
+use super::arguments::{Axes, DtypeArg, Int, run};
 use crate::bridge::{In, Out};
 use mlx_graft::ops;
 use pyo3::prelude::*;
@@ -25,7 +25,9 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(argmin, module)?)?;
     module.add_function(wrap_pyfunction!(softmax, module)?)?;
     module.add_function(wrap_pyfunction!(cumsum, module)?)?;
+    module.add("cumulative_sum", module.getattr("cumsum")?)?;
     module.add_function(wrap_pyfunction!(cumprod, module)?)?;
+    module.add("cumulative_prod", module.getattr("cumprod")?)?;
     module.add_function(wrap_pyfunction!(cummax, module)?)?;
     module.add_function(wrap_pyfunction!(cummin, module)?)?;
     module.add_function(wrap_pyfunction!(logcumsumexp, module)?)?;
@@ -123,18 +125,18 @@ fn median(
 ///
 /// Raises: An axis is out of range or given twice.
 #[pyfunction]
-#[pyo3(signature = (a, /, axis=None, keepdims=false, ddof=0, *, stream=None), text_signature = "(a, /, axis=None, keepdims=False, ddof=0, *, stream=None)")]
+#[pyo3(signature = (a, /, axis=None, keepdims=false, ddof=Int(0), *, stream=None), text_signature = "(a, /, axis=None, keepdims=False, ddof=0, *, stream=None)")]
 fn var(
     a: In,
     axis: Option<Axes>,
     keepdims: bool,
-    ddof: i32,
+    ddof: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
-        None => ops::var(&a, keepdims, ddof),
-        Some(Axes::One(axis)) => ops::var_axis(&a, axis, keepdims, ddof),
-        Some(Axes::Many(ref axes)) => ops::var_axes(&a, axes, keepdims, ddof),
+        None => ops::var(&a, keepdims, ddof.0),
+        Some(Axes::One(axis)) => ops::var_axis(&a, axis, keepdims, ddof.0),
+        Some(Axes::Many(ref axes)) => ops::var_axes(&a, axes, keepdims, ddof.0),
     })
     .map(Out)
 }
@@ -145,18 +147,18 @@ fn var(
 ///
 /// Raises: An axis is out of range or given twice.
 #[pyfunction]
-#[pyo3(name = "std", signature = (a, /, axis=None, keepdims=false, ddof=0, *, stream=None), text_signature = "(a, /, axis=None, keepdims=False, ddof=0, *, stream=None)")]
+#[pyo3(name = "std", signature = (a, /, axis=None, keepdims=false, ddof=Int(0), *, stream=None), text_signature = "(a, /, axis=None, keepdims=False, ddof=0, *, stream=None)")]
 fn std_(
     a: In,
     axis: Option<Axes>,
     keepdims: bool,
-    ddof: i32,
+    ddof: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
-        None => ops::std(&a, keepdims, ddof),
-        Some(Axes::One(axis)) => ops::std_axis(&a, axis, keepdims, ddof),
-        Some(Axes::Many(ref axes)) => ops::std_axes(&a, axes, keepdims, ddof),
+        None => ops::std(&a, keepdims, ddof.0),
+        Some(Axes::One(axis)) => ops::std_axis(&a, axis, keepdims, ddof.0),
+        Some(Axes::Many(ref axes)) => ops::std_axes(&a, axes, keepdims, ddof.0),
     })
     .map(Out)
 }
@@ -296,13 +298,13 @@ fn count_nonzero(
 #[pyo3(signature = (a, /, axis=None, keepdims=false, *, stream=None), text_signature = "(a, /, axis=None, keepdims=False, *, stream=None)")]
 fn argmax(
     a: In,
-    axis: Option<i32>,
+    axis: Option<Int<i32>>,
     keepdims: bool,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::argmax(&a, keepdims),
-        Some(axis) => ops::argmax_axis(&a, axis, keepdims),
+        Some(Int(axis)) => ops::argmax_axis(&a, axis, keepdims),
     })
     .map(Out)
 }
@@ -316,13 +318,13 @@ fn argmax(
 #[pyo3(signature = (a, /, axis=None, keepdims=false, *, stream=None), text_signature = "(a, /, axis=None, keepdims=False, *, stream=None)")]
 fn argmin(
     a: In,
-    axis: Option<i32>,
+    axis: Option<Int<i32>>,
     keepdims: bool,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::argmin(&a, keepdims),
-        Some(axis) => ops::argmin_axis(&a, axis, keepdims),
+        Some(Int(axis)) => ops::argmin_axis(&a, axis, keepdims),
     })
     .map(Out)
 }
@@ -357,7 +359,7 @@ fn softmax(
 #[pyo3(signature = (a, /, axis=None, *, reverse=false, inclusive=true, dtype=None, stream=None), text_signature = "(a, /, axis=None, *, reverse=False, inclusive=True, dtype=None, stream=None)")]
 fn cumsum(
     a: In,
-    axis: Option<i32>,
+    axis: Option<Int<i32>>,
     reverse: bool,
     inclusive: bool,
     dtype: Option<DtypeArg>,
@@ -365,7 +367,9 @@ fn cumsum(
 ) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::cumsum(&a, reverse, inclusive, dtype.map(|dtype| dtype.0)),
-        Some(axis) => ops::cumsum_axis(&a, axis, reverse, inclusive, dtype.map(|dtype| dtype.0)),
+        Some(Int(axis)) => {
+            ops::cumsum_axis(&a, axis, reverse, inclusive, dtype.map(|dtype| dtype.0))
+        }
     })
     .map(Out)
 }
@@ -379,7 +383,7 @@ fn cumsum(
 #[pyo3(signature = (a, /, axis=None, *, reverse=false, inclusive=true, dtype=None, stream=None), text_signature = "(a, /, axis=None, *, reverse=False, inclusive=True, dtype=None, stream=None)")]
 fn cumprod(
     a: In,
-    axis: Option<i32>,
+    axis: Option<Int<i32>>,
     reverse: bool,
     inclusive: bool,
     dtype: Option<DtypeArg>,
@@ -387,7 +391,9 @@ fn cumprod(
 ) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::cumprod(&a, reverse, inclusive, dtype.map(|dtype| dtype.0)),
-        Some(axis) => ops::cumprod_axis(&a, axis, reverse, inclusive, dtype.map(|dtype| dtype.0)),
+        Some(Int(axis)) => {
+            ops::cumprod_axis(&a, axis, reverse, inclusive, dtype.map(|dtype| dtype.0))
+        }
     })
     .map(Out)
 }
@@ -401,14 +407,14 @@ fn cumprod(
 #[pyo3(signature = (a, /, axis=None, *, reverse=false, inclusive=true, stream=None), text_signature = "(a, /, axis=None, *, reverse=False, inclusive=True, stream=None)")]
 fn cummax(
     a: In,
-    axis: Option<i32>,
+    axis: Option<Int<i32>>,
     reverse: bool,
     inclusive: bool,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::cummax(&a, reverse, inclusive),
-        Some(axis) => ops::cummax_axis(&a, axis, reverse, inclusive),
+        Some(Int(axis)) => ops::cummax_axis(&a, axis, reverse, inclusive),
     })
     .map(Out)
 }
@@ -422,14 +428,14 @@ fn cummax(
 #[pyo3(signature = (a, /, axis=None, *, reverse=false, inclusive=true, stream=None), text_signature = "(a, /, axis=None, *, reverse=False, inclusive=True, stream=None)")]
 fn cummin(
     a: In,
-    axis: Option<i32>,
+    axis: Option<Int<i32>>,
     reverse: bool,
     inclusive: bool,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::cummin(&a, reverse, inclusive),
-        Some(axis) => ops::cummin_axis(&a, axis, reverse, inclusive),
+        Some(Int(axis)) => ops::cummin_axis(&a, axis, reverse, inclusive),
     })
     .map(Out)
 }
@@ -443,14 +449,14 @@ fn cummin(
 #[pyo3(signature = (a, /, axis=None, *, reverse=false, inclusive=true, stream=None), text_signature = "(a, /, axis=None, *, reverse=False, inclusive=True, stream=None)")]
 fn logcumsumexp(
     a: In,
-    axis: Option<i32>,
+    axis: Option<Int<i32>>,
     reverse: bool,
     inclusive: bool,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::logcumsumexp(&a, reverse, inclusive),
-        Some(axis) => ops::logcumsumexp_axis(&a, axis, reverse, inclusive),
+        Some(Int(axis)) => ops::logcumsumexp_axis(&a, axis, reverse, inclusive),
     })
     .map(Out)
 }
@@ -461,7 +467,7 @@ fn logcumsumexp(
 ///
 /// Raises: The axis is out of range or `n` is negative.
 #[pyfunction]
-#[pyo3(signature = (a, /, n=1, axis=-1, *, stream=None), text_signature = "(a, /, n=1, axis=-1, *, stream=None)")]
-fn diff(a: In, n: i32, axis: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::diff(&a, n, axis)).map(Out)
+#[pyo3(signature = (a, /, n=Int(1), axis=Int(-1), *, stream=None), text_signature = "(a, /, n=1, axis=-1, *, stream=None)")]
+fn diff(a: In, n: Int<i32>, axis: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::diff(&a, n.0, axis.0)).map(Out)
 }

@@ -1,7 +1,7 @@
 //! Python numbers as operands, with the dtypes that `mlx.core` gives them.
 
 use mlx_graft::{Array, Dtype, bf16, f16};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt};
 
@@ -32,7 +32,10 @@ impl<'py> FromPyObject<'_, 'py> for Operand<'py> {
             return Ok(Self::Bool(object.extract()?));
         }
         if object.is_instance_of::<PyInt>() {
-            return Ok(Self::Int(object.extract()?));
+            let value = object.extract();
+            return value.map(Self::Int).map_err(|_| {
+                PyRuntimeError::new_err("the number is too large for any dtype of `mlx.core`")
+            });
         }
         if object.is_instance_of::<PyFloat>() {
             return Ok(Self::Float(object.extract()?));

@@ -2,7 +2,7 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::{Axes, Ints, inputs, run};
+use super::arguments::{Axes, Int, IntOrInts, Ints, Shape, inputs, run};
 use super::scalars::Operand;
 use crate::bridge::{In, Out};
 use mlx_graft::ops;
@@ -15,6 +15,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(flatten, module)?)?;
     module.add_function(wrap_pyfunction!(unflatten, module)?)?;
     module.add_function(wrap_pyfunction!(transpose, module)?)?;
+    module.add("matrix_transpose", module.getattr("transpose")?)?;
+    module.add("permute_dims", module.getattr("transpose")?)?;
     module.add_function(wrap_pyfunction!(swapaxes, module)?)?;
     module.add_function(wrap_pyfunction!(moveaxis, module)?)?;
     module.add_function(wrap_pyfunction!(expand_dims, module)?)?;
@@ -22,6 +24,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(broadcast_to, module)?)?;
     module.add_function(wrap_pyfunction!(broadcast_arrays, module)?)?;
     module.add_function(wrap_pyfunction!(concatenate, module)?)?;
+    module.add("concat", module.getattr("concatenate")?)?;
     module.add_function(wrap_pyfunction!(stack, module)?)?;
     module.add_function(wrap_pyfunction!(unstack, module)?)?;
     module.add_function(wrap_pyfunction!(repeat, module)?)?;
@@ -40,8 +43,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Raises: The number of elements differs.
 #[pyfunction]
 #[pyo3(signature = (a, /, shape, *, stream=None), text_signature = "(a, /, shape, *, stream=None)")]
-fn reshape(a: In, shape: Vec<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::reshape(&a, &shape)).map(Out)
+fn reshape(a: In, shape: Shape, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+    run(stream, || ops::reshape(&a, &shape.0)).map(Out)
 }
 
 /// Dimensions from `start_axis` to `end_axis` joined into one.
@@ -50,14 +53,14 @@ fn reshape(a: In, shape: Vec<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResul
 ///
 /// Raises: An axis is out of range, or the start is after the end.
 #[pyfunction]
-#[pyo3(signature = (a, /, start_axis=0, end_axis=-1, *, stream=None), text_signature = "(a, /, start_axis=0, end_axis=-1, *, stream=None)")]
+#[pyo3(signature = (a, /, start_axis=Int(0), end_axis=Int(-1), *, stream=None), text_signature = "(a, /, start_axis=0, end_axis=-1, *, stream=None)")]
 fn flatten(
     a: In,
-    start_axis: i32,
-    end_axis: i32,
+    start_axis: Int<i32>,
+    end_axis: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::flatten(&a, start_axis, end_axis)).map(Out)
+    run(stream, || ops::flatten(&a, start_axis.0, end_axis.0)).map(Out)
 }
 
 /// One dimension split into several.
@@ -69,11 +72,11 @@ fn flatten(
 #[pyo3(signature = (a, /, axis, shape, *, stream=None), text_signature = "(a, /, axis, shape, *, stream=None)")]
 fn unflatten(
     a: In,
-    axis: i32,
-    shape: Vec<i32>,
+    axis: Int<i32>,
+    shape: Shape,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::unflatten(&a, axis, &shape)).map(Out)
+    run(stream, || ops::unflatten(&a, axis.0, &shape.0)).map(Out)
 }
 
 /// Dimensions in another order; reversed if no order is given.
@@ -83,10 +86,10 @@ fn unflatten(
 /// Raises: The axes are no permutation of the dimensions.
 #[pyfunction]
 #[pyo3(signature = (a, /, axes=None, *, stream=None), text_signature = "(a, /, axes=None, *, stream=None)")]
-fn transpose(a: In, axes: Option<Vec<i32>>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+fn transpose(a: In, axes: Option<Ints>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
     run(stream, || match axes {
         None => ops::transpose(&a),
-        Some(ref axes) => ops::transpose_axes(&a, axes),
+        Some(Ints(ref axes)) => ops::transpose_axes(&a, axes),
     })
     .map(Out)
 }
@@ -98,8 +101,13 @@ fn transpose(a: In, axes: Option<Vec<i32>>, stream: Option<&Bound<'_, PyAny>>) -
 /// Raises: An axis is out of range.
 #[pyfunction]
 #[pyo3(signature = (a, /, axis1, axis2, *, stream=None), text_signature = "(a, /, axis1, axis2, *, stream=None)")]
-fn swapaxes(a: In, axis1: i32, axis2: i32, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::swapaxes(&a, axis1, axis2)).map(Out)
+fn swapaxes(
+    a: In,
+    axis1: Int<i32>,
+    axis2: Int<i32>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || ops::swapaxes(&a, axis1.0, axis2.0)).map(Out)
 }
 
 /// One dimension moved to another place.
@@ -111,11 +119,11 @@ fn swapaxes(a: In, axis1: i32, axis2: i32, stream: Option<&Bound<'_, PyAny>>) ->
 #[pyo3(signature = (a, /, source, destination, *, stream=None), text_signature = "(a, /, source, destination, *, stream=None)")]
 fn moveaxis(
     a: In,
-    source: i32,
-    destination: i32,
+    source: Int<i32>,
+    destination: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::moveaxis(&a, source, destination)).map(Out)
+    run(stream, || ops::moveaxis(&a, source.0, destination.0)).map(Out)
 }
 
 /// Dimensions of length 1 inserted.
@@ -156,13 +164,9 @@ fn squeeze(a: In, axis: Option<Axes>, stream: Option<&Bound<'_, PyAny>>) -> PyRe
 /// Raises: The array does not broadcast to the shape.
 #[pyfunction]
 #[pyo3(signature = (a, /, shape, *, stream=None), text_signature = "(a, /, shape, *, stream=None)")]
-fn broadcast_to(
-    a: Operand<'_>,
-    shape: Vec<i32>,
-    stream: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Out> {
+fn broadcast_to(a: Operand<'_>, shape: Shape, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
     let a = a.array()?;
-    run(stream, || ops::broadcast_to(&a, &shape)).map(Out)
+    run(stream, || ops::broadcast_to(&a, &shape.0)).map(Out)
 }
 
 /// Arrays broadcast to their common shape.
@@ -187,15 +191,15 @@ fn broadcast_arrays(
 ///
 /// Raises: There is no array, the axis is out of range, or the other lengths differ.
 #[pyfunction]
-#[pyo3(signature = (arrays, axis=Some(0), *, stream=None), text_signature = "(arrays, axis=0, *, stream=None)")]
+#[pyo3(signature = (arrays, axis=Some(Int(0)), *, stream=None), text_signature = "(arrays, axis=0, *, stream=None)")]
 fn concatenate(
     arrays: Vec<In>,
-    axis: Option<i32>,
+    axis: Option<Int<i32>>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::concatenate(&arrays),
-        Some(axis) => ops::concatenate_axis(&arrays, axis),
+        Some(Int(axis)) => ops::concatenate_axis(&arrays, axis),
     })
     .map(Out)
 }
@@ -206,11 +210,15 @@ fn concatenate(
 ///
 /// Raises: There is no array, or the shapes differ.
 #[pyfunction]
-#[pyo3(signature = (arrays, axis=Some(0), *, stream=None), text_signature = "(arrays, axis=0, *, stream=None)")]
-fn stack(arrays: Vec<In>, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+#[pyo3(signature = (arrays, axis=Some(Int(0)), *, stream=None), text_signature = "(arrays, axis=0, *, stream=None)")]
+fn stack(
+    arrays: Vec<In>,
+    axis: Option<Int<i32>>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::stack(&arrays),
-        Some(axis) => ops::stack_axis(&arrays, axis),
+        Some(Int(axis)) => ops::stack_axis(&arrays, axis),
     })
     .map(Out)
 }
@@ -221,11 +229,11 @@ fn stack(arrays: Vec<In>, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) 
 ///
 /// Raises: The axis is out of range.
 #[pyfunction]
-#[pyo3(signature = (x, /, *, axis=Some(0), stream=None), text_signature = "(x, /, *, axis=0, stream=None)")]
-fn unstack(x: In, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Out>> {
+#[pyo3(signature = (x, /, *, axis=Some(Int(0)), stream=None), text_signature = "(x, /, *, axis=0, stream=None)")]
+fn unstack(x: In, axis: Option<Int<i32>>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Out>> {
     run(stream, || match axis {
         None => ops::unstack(&x),
-        Some(axis) => ops::unstack_axis(&x, axis),
+        Some(Int(axis)) => ops::unstack_axis(&x, axis),
     })
     .map(|arrays| arrays.into_iter().map(Out).collect())
 }
@@ -239,13 +247,13 @@ fn unstack(x: In, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyRes
 #[pyo3(signature = (array, repeats, axis=None, *, stream=None), text_signature = "(array, repeats, axis=None, *, stream=None)")]
 fn repeat(
     array: In,
-    repeats: i32,
-    axis: Option<i32>,
+    repeats: Int<i32>,
+    axis: Option<Int<i32>>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
-        None => ops::repeat(&array, repeats),
-        Some(axis) => ops::repeat_axis(&array, repeats, axis),
+        None => ops::repeat(&array, repeats.0),
+        Some(Int(axis)) => ops::repeat_axis(&array, repeats.0, axis),
     })
     .map(Out)
 }
@@ -257,7 +265,7 @@ fn repeat(
 /// Raises: A number of repetitions is negative.
 #[pyfunction]
 #[pyo3(signature = (a, reps, /, *, stream=None), text_signature = "(a, reps, /, *, stream=None)")]
-fn tile(a: In, reps: Ints, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+fn tile(a: In, reps: IntOrInts, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
     run(stream, || ops::tile(&a, &reps.0)).map(Out)
 }
 
@@ -286,7 +294,7 @@ fn flip(a: In, axis: Option<Axes>, stream: Option<&Bound<'_, PyAny>>) -> PyResul
 #[pyo3(signature = (a, shift, axis=None, /, *, stream=None), text_signature = "(a, shift, axis=None, /, *, stream=None)")]
 fn roll(
     a: In,
-    shift: Ints,
+    shift: IntOrInts,
     axis: Option<Axes>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {

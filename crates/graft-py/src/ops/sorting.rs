@@ -2,7 +2,7 @@
 // PyO3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
-use super::arguments::run;
+use super::arguments::{Int, run};
 use crate::bridge::{In, Out};
 use mlx_graft::ops;
 use pyo3::prelude::*;
@@ -24,11 +24,11 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 ///
 /// Raises: The axis is out of range.
 #[pyfunction]
-#[pyo3(signature = (a, /, axis=Some(-1), *, stream=None), text_signature = "(a, /, axis=-1, *, stream=None)")]
-fn sort(a: In, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+#[pyo3(signature = (a, /, axis=Some(Int(-1)), *, stream=None), text_signature = "(a, /, axis=-1, *, stream=None)")]
+fn sort(a: In, axis: Option<Int<i32>>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::sort(&a),
-        Some(axis) => ops::sort_axis(&a, axis),
+        Some(Int(axis)) => ops::sort_axis(&a, axis),
     })
     .map(Out)
 }
@@ -39,11 +39,11 @@ fn sort(a: In, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult
 ///
 /// Raises: The axis is out of range.
 #[pyfunction]
-#[pyo3(signature = (a, /, axis=Some(-1), *, stream=None), text_signature = "(a, /, axis=-1, *, stream=None)")]
-fn argsort(a: In, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+#[pyo3(signature = (a, /, axis=Some(Int(-1)), *, stream=None), text_signature = "(a, /, axis=-1, *, stream=None)")]
+fn argsort(a: In, axis: Option<Int<i32>>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
     run(stream, || match axis {
         None => ops::argsort(&a),
-        Some(axis) => ops::argsort_axis(&a, axis),
+        Some(Int(axis)) => ops::argsort_axis(&a, axis),
     })
     .map(Out)
 }
@@ -54,16 +54,16 @@ fn argsort(a: In, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyRes
 ///
 /// Raises: The axis is out of range.
 #[pyfunction]
-#[pyo3(signature = (a, /, kth, axis=Some(-1), *, stream=None), text_signature = "(a, /, kth, axis=-1, *, stream=None)")]
+#[pyo3(signature = (a, /, kth, axis=Some(Int(-1)), *, stream=None), text_signature = "(a, /, kth, axis=-1, *, stream=None)")]
 fn partition(
     a: In,
-    kth: i32,
-    axis: Option<i32>,
+    kth: Int<i32>,
+    axis: Option<Int<i32>>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
-        None => ops::partition(&a, kth),
-        Some(axis) => ops::partition_axis(&a, kth, axis),
+        None => ops::partition(&a, kth.0),
+        Some(Int(axis)) => ops::partition_axis(&a, kth.0, axis),
     })
     .map(Out)
 }
@@ -74,16 +74,16 @@ fn partition(
 ///
 /// Raises: The axis is out of range.
 #[pyfunction]
-#[pyo3(signature = (a, /, kth, axis=Some(-1), *, stream=None), text_signature = "(a, /, kth, axis=-1, *, stream=None)")]
+#[pyo3(signature = (a, /, kth, axis=Some(Int(-1)), *, stream=None), text_signature = "(a, /, kth, axis=-1, *, stream=None)")]
 fn argpartition(
     a: In,
-    kth: i32,
-    axis: Option<i32>,
+    kth: Int<i32>,
+    axis: Option<Int<i32>>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
-        None => ops::argpartition(&a, kth),
-        Some(axis) => ops::argpartition_axis(&a, kth, axis),
+        None => ops::argpartition(&a, kth.0),
+        Some(Int(axis)) => ops::argpartition_axis(&a, kth.0, axis),
     })
     .map(Out)
 }
@@ -94,11 +94,16 @@ fn argpartition(
 ///
 /// Raises: The axis is out of range.
 #[pyfunction]
-#[pyo3(signature = (a, /, k, axis=Some(-1), *, stream=None), text_signature = "(a, /, k, axis=-1, *, stream=None)")]
-fn topk(a: In, k: i32, axis: Option<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
+#[pyo3(signature = (a, /, k, axis=Some(Int(-1)), *, stream=None), text_signature = "(a, /, k, axis=-1, *, stream=None)")]
+fn topk(
+    a: In,
+    k: Int<i32>,
+    axis: Option<Int<i32>>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
     run(stream, || match axis {
-        None => ops::topk(&a, k),
-        Some(axis) => ops::topk_axis(&a, k, axis),
+        None => ops::topk(&a, k.0),
+        Some(Int(axis)) => ops::topk_axis(&a, k.0, axis),
     })
     .map(Out)
 }

@@ -7,7 +7,9 @@
 //! elements, `sum_axis` along one axis, `sum_axes` along several.
 
 mod arithmetic;
+mod convolve;
 mod create;
+mod einsum_path;
 mod indexing;
 mod linear;
 mod logic;
@@ -16,9 +18,13 @@ mod quantized;
 mod reduce;
 mod shape;
 mod sorting;
+mod strided;
+mod take_index;
 
 pub use arithmetic::*;
+pub use convolve::{ConvolveMode, convolve};
 pub use create::*;
+pub use einsum_path::{EinsumPath, einsum_path};
 pub use indexing::*;
 pub use linear::*;
 pub use logic::*;
@@ -27,3 +33,5 @@ pub use quantized::*;
 pub use reduce::*;
 pub use shape::*;
 pub use sorting::*;
+pub use strided::strided_view;
+pub use take_index::take_index;

@@ -1,0 +1,1 @@
+from mlx_graft.core._shared import *  # noqa: F403
