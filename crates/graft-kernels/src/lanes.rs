@@ -1,11 +1,13 @@
 //! Arithmetic on slices in loops that the compiler turns into vector instructions.
 //!
-//! Everything here is called inside of a dispatched closure, and inlined into it: what is not is
-//! not compiled for the wide registers.
+//! Everything here is called inside of what [`pulp::Arch::dispatch`] runs, and inlined into it: what
+//! is not is not compiled for the wide registers. That holds for what is dispatched too, so it is a
+//! type with an inlined `call`: a closure is inlined only if it is short.
 #![allow(clippy::inline_always)]
 
-/// Partial results of a reduction: enough to fill the widest registers twice over.
-const LANES: usize = 32;
+/// Partial results of a reduction. They are many, and their number is not known to the compiler in
+/// the loop: it would hold a few in scalar registers.
+const LANES: usize = 256;
 
 /// Elements whose exponentials are summed at once, on the stack.
 const BLOCK: usize = 256;
@@ -19,27 +21,24 @@ fn reduce<const N: usize>(
     op: impl Fn(f32, f32) -> f32,
 ) -> f32 {
     let length = inputs[0].len();
-    let inputs = inputs.map(|input| &input[..length]);
-    let mut lanes = [neutral; LANES];
-    let chunks = inputs.map(|input| input.as_chunks::<LANES>());
-    for i in 0..length / LANES {
-        let chunk = chunks.map(|(chunks, _)| &chunks[i]);
-        for lane in 0..LANES {
-            lanes[lane] = op(lanes[lane], value(chunk.map(|chunk| chunk[lane])));
+    let mut buffer = [neutral; LANES];
+    let lanes = &mut buffer[..length.min(LANES)];
+    for start in (0..length).step_by(LANES) {
+        let lanes = &mut lanes[..(length - start).min(LANES)];
+        let inputs = inputs.map(|input| &input[start..start + lanes.len()]);
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane = op(*lane, value(inputs.map(|input| input[i])));
         }
     }
-    let rest = chunks.map(|(_, rest)| &rest[..length % LANES]);
-    for (i, lane) in lanes[..length % LANES].iter_mut().enumerate() {
-        *lane = op(*lane, value(rest.map(|rest| rest[i])));
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] = op(lanes[lane], lanes[lane + width]);
+    let mut rest = lanes;
+    while rest.len() > 1 {
+        let (first, second) = rest.split_at_mut(rest.len().div_ceil(2));
+        for (a, &mut b) in first.iter_mut().zip(second) {
+            *a = op(*a, b);
         }
-        width /= 2;
+        rest = first;
     }
-    lanes[0]
+    rest.first().copied().unwrap_or(neutral)
 }
 
 /// The sum of `x`.

@@ -1,7 +1,17 @@
-//! Matrix products of `float32`.
+//! Matrix products of `float32`, `bfloat16` and `float16`.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+mod bfloat16;
+mod converted;
+mod float32;
 mod gemv;
+mod matrix;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 mod problem;
+
+use half::{bf16, f16};
 
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
@@ -15,9 +25,11 @@ use problem::Problem;
 /// Shapes `(…, M, K)` and `(…, K, N)` give `(…, M, N)`; the leading dimensions broadcast. An `a` of
 /// one dimension is a row, a `b` of one dimension a column, and the result lacks that dimension.
 ///
-/// Products of two `float32` arrays on the CPU run through the `gemm` crate, on the threads of
-/// rayon's global pool; transposed and broadcast arrays are read where they lie. All others run
-/// through MLX's own operation.
+/// Products of two arrays of one of these dtypes on the CPU run here, on the threads of rayon's
+/// global pool; transposed and broadcast arrays are read where they lie. `float32` goes through the
+/// `gemm` crate. 16-bit numbers are added up in `float32` and rounded once: `bfloat16` by AVX-512's
+/// own instructions where the processor has them, the rest in `float32` block by block. All others
+/// run through MLX's own operation.
 ///
 /// # Errors
 /// Those of `mlx.core.matmul`: an array without dimensions, or shapes that do not fit.
@@ -31,9 +43,12 @@ use problem::Problem;
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
-    let float32 = a.dtype() == Dtype::Float32 && b.dtype() == Dtype::Float32;
+    let ours = [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16].contains(&a.dtype());
     // MLX words its own errors best, so what cannot be multiplied goes there too.
-    if !float32 || !fits(a.shape(), b.shape()) || Device::default_device()?.kind != DeviceType::Cpu
+    if !ours
+        || a.dtype() != b.dtype()
+        || !fits(a.shape(), b.shape())
+        || Device::default_device()?.kind != DeviceType::Cpu
     {
         return ops::matmul(a, b);
     }
@@ -116,7 +131,7 @@ impl Primitive for Matmul {
         let mut shape =
             broadcast(batch_of(&a.shape), batch_of(&b.shape)).ok_or_else(|| mismatch(a, b))?;
         shape.extend([m, n]);
-        Ok(vec![ArraySpec::new(shape, Dtype::Float32)])
+        Ok(vec![ArraySpec::new(shape, a.dtype)])
     }
 
     fn eval_cpu(
@@ -124,7 +139,12 @@ impl Primitive for Matmul {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        Problem::new(inputs[0].strided()?, inputs[1].strided()?).solve(&mut outputs[0])
+        let (a, b, out) = (&inputs[0], &inputs[1], &mut outputs[0]);
+        match a.dtype() {
+            Dtype::Bfloat16 => Problem::<bf16>::new(a.strided()?, b.strided()?).solve(out),
+            Dtype::Float16 => Problem::<f16>::new(a.strided()?, b.strided()?).solve(out),
+            _ => Problem::<f32>::new(a.strided()?, b.strided()?).solve(out),
+        }
     }
 
     fn vjp(

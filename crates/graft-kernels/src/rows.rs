@@ -1,11 +1,12 @@
 //! Kernels that compute their outputs row by row, on all threads.
 #![allow(unsafe_code)]
+#![allow(clippy::inline_always)] // what is not inlined is not compiled for the wide registers
 
 use std::mem::{self, MaybeUninit};
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
 use mlx_graft::{Array, Error, Result, ops};
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 /// Elements below which a second thread costs more than it saves.
@@ -70,13 +71,7 @@ pub(crate) fn compute<const N: usize>(
     let mut rows = rows.map(Option::unwrap_or_default);
 
     let arch = Arch::new();
-    let run = |(first, count, mut rows): (usize, usize, [Rows<'_>; N])| {
-        arch.dispatch(|| {
-            for index in first..first + count {
-                kernel.row(index, rows.each_mut().map(|rows| rows.take(1).zeroed()));
-            }
-        });
-    };
+    let run = |(first, count, rows)| arch.dispatch(Task { kernel, first, count, rows });
     let threads = rayon::current_num_threads();
     if threads == 1 || count < 2 || count * cost < PARALLEL_FROM {
         run((0, count, rows));
@@ -92,6 +87,26 @@ pub(crate) fn compute<const N: usize>(
         .collect();
     tasks.into_par_iter().for_each(run);
     Ok(())
+}
+
+/// Consecutive rows that one thread computes.
+struct Task<'k, 'r, K, const N: usize> {
+    kernel: &'k K,
+    first: usize,
+    count: usize,
+    rows: [Rows<'r>; N],
+}
+
+impl<K: RowKernel<N>, const N: usize> NullaryFnOnce for Task<'_, '_, K, N> {
+    type Output = ();
+
+    // A closure would be inlined, and so compiled for the wide registers, only if it is short.
+    #[inline(always)]
+    fn call(mut self) {
+        for index in self.first..self.first + self.count {
+            self.kernel.row(index, self.rows.each_mut().map(|rows| rows.take(1).zeroed()));
+        }
+    }
 }
 
 /// Vectorizes an operation on rows, to which one more leading dimension means more rows.

@@ -5,12 +5,30 @@ mod common;
 use common::{assert_within, numbers, rounding};
 use mlx_graft::{Array, Dtype, ErrorKind, Result, ops, transforms};
 
-/// Compares both operations on the same arrays.
+const DTYPES: [Dtype; 3] = [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16];
+
+/// Compares with MLX's product of the same numbers in float32, of which that of 16-bit numbers may
+/// differ by one more rounding.
 #[track_caller]
 fn check(a: &Array, b: &Array) -> Result<()> {
     let found = graft_kernels::matmul(a, b)?;
-    assert_within(&found, &ops::matmul(a, b)?, &rounding(a, b)?);
+    assert_eq!(found.dtype(), a.dtype());
+    let wide = |x: &Array| ops::astype(x, Dtype::Float32);
+    let (a, b) = (wide(a)?, wide(b)?);
+    let wanted = ops::matmul(&a, &b)?;
+    let unit = match found.dtype() {
+        Dtype::Bfloat16 => 1.0 / 256.0,
+        Dtype::Float16 => 1.0 / 2048.0,
+        _ => 0.0_f32,
+    };
+    let last = ops::multiply(&ops::abs(&wanted)?, &Array::scalar(unit)?)?;
+    assert_within(&wide(&found)?, &wanted, &ops::add(&rounding(&a, &b)?, &last)?);
     Ok(())
+}
+
+/// Numbers of `dtype` by seed and shape.
+fn of(dtype: Dtype) -> impl Fn(u32, &[i32]) -> Result<Array> {
+    move |seed, shape| ops::astype(&numbers(seed, shape)?, dtype)
 }
 
 fn swapped(x: &Array) -> Result<Array> {
@@ -45,6 +63,8 @@ fn shapes_of_all_kinds() -> Result<()> {
         (&[1, 3, 1, 5], &[2, 1, 5, 6]),
         (&[16, 64, 96], &[16, 96, 64]),
         (&[2, 300, 200], &[2, 200, 100]),
+        // More than is packed at a time.
+        (&[20, 4101], &[4101, 1100]),
         // Nothing, or a sum of nothing.
         (&[0, 5], &[5, 3]),
         (&[7, 0], &[0, 3]),
@@ -54,14 +74,20 @@ fn shapes_of_all_kinds() -> Result<()> {
         (&[2, 7, 0], &[2, 0, 3]),
         (&[1, 7, 5], &[0, 5, 3]),
     ];
-    for (a, b) in shapes {
-        check(&numbers(1, a)?, &numbers(2, b)?)?;
+    for numbers in DTYPES.map(of) {
+        for (a, b) in shapes {
+            check(&numbers(1, a)?, &numbers(2, b)?)?;
+        }
     }
     Ok(())
 }
 
 #[test]
 fn arrays_that_are_not_contiguous() -> Result<()> {
+    DTYPES.into_iter().try_for_each(|dtype| strided(of(dtype)))
+}
+
+fn strided(numbers: impl Fn(u32, &[i32]) -> Result<Array>) -> Result<()> {
     let a = numbers(1, &[6, 40, 30])?;
     let b = numbers(2, &[6, 40, 30])?;
     check(&a, &swapped(&b)?)?;

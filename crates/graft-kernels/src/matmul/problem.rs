@@ -2,19 +2,31 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
-use std::slice;
 
-use gemm::Parallelism;
+use mlx_graft::Element;
 use mlx_graft::primitive::{KernelError, OutputBuffer, Strided};
 use rayon::prelude::*;
 
-use super::gemv;
+use super::matrix::Matrix;
 
 /// Multiplications below which a second thread costs more than it saves: some 15 µs of one core.
 const PARALLEL_FROM: usize = 1 << 20;
 
 /// The same for the product with a single row or column, where the memory sets the pace.
 const PARALLEL_FROM_VECTOR: usize = 1 << 17;
+
+/// An element type whose matrices this crate multiplies.
+pub(super) trait Product: Element + Send + Sync {
+    /// Writes `a × b` to `out`, all of it, on several threads if `parallel`.
+    ///
+    /// `a.columns` is `b.rows`, at least 1, and `out` has `a.rows * b.columns` elements, at least 1.
+    fn multiply(
+        a: Matrix<'_, Self>,
+        b: Matrix<'_, Self>,
+        out: &mut [MaybeUninit<Self>],
+        parallel: bool,
+    );
+}
 
 /// Distances in elements between neighbours of one operand.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,76 +37,23 @@ struct Distances {
 }
 
 /// The product `(batch, m, k) × (batch, k, n)`, where `batch` is the broadcast shape.
-pub(super) struct Problem<'a> {
+pub(super) struct Problem<'a, T> {
     batch: Vec<usize>,
     m: usize,
     k: usize,
     n: usize,
     a: Distances,
     b: Distances,
-    a_data: Strided<'a, f32>,
-    b_data: Strided<'a, f32>,
+    a_data: Strided<'a, T>,
+    b_data: Strided<'a, T>,
 }
 
-/// A matrix inside of an operand.
-///
-/// Only [`Problem`] makes it, from the shape and strides of the operand, so that every index below
-/// `rows` and `columns` is an element that lives and stays unwritten during `'a`.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    data: *const f32,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    row: isize,
-    column: isize,
-    _life: std::marker::PhantomData<&'a [f32]>,
-}
-
-// SAFETY: it is a shared reference to plain numbers.
-unsafe impl Send for Matrix<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Matrix<'_> {}
-
-impl<'a> Matrix<'a> {
-    /// The matrix with rows and columns exchanged; nothing moves in memory.
-    pub(super) fn transposed(self) -> Self {
-        Self { rows: self.columns, columns: self.rows, row: self.column, column: self.row, ..self }
-    }
-
-    /// Whether the elements of a row are neighbours in memory.
-    pub(super) fn has_dense_rows(&self) -> bool {
-        self.column == 1 || self.columns == 1
-    }
-
-    /// Row `i`, if its elements are neighbours.
-    ///
-    /// # Panics
-    /// If there is no such row, or the rows are not dense.
-    pub(super) fn dense_row(&self, i: usize) -> &'a [f32] {
-        assert!(i < self.rows && self.has_dense_rows());
-        // SAFETY: element (i, 0) exists, and the `columns` elements of its row follow each other.
-        unsafe { slice::from_raw_parts(self.data.offset(i as isize * self.row), self.columns) }
-    }
-
-    /// A copy of row `i`.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub(super) fn row_to_vec(&self, i: usize) -> Vec<f32> {
-        assert!(i < self.rows);
-        (0..self.columns as isize)
-            // SAFETY: the row and the column exist.
-            .map(|j| unsafe { *self.data.offset(i as isize * self.row + j * self.column) })
-            .collect()
-    }
-}
-
-impl<'a> Problem<'a> {
+impl<'a, T: Product> Problem<'a, T> {
     /// Reads shapes and strides; the shapes fit, as the primitive's output shape was made of them.
-    pub(super) fn new(a: Strided<'a, f32>, b: Strided<'a, f32>) -> Self {
+    pub(super) fn new(a: Strided<'a, T>, b: Strided<'a, T>) -> Self {
         let ndim = a.shape().len().max(b.shape().len());
         // Dimension `i` of the broadcast shape; an operand that lacks it, or has 1 there, stays.
-        let dim = |x: &Strided<'_, f32>, i: usize| match (i + x.shape().len()).checked_sub(ndim) {
+        let dim = |x: &Strided<'_, T>, i: usize| match (i + x.shape().len()).checked_sub(ndim) {
             Some(i) if x.shape()[i] != 1 => (x.shape()[i] as usize, x.strides()[i] as isize),
             _ => (1, 0),
         };
@@ -149,12 +108,12 @@ impl<'a> Problem<'a> {
     /// Computes the product.
     pub(super) fn solve(&self, output: &mut OutputBuffer<'_>) -> Result<(), KernelError> {
         if self.k == 0 {
-            output.as_mut_slice::<f32>()?;
+            output.as_mut_slice::<T>()?;
             return Ok(());
         }
         // SAFETY: `multiply` writes all `m * n` elements of each of the matrices below, which are
         // all of the output; without any, there is nothing to write.
-        let output = unsafe { output.as_uninit_slice::<f32>()? };
+        let output = unsafe { output.as_uninit_slice::<T>()? };
         if output.is_empty() {
             return Ok(());
         }
@@ -165,9 +124,9 @@ impl<'a> Problem<'a> {
         let parallel_from =
             if self.m == 1 || self.n == 1 { PARALLEL_FROM_VECTOR } else { PARALLEL_FROM };
         let threads = rayon::current_num_threads();
-        let one = |(i, out): (usize, &mut [MaybeUninit<f32>]), parallel: bool| {
+        let one = |(i, out): (usize, &mut [MaybeUninit<T>]), parallel: bool| {
             let (a, b) = self.matrices(i);
-            multiply(a, b, out, parallel);
+            T::multiply(a, b, out, parallel);
         };
         if threads == 1 || count * work < parallel_from {
             output.chunks_mut(size).enumerate().for_each(|item| one(item, false));
@@ -186,7 +145,7 @@ impl<'a> Problem<'a> {
     }
 
     /// The two matrices of number `index` of the batch.
-    fn matrices(&self, index: usize) -> (Matrix<'a>, Matrix<'a>) {
+    fn matrices(&self, index: usize) -> (Matrix<'a, T>, Matrix<'a, T>) {
         let (mut rest, mut a_offset, mut b_offset) = (index, 0, 0);
         for (i, &length) in self.batch.iter().enumerate().rev() {
             let at = (rest % length) as isize;
@@ -195,68 +154,23 @@ impl<'a> Problem<'a> {
             b_offset += at * self.b.batch[i];
         }
         assert_eq!(rest, 0, "the batch has a matrix number {index}");
-        // `wrapping_offset`: an operand without elements has no address to move in, and is not
-        // read.
-        let a = Matrix {
-            data: self.a_data.as_ptr().wrapping_offset(a_offset),
-            rows: self.m,
-            columns: self.k,
-            row: self.a.row,
-            column: self.a.column,
-            _life: std::marker::PhantomData,
-        };
-        let b = Matrix {
-            data: self.b_data.as_ptr().wrapping_offset(b_offset),
-            rows: self.k,
-            columns: self.n,
-            row: self.b.row,
-            column: self.b.column,
-            _life: std::marker::PhantomData,
+        // SAFETY: the operands have these shapes and strides, and `index` is below the size of the
+        // batch, so every element of both matrices lives and stays unwritten during `'a`. An
+        // operand without elements has no address to move in, and is not read.
+        let (a, b) = unsafe {
+            (
+                Matrix::new(
+                    self.a_data.as_ptr().wrapping_offset(a_offset),
+                    (self.m, self.k),
+                    (self.a.row, self.a.column),
+                ),
+                Matrix::new(
+                    self.b_data.as_ptr().wrapping_offset(b_offset),
+                    (self.k, self.n),
+                    (self.b.row, self.b.column),
+                ),
+            )
         };
         (a, b)
-    }
-}
-
-/// Writes `a × b` to `out`, all of it.
-fn multiply(a: Matrix<'_>, b: Matrix<'_>, out: &mut [MaybeUninit<f32>], parallel: bool) {
-    assert!(a.columns == b.rows && out.len() == a.rows * b.columns);
-    if a.rows == 1 && gemv::suits(&b) {
-        return gemv::row_times_matrix(&a.row_to_vec(0), b, out, parallel);
-    }
-    // A product with a column is that of the transposed matrices, and so is its output.
-    if b.columns == 1 && gemv::suits(&a.transposed()) {
-        return gemv::row_times_matrix(
-            &b.transposed().row_to_vec(0),
-            a.transposed(),
-            out,
-            parallel,
-        );
-    }
-    let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
-    // SAFETY: `Matrix` promises that every index is a live element; `out` is row-major with
-    // `a.rows * b.columns` elements, checked above, and overlaps neither, being a unique
-    // reference. `read_dst` is false, so that `out` is written only.
-    unsafe {
-        gemm::gemm(
-            a.rows,
-            b.columns,
-            a.columns,
-            out.as_mut_ptr().cast::<f32>(),
-            1,
-            b.columns as isize,
-            false,
-            a.data,
-            a.column,
-            a.row,
-            b.data,
-            b.column,
-            b.row,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
     }
 }

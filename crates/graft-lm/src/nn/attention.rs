@@ -1,8 +1,9 @@
 //! Scaled dot-product attention with grouped heads.
 
+use graft_kernels::matmul;
 use mlx_graft::{Array, Dtype, fast, ops};
 
-use super::{KeysValues, QuantizedRows, constant, matmul};
+use super::{KeysValues, QuantizedRows, constant};
 use crate::Result;
 
 /// Which keys a query may see.

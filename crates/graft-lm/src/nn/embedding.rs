@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use graft_kernels::matmul;
 use mlx_graft::{Array, ops};
 
 use super::linear::{add_scaled, low_rank, matmul_promoted};
-use super::{Context, Module, Param, QuantizedWeight, Visitor, matmul, visit_child};
+use super::{Context, Module, Param, QuantizedWeight, Visitor, visit_child};
 use crate::Result;
 
 /// A table of vectors whose kind can be exchanged in place. A clone is the same table.
@@ -72,7 +73,7 @@ impl Embedding {
     /// The table as an output layer: `(B, T, D)` to logits `(B, T, V)`.
     pub fn as_linear(&self, x: &Array, ctx: &Context) -> Result<Array> {
         match &*self.kind.borrow() {
-            EmbeddingKind::Dense(weight) => matmul(x, &ops::transpose(&weight.get())?),
+            EmbeddingKind::Dense(weight) => Ok(matmul(x, &ops::transpose(&weight.get())?)?),
             EmbeddingKind::Quantized(packed) => packed.matmul_transposed(x),
             EmbeddingKind::Adapted(adapted) => {
                 let y = adapted.embedding.as_linear(x, ctx)?;

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use graft_kernels::matmul;
 use mlx_graft::{Array, Dtype, ops, random};
 
-use super::{Context, Module, Param, Visitor, constant, matmul, visit_child};
+use super::{Context, Module, Param, Visitor, constant, visit_child};
 use crate::Result;
 
 /// A linear layer whose kind can be exchanged in place: quantizing and adapting are leaf swaps.
@@ -271,9 +272,9 @@ pub(super) fn low_rank(
 /// A product of a half and a float in the wider of both, as MLX promotes them.
 pub(super) fn matmul_promoted(a: &Array, b: &Array) -> Result<Array> {
     if a.dtype() == b.dtype() {
-        return matmul(a, b);
+        return Ok(matmul(a, b)?);
     }
-    matmul(&ops::astype(a, Dtype::Float32)?, &ops::astype(b, Dtype::Float32)?)
+    Ok(matmul(&ops::astype(a, Dtype::Float32)?, &ops::astype(b, Dtype::Float32)?)?)
 }
 
 /// `y + (scale * z)`, the update rounded to the dtype of the input as mlx-lm does.

@@ -99,17 +99,3 @@ pub(crate) fn constant(value: f32, dtype: Dtype) -> Result<Array> {
     let scalar = Array::scalar(value)?;
     Ok(if dtype == Dtype::Float32 { scalar } else { ops::astype(&scalar, dtype)? })
 }
-
-/// `a @ b` on the kernels that are fastest for the device and dtype.
-///
-/// On a CPU, halves are multiplied in fp32 and rounded once: MLX's own loops for them are slower
-/// by two orders of magnitude and accumulate in no higher precision.
-pub(crate) fn matmul(a: &Array, b: &Array) -> Result<Array> {
-    let half = |x: &Array| matches!(x.dtype(), Dtype::Float16 | Dtype::Bfloat16);
-    if half(a) && a.dtype() == b.dtype() && graft_kernels::is_active()? {
-        let wide = |x: &Array| ops::astype(x, Dtype::Float32);
-        let product = graft_kernels::matmul(&wide(a)?, &wide(b)?)?;
-        return Ok(ops::astype(&product, a.dtype())?);
-    }
-    Ok(graft_kernels::matmul(a, b)?)
-}

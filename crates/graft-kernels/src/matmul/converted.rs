@@ -1,0 +1,175 @@
+//! Products of 16-bit numbers where the processor has no instruction for them: in `float32`, a
+//! block of rows at a time, rounded once.
+
+// What is not inlined into what is dispatched is not compiled for the wide registers.
+#![allow(clippy::inline_always)]
+
+use std::mem::MaybeUninit;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use mlx_graft::Element;
+use pulp::{Arch, NullaryFnOnce};
+use rayon::prelude::*;
+
+use super::float32::product_into;
+use super::matrix::Matrix;
+use super::problem::Product;
+use crate::lanes::dot;
+
+/// Rows of `a` that are converted at a time.
+const ROWS: usize = 512;
+
+/// Elements that are converted at a time for the product with a few rows, on the stack.
+const BLOCK: usize = 512;
+
+/// Columns that a task computes at least for the product with a few rows.
+const COLUMNS: usize = 64;
+
+/// Rows for which no block of `b` is converted.
+const FEW_ROWS: usize = 4;
+
+/// Bytes of `b` in `float32` that are held at a time.
+const CONVERTED_BYTES: usize = 8 << 20;
+
+/// The sum of the products of neighbours.
+struct Dot<'a>(&'a [f32], &'a [f32]);
+
+impl NullaryFnOnce for Dot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn call(self) -> f32 {
+        dot(self.0, self.1)
+    }
+}
+
+/// A 16-bit floating-point type.
+pub(super) trait Half: Element + Send + Sync {
+    /// Converts numbers of one slice to another of the same length.
+    fn widen(from: &[Self], to: &mut [f32]);
+    /// The nearest number.
+    fn round(x: f32) -> Self;
+}
+
+impl Half for f16 {
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
+
+    fn round(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+impl Half for bf16 {
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
+
+    fn round(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+impl Product for f16 {
+    fn multiply(a: Matrix<'_, f16>, b: Matrix<'_, f16>, out: &mut [MaybeUninit<f16>], par: bool) {
+        multiply(a, b, out, par);
+    }
+}
+
+/// Writes `a × b` to `out`, all of it.
+pub(super) fn multiply<T: Half>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) {
+    if a.rows <= FEW_ROWS && b.transposed().has_dense_rows() {
+        return few_rows(a, b, out, parallel);
+    }
+    if b.columns == 1 && a.has_dense_rows() {
+        // A product with a column is that of the transposed matrices, and so is its output.
+        return few_rows(b.transposed(), a.transposed(), out, parallel);
+    }
+    let (k, n) = (b.rows, b.columns);
+    let columns = (CONVERTED_BYTES / (4 * k)).clamp(1, n).next_multiple_of(64).min(n);
+    let mut product = Vec::new();
+    for first in (0..n).step_by(columns) {
+        let columns = columns.min(n - first);
+        let part = b.transposed().rows(first, columns);
+        // Whatever lies together is converted together.
+        let by_columns = part.has_dense_rows();
+        let wide = wide_rows(if by_columns { part } else { part.transposed() }, parallel);
+        let part = if by_columns {
+            Matrix::from_rows(&wide, columns, k).transposed()
+        } else {
+            Matrix::from_rows(&wide, k, columns)
+        };
+        for (block, out) in out.chunks_mut(ROWS * n).enumerate() {
+            let rows = out.len() / n;
+            let wide = wide_rows(a.rows(block * ROWS, rows), parallel);
+            product_into(&mut product, Matrix::from_rows(&wide, rows, k), part, parallel);
+            for (out, product) in out.chunks_mut(n).zip(product.chunks(columns)) {
+                for (out, &product) in out[first..first + columns].iter_mut().zip(product) {
+                    out.write(T::round(product));
+                }
+            }
+        }
+    }
+}
+
+/// The matrix in `float32`, row by row.
+fn wide_rows<T: Half>(matrix: Matrix<'_, T>, parallel: bool) -> Vec<f32> {
+    let mut wide = vec![0.0; matrix.rows * matrix.columns];
+    let row = |(i, wide): (usize, &mut [f32])| {
+        if matrix.has_dense_rows() {
+            T::widen(matrix.dense_row(i), wide);
+        } else {
+            T::widen(&matrix.row_to_vec(i), wide);
+        }
+    };
+    if parallel {
+        wide.par_chunks_mut(matrix.columns).enumerate().for_each(row);
+    } else {
+        wide.chunks_mut(matrix.columns).enumerate().for_each(row);
+    }
+    wide
+}
+
+/// Writes the product of at most [`FEW_ROWS`] rows and a matrix whose columns are dense, each of
+/// which is read once.
+fn few_rows<T: Half>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) {
+    let (k, n) = (b.rows, b.columns);
+    let (x, columns) = (wide_rows(a, false), b.transposed());
+    let arch = Arch::new();
+    let products = |j: usize| {
+        let (column, mut wide, mut sums) = (columns.dense_row(j), [0.0; BLOCK], [0.0; FEW_ROWS]);
+        for (block, column) in column.chunks(BLOCK).enumerate() {
+            let wide = &mut wide[..column.len()];
+            T::widen(column, wide);
+            for (x, sum) in x.chunks(k).zip(&mut sums) {
+                *sum += arch.dispatch(Dot(&x[block * BLOCK..][..wide.len()], wide));
+            }
+        }
+        sums.map(T::round)
+    };
+    if parallel {
+        let all: Vec<_> = (0..n).into_par_iter().with_min_len(COLUMNS).map(products).collect();
+        all.iter().enumerate().for_each(|(j, sums)| scatter(out, n, j, sums));
+    } else {
+        (0..n).for_each(|j| scatter(out, n, j, &products(j)));
+    }
+}
+
+/// Writes the first numbers of column `j`, as many as there are rows of `n` numbers.
+fn scatter<T: Half>(out: &mut [MaybeUninit<T>], n: usize, j: usize, column: &[T; FEW_ROWS]) {
+    for (row, &value) in out.chunks_mut(n).zip(column) {
+        row[j].write(value);
+    }
+}

@@ -1,0 +1,174 @@
+//! Operands packed into panels for the products of pairs.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m512i, _mm512_maskz_loadu_epi16, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
+};
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::matrix::Matrix;
+
+/// Pairs in a register.
+pub(super) const LANES: usize = 16;
+
+/// Lines of a panel of `a`: so many sums of 32 columns, and two loads, fill the registers.
+pub(super) const A_LINES: usize = 14;
+
+/// Lines of a panel of `b`.
+pub(super) const B_LINES: usize = 32;
+
+/// The lines of an operand (rows of `a`, columns of `b`) in panels of `LINES`, the last of which is
+/// filled up with zeros. A panel holds, pair after pair of neighbours along the sum, that pair of
+/// every line.
+pub(super) struct Panels<const LINES: usize> {
+    data: Vec<[u32; LANES]>,
+    lines: usize,
+    pairs: usize,
+}
+
+impl<const LINES: usize> Panels<LINES> {
+    /// Registers that hold one pair of every line.
+    const REGISTERS: usize = LINES.div_ceil(LANES);
+
+    /// Packs the rows of `matrix`.
+    ///
+    /// The processor must have AVX-512 BW.
+    pub(super) fn pack(matrix: Matrix<'_, bf16>, parallel: bool) -> Self {
+        let (lines, pairs) = (matrix.rows, matrix.columns.div_ceil(2));
+        let size = pairs * Self::REGISTERS;
+        let mut data = vec![[0_u32; LANES]; lines.div_ceil(LINES) * size];
+        let panel = |(i, panel): (usize, &mut [[u32; LANES]])| {
+            let lines = LINES.min(lines - i * LINES);
+            let matrix = matrix.rows(i * LINES, lines);
+            for register in 0..Self::REGISTERS.min(lines.div_ceil(LANES)) {
+                let start = register * LANES;
+                let part = matrix.rows(start, LANES.min(lines - start));
+                let places = panel[register..].iter_mut().step_by(Self::REGISTERS);
+                pack_lines(part, places);
+            }
+        };
+        if parallel {
+            data.par_chunks_mut(size).enumerate().for_each(panel);
+        } else {
+            data.chunks_mut(size).enumerate().for_each(panel);
+        }
+        Self { data, lines, pairs }
+    }
+
+    /// The number of panels.
+    pub(super) fn count(&self) -> usize {
+        self.lines.div_ceil(LINES)
+    }
+
+    /// The number of lines of panel `i`, without those that fill it up.
+    pub(super) fn lines(&self, i: usize) -> usize {
+        LINES.min(self.lines - i * LINES)
+    }
+
+    fn panel(&self, i: usize) -> &[[u32; LANES]] {
+        let size = self.pairs * Self::REGISTERS;
+        &self.data[i * size..(i + 1) * size]
+    }
+}
+
+impl Panels<A_LINES> {
+    /// Panel `i`.
+    pub(super) fn get(&self, i: usize) -> &[[u32; LANES]] {
+        self.panel(i)
+    }
+}
+
+impl Panels<B_LINES> {
+    /// Panel `i`.
+    pub(super) fn get(&self, i: usize) -> &[[u32; B_LINES]] {
+        self.panel(i).as_flattened().as_chunks().0
+    }
+}
+
+/// Packs at most 16 lines: the pairs of all of them, one after the other, to `places`.
+fn pack_lines<'p>(lines: Matrix<'_, bf16>, mut places: impl Iterator<Item = &'p mut [u32; LANES]>) {
+    let pair = |low: bf16, high: bf16| u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
+    let length = lines.columns;
+    if lines.has_dense_rows() {
+        let rows: Vec<&[bf16]> = (0..lines.rows).map(|i| lines.dense_row(i)).collect();
+        for start in (0..length).step_by(2 * LANES) {
+            // SAFETY: the caller of `Panels::pack` has found the instructions.
+            let block = unsafe { transposed(&rows, start) };
+            block.iter().zip(&mut places).for_each(|(from, to)| *to = *from);
+        }
+        return;
+    }
+    let across = lines.transposed();
+    for (t, place) in places.enumerate() {
+        let high_row = (2 * t + 1 < length).then_some(2 * t + 1);
+        if across.has_dense_rows() {
+            let low = across.dense_row(2 * t);
+            match high_row.map(|row| across.dense_row(row)) {
+                Some(high) => {
+                    for ((place, &low), &high) in place.iter_mut().zip(low).zip(high) {
+                        *place = pair(low, high);
+                    }
+                }
+                None => {
+                    for (place, &low) in place.iter_mut().zip(low) {
+                        *place = pair(low, bf16::ZERO);
+                    }
+                }
+            }
+        } else {
+            for (i, place) in place.iter_mut().enumerate().take(lines.rows) {
+                let high = high_row.map_or(bf16::ZERO, |column| lines.get(i, column));
+                *place = pair(lines.get(i, 2 * t), high);
+            }
+        }
+    }
+}
+
+/// Pairs `start / 2..` of at most 16 lines, the first of all of them, then the second, …; zeros
+/// where a line has ended.
+///
+/// # Safety
+/// The processor has AVX-512 BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn transposed(lines: &[&[bf16]], start: usize) -> [[u32; LANES]; LANES] {
+    let mut r = [_mm512_setzero_si512(); LANES];
+    for (r, line) in r.iter_mut().zip(lines) {
+        let line = &line[start..line.len().min(start + 2 * LANES)];
+        let mask = u32::MAX >> (2 * LANES - line.len());
+        // SAFETY: the mask covers the elements of the slice.
+        *r = unsafe { _mm512_maskz_loadu_epi16(mask, line.as_ptr().cast()) };
+    }
+    // In each quarter of a register: pairs of two lines, then of four.
+    let mut t = r;
+    for i in 0..LANES / 2 {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for i in 0..LANES / 4 {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    // Quarters of four registers change places.
+    let mut out = [[0; LANES]; LANES];
+    let mut store = |i: usize, x: __m512i| {
+        // SAFETY: an element of `out` has 64 bytes.
+        unsafe { _mm512_storeu_si512(out[i].as_mut_ptr().cast(), x) };
+    };
+    for j in 0..LANES / 4 {
+        let even = _mm512_shuffle_i32x4::<0x88>(r[j], r[4 + j]);
+        let odd = _mm512_shuffle_i32x4::<0xdd>(r[j], r[4 + j]);
+        let even_2 = _mm512_shuffle_i32x4::<0x88>(r[8 + j], r[12 + j]);
+        let odd_2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + j], r[12 + j]);
+        store(j, _mm512_shuffle_i32x4::<0x88>(even, even_2));
+        store(8 + j, _mm512_shuffle_i32x4::<0xdd>(even, even_2));
+        store(4 + j, _mm512_shuffle_i32x4::<0x88>(odd, odd_2));
+        store(12 + j, _mm512_shuffle_i32x4::<0xdd>(odd, odd_2));
+    }
+    out
+}
