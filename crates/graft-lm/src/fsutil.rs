@@ -1,38 +1,18 @@
 //! Writing files so that a reader finds either the old content or the new, whole.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Replaces the file at `path` by what `write` puts at the path it is given.
-///
-/// That path is an empty temporary file in the same folder and with the same extension. After
-/// `write` it is synced and renamed to `path`, and the folder is synced, so that a crash leaves
-/// the old file or the new one.
+/// Replaces the file at `path` by what `write` puts at the path it is given; see
+/// [`mlx_graft::io::replace`].
 ///
 /// # Errors
-/// Those of `write`, and [`Error::Io`] naming `path` when the system refuses (no room, no
-/// permission). Then the temporary file is gone and the old file is as it was.
+/// Those of `write`, and [`Error::Io`] naming `path` when the system refuses.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let folder = folder_of(path);
-    let suffix = path.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".graft-").suffix(suffix.as_deref().unwrap_or_default());
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As for any new file: the process's mask takes its share away.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let temporary = builder.tempfile_in(&folder).map_err(Error::io(path))?.into_temp_path();
-    write(&temporary)?;
-    sync(&temporary).map_err(Error::io(path))?;
-    temporary.persist(path).map_err(|refusal| Error::io(path)(refusal.error))?;
-    // The rename is done and stands; syncing a folder is refused by some file systems.
-    let _ = File::open(&folder).and_then(|folder| folder.sync_all());
-    Ok(())
+    mlx_graft::io::replace(path, write, |source| Error::io(path)(source))
 }
 
 /// Replaces the file at `path` by `bytes`; see [`write_atomic`].
@@ -44,18 +24,6 @@ pub fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = File::create(temporary).map_err(Error::io(path))?;
         file.write_all(bytes).map_err(Error::io(path))
     })
-}
-
-fn sync(path: &Path) -> std::io::Result<()> {
-    // Opened for writing, as syncing a read-only handle is refused on some systems.
-    File::options().write(true).open(path)?.sync_all()
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,18 @@ pub enum Error {
         /// The dtype asked for.
         wanted: crate::Dtype,
     },
+    /// A file, or a stream in its place, that cannot be read or written as what it should be.
+    #[error("[{op}] {file}: {message}")]
+    File {
+        /// The kind of the failure, by which `mlx.core` chooses the exception.
+        kind: ErrorKind,
+        /// The operation that failed.
+        op: &'static str,
+        /// The path of the file, or `the stream`.
+        file: String,
+        /// What is wrong with it.
+        message: String,
+    },
     /// A kernel of an operation written in Rust failed while it ran.
     #[error("[{op}] {message}")]
     Kernel {
@@ -79,7 +91,7 @@ impl Error {
     /// The kind of the failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Mlx { kind, .. } => *kind,
+            Self::Mlx { kind, .. } | Self::File { kind, .. } => *kind,
             Self::Dtype { .. } => ErrorKind::InvalidArgument,
             Self::Closure(_) | Self::Kernel { .. } | Self::Forked(_) => ErrorKind::Runtime,
         }
@@ -134,14 +146,22 @@ impl Error {
         if let Some(error) = crate::primitive::kernel_error(&message) {
             return error;
         }
+        match crate::io::parked(&message) {
+            Some(Parked::Panic(payload)) => resume_unwind(payload),
+            Some(Parked::Error(error)) => return error,
+            None => {}
+        }
         let message =
             if message.is_empty() { "failed without a message".to_string() } else { message };
         Self::Mlx { kind, op, message }
     }
 }
 
-enum Parked {
+/// A failure on its way through C++.
+pub(crate) enum Parked {
+    /// A function's or a stream's own error.
     Error(Error),
+    /// What a panic carried.
     Panic(Box<dyn Any + Send>),
 }
 

@@ -4,6 +4,7 @@
 mod convolve;
 mod dtype;
 mod einsum_path;
+mod io;
 mod memory;
 
 use pyo3::prelude::*;
@@ -13,5 +14,6 @@ pub(crate) fn register(core: &Bound<'_, PyModule>) -> PyResult<()> {
     convolve::register(core)?;
     dtype::register(core)?;
     einsum_path::register(core)?;
+    io::register(core)?;
     memory::register(core)
 }
