@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <memory>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -89,9 +90,10 @@ struct Kernel {
   void* const payload;
 };
 
-void poison(const graft_primitive_output& out, size_t itemsize) {
+void poison(const graft_primitive_output& out, size_t itemsize, int status) {
   // All bits set is a NaN in every floating-point format; a bool may hold nothing but 0 and 1.
-  std::memset(out.data, out.dtype == MLX_BOOL ? 1 : 0xFF, out.size * itemsize);
+  int nan = out.dtype == MLX_BOOL ? 1 : 0xFF;
+  std::memset(out.data, status == 2 ? 0 : nan, out.size * itemsize);
 }
 
 void run(const Kernel& kernel, const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
@@ -118,13 +120,14 @@ void run(const Kernel& kernel, const std::vector<mx::array>& inputs, std::vector
          mlx_dtype_to_c(out.dtype())});
   }
   auto error = mlx_string_new_();
-  if (kernel.vtable->eval(&error, ins.data(), ins.size(), outs.data(), outs.size(), kernel.payload) ==
-      0) {
+  int status = kernel.vtable->eval(
+      &error, ins.data(), ins.size(), outs.data(), outs.size(), kernel.payload);
+  if (status == 0) {
     return;
   }
   for (size_t i = 0; i < outs.size(); ++i) {
     if (outs[i].size) {
-      poison(outs[i], outputs[i].itemsize());
+      poison(outs[i], outputs[i].itemsize(), status);
     }
   }
   std::string message = error.ctx ? mlx_string_get_(error) : "[" + kernel.name + "] kernel failed";
@@ -175,7 +178,11 @@ class GraftPrimitive : public mx::Primitive {
         "vjp",
         kernel_->vtable->vjp(
             res.out(), ins, cots, argnums.data(), argnums.size(), outs, kernel_->payload));
-    return res.take(kernel_->name, "vjp", argnums.size());
+    auto products = res.take(kernel_->name, "vjp", argnums.size());
+    for (size_t i = 0; i < products.size(); ++i) {
+      expect("vjp", products[i], primals[argnums[i]].shape());
+    }
+    return products;
   }
 
   std::vector<mx::array> jvp(
@@ -188,7 +195,12 @@ class GraftPrimitive : public mx::Primitive {
         "jvp",
         kernel_->vtable->jvp(
             res.out(), ins, tans, argnums.data(), argnums.size(), kernel_->payload));
-    return res.take(kernel_->name, "jvp", specs(primals).shapes.size());
+    auto shapes = specs(primals).shapes;
+    auto products = res.take(kernel_->name, "jvp", shapes.size());
+    for (size_t i = 0; i < products.size(); ++i) {
+      expect("jvp", products[i], shapes[i]);
+    }
+    return products;
   }
 
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(
@@ -202,7 +214,16 @@ class GraftPrimitive : public mx::Primitive {
         kernel_->vtable->vmap(
             res.out(), res_axes.out(), ins, axes.data(), axes.size(), kernel_->payload));
     auto out_axes = res_axes.take();
-    return {res.take(kernel_->name, "vmap", out_axes.size()), std::move(out_axes)};
+    auto outputs = res.take(kernel_->name, "vmap", num_outputs);
+    bool valid = out_axes.size() == num_outputs;
+    for (size_t i = 0; valid && i < num_outputs; ++i) {
+      valid = out_axes[i] >= -1 && out_axes[i] < static_cast<int>(outputs[i].ndim());
+    }
+    if (!valid) {
+      throw std::runtime_error(
+          "[" + kernel_->name + "] vmap returned an axis that an output does not have.");
+    }
+    return {std::move(outputs), std::move(out_axes)};
   }
 
   const char* name() const override {
@@ -219,6 +240,9 @@ class GraftPrimitive : public mx::Primitive {
     return specs(inputs).shapes;
   }
 
+  /// Known when the operation was applied.
+  size_t num_outputs = 0;
+
   Specs specs(const std::vector<mx::array>& inputs) const {
     Specs specs;
     VectorArray ins(inputs);
@@ -230,6 +254,15 @@ class GraftPrimitive : public mx::Primitive {
   void check(const char* what, int status) const {
     if (status != 0) {
       throw std::runtime_error("[" + kernel_->name + "] " + what + " failed.");
+    }
+  }
+
+  void expect(const char* what, const mx::array& found, const mx::Shape& shape) const {
+    if (found.shape() != shape) {
+      std::ostringstream message;
+      message << "[" << kernel_->name << "] " << what << " returned an array of shape "
+              << found.shape() << " instead of " << shape << ".";
+      throw std::runtime_error(message.str());
     }
   }
 
@@ -269,6 +302,7 @@ extern "C" int graft_primitive_apply(
     auto primitive = std::make_shared<GraftPrimitive>(mlx_stream_get_(s), std::move(kernel));
     auto& ins = mlx_vector_array_get_(inputs);
     auto specs = primitive->specs(ins);
+    primitive->num_outputs = specs.shapes.size();
     mlx_vector_array_set_(
         *res, mx::array::make_arrays(std::move(specs.shapes), specs.dtypes, primitive, ins));
   } catch (std::exception& e) {

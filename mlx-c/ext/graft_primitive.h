@@ -68,8 +68,9 @@ typedef struct graft_primitive_vtable_ {
       const void* payload);
   /**
    * Fill all outputs. Runs on the thread of the stream. Upon failure, set `error` to a new string,
-   * which is the text of the exception that evaluation throws; the outputs are then overwritten
-   * with NaN (true for bool, all bits set for other integers).
+   * which is the text of the exception that evaluation throws; the outputs are then overwritten:
+   * with zeros if the status is 2, otherwise with NaN (true for bool, all bits set for other
+   * integers).
    */
   int (*eval)(
       mlx_string* error,

@@ -482,8 +482,9 @@ pub struct graft_primitive_vtable_ {
         ) -> core::ffi::c_int,
     >,
     /** Fill all outputs. Runs on the thread of the stream. Upon failure, set `error` to a new string,
-    which is the text of the exception that evaluation throws; the outputs are then overwritten
-    with NaN (true for bool, all bits set for other integers).*/
+    which is the text of the exception that evaluation throws; the outputs are then overwritten:
+    with zeros if the status is 2, otherwise with NaN (true for bool, all bits set for other
+    integers).*/
     pub eval: ::core::option::Option<
         unsafe extern "C" fn(
             error: *mut mlx_string,

@@ -63,6 +63,11 @@ dtypes! {
 }
 
 impl Dtype {
+    /// Whether this is an integer type, signed or not.
+    pub fn is_integer(self) -> bool {
+        !self.is_floating() && !matches!(self, Self::Bool | Self::Complex64)
+    }
+
     /// Whether this is a real floating-point type.
     pub fn is_floating(self) -> bool {
         matches!(self, Self::Float16 | Self::Float32 | Self::Float64 | Self::Bfloat16)

@@ -47,6 +47,16 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// An index selects nothing: it is outside of the axis or count that it belongs to.
+    #[error("[{op}] index {index} is out of range for a length of {length}")]
+    Index {
+        /// The operation that failed.
+        op: &'static str,
+        /// The index; the largest `i64` if it is larger.
+        index: i64,
+        /// The length of the axis, or the number of what the index counts.
+        length: i64,
+    },
     /// A kernel of an operation written in Rust failed while it ran.
     #[error("[{op}] {message}")]
     Kernel {
@@ -93,6 +103,7 @@ impl Error {
         match self {
             Self::Mlx { kind, .. } | Self::File { kind, .. } => *kind,
             Self::Dtype { .. } => ErrorKind::InvalidArgument,
+            Self::Index { .. } => ErrorKind::OutOfRange,
             Self::Closure(_) | Self::Kernel { .. } | Self::Forked(_) => ErrorKind::Runtime,
         }
     }

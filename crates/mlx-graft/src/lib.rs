@@ -36,6 +36,7 @@ pub mod closure;
 pub mod containers;
 pub mod fast;
 pub mod fft;
+pub mod index;
 pub mod io;
 pub mod linalg;
 pub mod memory;

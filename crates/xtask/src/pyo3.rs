@@ -31,7 +31,7 @@ const IMPORTS: [(&str, &[&str]); 5] = [
     ("super::fourier", &["axes_or_all", "length", "lengths", "parse_norm", "Spectrum"]),
     ("super::random_state", &["next_key"]),
     ("super::scalars", &["Operand", "weak"]),
-    ("crate::bridge", &["In", "Out"]),
+    ("crate::bridge", &["In", "Out", "unchecked"]),
 ];
 
 /// The text of a file of Python functions, before rustfmt.
@@ -236,7 +236,11 @@ fn function(group: &Group, op: &Op) -> Result<Option<String>> {
         Output::Pair => ".map(|(first, second)| (Out(first), Out(second)))",
         Output::Arrays => ".map(|arrays| arrays.into_iter().map(Out).collect())",
     };
-    let _ = write!(text, "run({stream}, || {}){wrapped}\n}}\n\n", call(group, op, &signature));
+    let mut call = call(group, op, &signature);
+    if op.checks_indices() {
+        call = format!("unchecked(|| {call})");
+    }
+    let _ = write!(text, "run({stream}, || {call}){wrapped}\n}}\n\n");
     Ok(Some(text))
 }
 

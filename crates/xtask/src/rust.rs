@@ -13,7 +13,10 @@ pub fn file(group: &Group) -> String {
     let uses = |name: &&str| {
         bodies.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *name)
     };
-    let imports: Vec<&str> = names.into_iter().filter(uses).collect();
+    let mut imports: Vec<&str> = names.into_iter().filter(uses).collect();
+    if bodies.contains("check::") {
+        imports.push("index::check");
+    }
     let norm = if bodies.contains(": Norm") { "use super::Norm;\n" } else { "" };
     format!(
         "// {FIRST_LINE} crates/mlx-graft/ops.toml\n#![allow(unsafe_code)]\n\n\
@@ -113,10 +116,12 @@ fn function(op: &Op, suffix: &str, function: &Function) -> String {
     } else {
         "every handle and pointer is live for the length of the call."
     };
+    let at = op.functions.iter().position(|(found, _)| found == suffix);
+    let check = at.and_then(|at| op.check.get(at)).map_or("", String::as_str);
     let prepared: String = function.params.iter().filter_map(|param| prepare(op, param)).collect();
     let _ = write!(
         text,
-        "pub {qualifier}fn {}{suffix}({}) -> Result<{result}> {{\n{prepared}\
+        "pub {qualifier}fn {}{suffix}({}) -> Result<{result}> {{\n{check}\n{prepared}\
          call::{runner}({:?}, |{}| {{\n// SAFETY: {safety}\nunsafe {{ sys::{}({}) }}\n}})\n}}\n\n",
         op.rust,
         params.join(", "),
@@ -146,6 +151,11 @@ fn doc(op: &Op, suffix: &str) -> String {
     }
     if let Some(errors) = &op.errors {
         let _ = write!(text, "\n\n# Errors\n{errors}");
+        if op.checks_indices() {
+            text += " Or an index is out of range ([`Error::Index`](crate::Error::Index)), which is \
+                     found at once if the indices are evaluated, and otherwise by the evaluation: \
+                     see [`index`](crate::index).";
+        }
     }
     if let Some(safety) = &op.safety {
         let _ = write!(text, "\n\n# Safety\n{safety}");

@@ -27,6 +27,7 @@ struct Row {
     errors: Option<String>,
     #[serde(rename = "unsafe")]
     safety: Option<String>,
+    check: Option<Vec<String>>,
     c: Option<String>,
     rust: Option<String>,
     variants: Option<Vec<String>>,
@@ -58,6 +59,7 @@ impl Row {
             shape: self.shape.or(base.shape),
             errors: self.errors.or(base.errors),
             safety: self.safety.or(base.safety),
+            check: self.check.or(base.check),
             c: self.c.or(base.c),
             rust: self.rust.or(base.rust),
             variants: self.variants.or(base.variants),
@@ -90,6 +92,8 @@ pub struct Op {
     pub errors: Option<String>,
     /// What its caller must see to.
     pub safety: Option<String>,
+    /// What checks the indices, for each C function.
+    pub check: Vec<String>,
     /// The C function, then its variants with their suffixes.
     pub functions: Vec<(String, Function)>,
     /// The Python signature without the stream.
@@ -176,6 +180,11 @@ impl Table {
 }
 
 impl Op {
+    /// Whether the operation takes indices, which the Rust function checks.
+    pub fn checks_indices(&self) -> bool {
+        self.check.iter().any(|check| !check.contains("check::steps"))
+    }
+
     fn new(
         name: &str,
         prefix: &str,
@@ -197,6 +206,10 @@ impl Op {
             Some(Signature::Absent(false)) => None,
             _ => bail!("`py` must be the Python signature, or false"),
         };
+        let check = row.check.unwrap_or_default();
+        if !check.is_empty() && check.len() != functions.len() {
+            bail!("`check` needs a text for each of {} functions", functions.len());
+        }
         let cases = row.cases.unwrap_or_default();
         if signature.is_some() && cases.is_empty() {
             bail!("a Python function needs `cases`");
@@ -209,6 +222,7 @@ impl Op {
             shape: row.shape,
             errors: row.errors,
             safety: row.safety,
+            check,
             functions,
             signature,
             aliases: row.aliases.unwrap_or_default(),

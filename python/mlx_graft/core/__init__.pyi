@@ -1338,7 +1338,7 @@ def take(
 
     Shape: the shape of the indices in place of the axis.
 
-    Raises: The axis is out of range. Indices are not checked.
+    Raises: The axis is out of range.
     """
 
 def take_along_axis(

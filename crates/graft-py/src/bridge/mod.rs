@@ -110,6 +110,14 @@ pub(crate) fn references(object: &Bound<'_, PyAny>) -> isize {
     unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
 }
 
+/// Runs an operation without the checks of indices, which `mlx.core` does not make either: the
+/// Python functions build the very graph of `mlx.core`, which can be exported.
+pub(crate) fn unchecked<T>(f: impl FnOnce() -> T) -> T {
+    // SAFETY: none that this crate could show. As with `mlx.core`, and as its documentation says,
+    // an index out of range is undefined, and the caller in Python answers for it.
+    unsafe { mlx_graft::index::unchecked(f) }
+}
+
 /// A value that is moved into a call without the GIL and out again on the same thread.
 struct SameThread<T>(T);
 

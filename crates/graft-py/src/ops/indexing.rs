@@ -3,7 +3,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use super::arguments::{Int, Ints, Shape, run};
-use crate::bridge::{In, Out};
+use crate::bridge::{In, Out, unchecked};
 use mlx_graft::ops;
 use pyo3::prelude::*;
 
@@ -33,7 +33,7 @@ fn take_along_axis(
     axis: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::take_along_axis(&a, &indices, axis.0)).map(Out)
+    run(stream, || unchecked(|| ops::take_along_axis(&a, &indices, axis.0))).map(Out)
 }
 
 /// The array with values stored along an axis at indices.
@@ -50,7 +50,7 @@ fn put_along_axis(
     axis: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::put_along_axis(&a, &indices, &values, axis.0)).map(Out)
+    run(stream, || unchecked(|| ops::put_along_axis(&a, &indices, &values, axis.0))).map(Out)
 }
 
 /// A slice of fixed size whose start is an array.
@@ -67,7 +67,8 @@ fn slice_dynamic(
     slice_size: Shape,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::slice_dynamic(&a, &start_indices, &axes.0, &slice_size.0)).map(Out)
+    run(stream, || unchecked(|| ops::slice_dynamic(&a, &start_indices, &axes.0, &slice_size.0)))
+        .map(Out)
 }
 
 /// The array with a slice replaced whose start is an array.
@@ -84,7 +85,8 @@ fn slice_update_dynamic(
     axes: Ints,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::slice_update_dynamic(&a, &update, &start_indices, &axes.0)).map(Out)
+    run(stream, || unchecked(|| ops::slice_update_dynamic(&a, &update, &start_indices, &axes.0)))
+        .map(Out)
 }
 
 /// A diagonal of a matrix, or a matrix with a given diagonal, `k` above the main one.

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyTuple};
 
 use super::arguments::{Int, Shape, inputs, run};
-use crate::bridge::{In, Out};
+use crate::bridge::{In, Out, unchecked};
 use crate::error::to_py;
 
 /// Adds the functions of this file to a Python module.
@@ -151,8 +151,10 @@ fn take(
     run(stream, || match (indices, axis) {
         (Indices::One(index), None) => ops::take_index(&ops::flatten(&a, 0, -1)?, index, 0),
         (Indices::One(index), Some(Int(axis))) => ops::take_index(&a, index, axis),
-        (Indices::Many(indices), None) => ops::take(&a, &indices),
-        (Indices::Many(indices), Some(Int(axis))) => ops::take_axis(&a, &indices, axis),
+        (Indices::Many(indices), None) => unchecked(|| ops::take(&a, &indices)),
+        (Indices::Many(indices), Some(Int(axis))) => {
+            unchecked(|| ops::take_axis(&a, &indices, axis))
+        }
     })
     .map(Out)
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use super::arguments::{Each, Int, inputs, run};
-use crate::bridge::{In, Out};
+use crate::bridge::{In, Out, unchecked};
 use mlx_graft::ops;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -161,7 +161,9 @@ fn gather_mm(
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || {
-        ops::gather_mm(&a, &b, lhs_indices.as_deref(), rhs_indices.as_deref(), sorted_indices)
+        unchecked(|| {
+            ops::gather_mm(&a, &b, lhs_indices.as_deref(), rhs_indices.as_deref(), sorted_indices)
+        })
     })
     .map(Out)
 }
@@ -174,7 +176,7 @@ fn gather_mm(
 #[pyfunction]
 #[pyo3(signature = (a, b, /, segments, *, stream=None), text_signature = "(a, b, /, segments, *, stream=None)")]
 fn segmented_mm(a: In, b: In, segments: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || ops::segmented_mm(&a, &b, &segments)).map(Out)
+    run(stream, || unchecked(|| ops::segmented_mm(&a, &b, &segments))).map(Out)
 }
 
 /// Walsh-Hadamard transform of the last dimension, times `scale` (`1 / sqrt(n)` if not given).

@@ -3,7 +3,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use super::arguments::{DtypeArg, Int, run};
-use crate::bridge::{In, Out};
+use crate::bridge::{In, Out, unchecked};
 use mlx_graft::ops;
 use pyo3::prelude::*;
 
@@ -139,19 +139,21 @@ fn gather_qmm(
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || {
-        ops::gather_qmm(
-            &x,
-            &w,
-            &scales,
-            biases.as_deref(),
-            lhs_indices.as_deref(),
-            rhs_indices.as_deref(),
-            transpose,
-            group_size.map(|number| number.0),
-            bits.map(|number| number.0),
-            mode,
-            sorted_indices,
-        )
+        unchecked(|| {
+            ops::gather_qmm(
+                &x,
+                &w,
+                &scales,
+                biases.as_deref(),
+                lhs_indices.as_deref(),
+                rhs_indices.as_deref(),
+                transpose,
+                group_size.map(|number| number.0),
+                bits.map(|number| number.0),
+                mode,
+                sorted_indices,
+            )
+        })
     })
     .map(Out)
 }
@@ -213,19 +215,21 @@ fn gather_qqmm(
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || {
-        ops::gather_qqmm(
-            &x,
-            &w,
-            scales.as_deref(),
-            lhs_indices.as_deref(),
-            rhs_indices.as_deref(),
-            group_size.map(|number| number.0),
-            bits.map(|number| number.0),
-            mode,
-            global_scale_x.as_deref(),
-            global_scale_w.as_deref(),
-            sorted_indices,
-        )
+        unchecked(|| {
+            ops::gather_qqmm(
+                &x,
+                &w,
+                scales.as_deref(),
+                lhs_indices.as_deref(),
+                rhs_indices.as_deref(),
+                group_size.map(|number| number.0),
+                bits.map(|number| number.0),
+                mode,
+                global_scale_x.as_deref(),
+                global_scale_w.as_deref(),
+                sorted_indices,
+            )
+        })
     })
     .map(Out)
 }

@@ -6,19 +6,8 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::slice;
 
+use super::KernelError;
 use crate::{Dtype, Element, sys};
-
-/// The failure of a kernel: a sentence for the caller of the evaluation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct KernelError(String);
-
-impl KernelError {
-    /// A failure with this explanation.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
-    }
-}
 
 /// A slice of memory owned by C++; of no element, whatever the pointer, if `len` is 0.
 ///

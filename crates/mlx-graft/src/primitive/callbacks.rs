@@ -5,7 +5,7 @@ use std::any::Any;
 use std::ffi::{CString, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, failure};
+use super::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Poison, Primitive, failure};
 use crate::containers::{self, Text, VectorArray};
 use crate::handles::Live;
 use crate::{Array, Dtype, Result, call, error, stream, sys};
@@ -13,6 +13,7 @@ use crate::{Array, Dtype, Result, call, error, stream, sys};
 /// A primitive without its type, so that one table serves all of them.
 trait Erased: Send + Sync {
     fn name(&self) -> &'static str;
+    fn poison(&self) -> Poison;
     fn as_any(&self) -> &dyn Any;
     fn equals(&self, other: &dyn Erased) -> bool;
     fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>>;
@@ -39,6 +40,10 @@ trait Erased: Send + Sync {
 impl<P: Primitive> Erased for P {
     fn name(&self) -> &'static str {
         P::NAME
+    }
+
+    fn poison(&self) -> Poison {
+        P::POISON
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -206,7 +211,10 @@ unsafe extern "C" fn eval(
         // SAFETY: `error` is a slot, whose handle C++ frees.
         unsafe { *error = text.into_raw() };
     }
-    1
+    match primitive.poison() {
+        Poison::Nan => 1,
+        Poison::Zero => 2,
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

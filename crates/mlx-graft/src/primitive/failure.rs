@@ -6,8 +6,32 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use super::KernelError;
 use crate::Error;
+
+/// The failure of a kernel: a sentence for the caller of the evaluation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KernelError(Cause);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Cause {
+    #[error("{0}")]
+    Message(String),
+    #[error("index {index} is out of range for a length of {length}")]
+    Index { op: &'static str, index: i64, length: i64 },
+}
+
+impl KernelError {
+    /// A failure with this explanation.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(Cause::Message(message.into()))
+    }
+
+    /// An index out of range, which the evaluation reports as [`Error::Index`].
+    pub(crate) fn index(op: &'static str, index: i64, length: i64) -> Self {
+        Self(Cause::Index { op, index, length })
+    }
+}
 
 /// Failures of several streams may be on their way at once.
 const KEPT: usize = 16;
@@ -15,7 +39,10 @@ const KEPT: usize = 16;
 static LATEST: Mutex<VecDeque<(&'static str, KernelError)>> = Mutex::new(VecDeque::new());
 
 fn as_error((op, error): &(&'static str, KernelError)) -> Error {
-    Error::Kernel { op: (*op).to_string(), message: error.to_string() }
+    match error.0.clone() {
+        Cause::Message(message) => Error::Kernel { op: (*op).to_string(), message },
+        Cause::Index { op, index, length } => Error::Index { op, index, length },
+    }
 }
 
 /// Keeps a failure and returns the text under which MLX shall pass it on.

@@ -71,7 +71,8 @@ mod buffer;
 mod callbacks;
 mod failure;
 
-pub use buffer::{InputBuffer, KernelError, OutputBuffer, Strided};
+pub use buffer::{InputBuffer, OutputBuffer, Strided};
+pub use failure::KernelError;
 pub(crate) use failure::kernel_error;
 
 use crate::{Array, Dtype, Result, ops};
@@ -106,6 +107,16 @@ pub enum Layout {
     Strided,
 }
 
+/// What a failed kernel leaves in its outputs: operations that follow in the graph still run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poison {
+    /// NaN, so that it shows in what is computed from it: true for `bool_`, all bits set for other
+    /// integers.
+    Nan,
+    /// Zeros, for outputs that other operations take as an address or a length.
+    Zero,
+}
+
 /// An operation of MLX's graph, written in Rust.
 ///
 /// `PartialEq` decides whether `compile` may merge two applications on the same inputs into one: it
@@ -118,6 +129,9 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
     /// The name of the operation in error messages and graph dumps.
     const NAME: &'static str;
 
+    /// What the outputs hold after a failure of the kernel.
+    const POISON: Poison = Poison::Nan;
+
     /// The outputs for inputs of these specs.
     ///
     /// # Errors
@@ -127,9 +141,9 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
     /// Computes the outputs, whose memory is not initialised yet, and never that of an input.
     ///
     /// # Errors
-    /// An error or a panic overwrites the outputs with NaN (true for `bool_`, all bits set for
-    /// other integers), and the evaluation that waits for them fails with
-    /// [`Error::Kernel`](crate::Error::Kernel), in Python with a `RuntimeError`.
+    /// An error or a panic overwrites the outputs as [`POISON`](Self::POISON) says, and the
+    /// evaluation that waits for them fails with [`Error::Kernel`](crate::Error::Kernel), in Python
+    /// with a `RuntimeError`.
     fn eval_cpu(
         &self,
         inputs: &[InputBuffer<'_>],

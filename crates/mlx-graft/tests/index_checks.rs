@@ -1,0 +1,242 @@
+//! Safe operations neither read nor write outside of an array, whatever the indices.
+
+use std::sync::Once;
+
+use mlx_graft::{Array, Dtype, Element, Error, ErrorKind, Result, index, ops, transforms};
+
+/// Makes a thread that never ends the one that MLX takes for the main thread, where it throws a
+/// failure from whatever it schedules next instead of from the evaluation that waits.
+fn away_from_the_main_thread() {
+    static FIRST: Once = Once::new();
+    FIRST.call_once(|| {
+        let (done, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let used = Array::scalar(1.0_f32).and_then(|x| ops::exp(&x)?.eval());
+            done.send(used.is_ok()).expect("the test waits");
+            loop {
+                std::thread::park();
+            }
+        });
+        assert!(wait.recv().expect("the thread reports"));
+    });
+}
+
+type Scatter = fn(&Array, &[Array], &Array, &[i32]) -> Result<Array>;
+type Single = fn(&Array, &Array, &Array, i32) -> Result<Array>;
+
+fn numbers(shape: &[i32]) -> Array {
+    let size = shape.iter().product::<i32>();
+    let x = ops::arange(0.0, f64::from(size), 1.0, Dtype::Float32).unwrap();
+    ops::reshape(&x, shape).unwrap()
+}
+
+fn corner(x: &Result<Array>) -> i32 {
+    x.as_ref().unwrap().get((0, 0)).unwrap().item().unwrap()
+}
+
+fn indices<T: Element>(values: &[T]) -> Array {
+    Array::from_slice(values, &[values.len() as i32]).unwrap()
+}
+
+/// The same values, not computed yet.
+fn lazy(x: &Array) -> Array {
+    ops::add(x, &ops::zeros_like(x).unwrap()).unwrap()
+}
+
+/// Fails at once for evaluated indices, when evaluated for lazy ones, and in a compiled function.
+#[track_caller]
+fn assert_out_of_range(
+    index: i64,
+    length: i64,
+    indices: &Array,
+    f: impl Fn(&Array) -> Result<Array> + Clone + 'static,
+) {
+    let check = |error: Error| {
+        assert!(
+            matches!(error, Error::Index { index: i, length: l, .. } if (i, l) == (index, length)),
+            "{error:?}"
+        );
+        assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    };
+    check(f(indices).expect_err("found at once"));
+    let result = f(&lazy(indices)).expect("found later");
+    check(result.eval().expect_err("found by the evaluation"));
+    let compiled = transforms::compile(move |x| Ok(vec![f(&x[0])?]), false).unwrap();
+    check(compiled.call(&[indices]).and_then(|y| y[0].eval()).expect_err("found when compiled"));
+}
+
+#[test]
+fn lookups() {
+    away_from_the_main_thread();
+    let good = indices(&[-3_i32, 2, 0, -1]);
+    for index in [&good, &lazy(&good)] {
+        let rows = ops::take_axis(&numbers(&[3, 2]), index, 0).unwrap();
+        assert_eq!(rows.to_vec::<f32>().unwrap(), [0.0, 1.0, 4.0, 5.0, 0.0, 1.0, 4.0, 5.0]);
+    }
+    for bad in [3_i64, -4, i64::MAX, i64::MIN] {
+        let index = indices(&[0, bad, 9]);
+        assert_out_of_range(bad, 3, &index, |i| ops::take_axis(&numbers(&[3, 2]), i, 0));
+        assert_out_of_range(bad, 3, &index, |i| ops::take_axis(&numbers(&[2, 3]), i, -1));
+        assert_out_of_range(bad, 3, &index, |i| ops::take(&numbers(&[3, 1]), i));
+        assert_out_of_range(bad, 3, &index, |i| ops::take_along_axis(&numbers(&[3]), i, 0));
+        assert_out_of_range(bad, 3, &index, |i| {
+            ops::put_along_axis(&numbers(&[3]), i, &Array::scalar(1.0_f32)?, 0)
+        });
+        assert_out_of_range(bad, 3, &index, |i| {
+            ops::scatter_add_axis(&numbers(&[3]), i, &Array::scalar(1.0_f32)?, 0)
+        });
+    }
+    assert_out_of_range(i64::MAX, 3, &indices(&[u64::MAX]), |i| ops::take(&numbers(&[3]), i));
+    assert_out_of_range(255, 3, &indices(&[255_u8]), |i| ops::take(&numbers(&[3]), i));
+    assert_out_of_range(-4, 3, &indices(&[-4_i8]), |i| ops::take(&numbers(&[3]), i));
+    assert!(ops::take(&numbers(&[0]), &indices(&[0])).is_err());
+    assert_eq!(ops::take(&numbers(&[0]), &indices::<i32>(&[])).unwrap().shape(), [0]);
+}
+
+#[test]
+fn slices_that_begin_in_range_end_in_it() {
+    away_from_the_main_thread();
+    let rows = |i: &Array| ops::gather(&numbers(&[4, 3]), &[i], &[0], &[2, 3]);
+    assert_eq!(rows(&indices(&[2, -4])).unwrap().shape(), [2, 2, 3]);
+    assert_out_of_range(3, 4, &indices(&[3]), rows);
+    assert_out_of_range(-1, 4, &indices(&[-1]), rows);
+    assert_out_of_range(3, 4, &indices(&[3]), |i| {
+        ops::gather_single(&numbers(&[4, 3]), i, 0, &[2, 3])
+    });
+    let several: [Scatter; 5] =
+        [ops::scatter, ops::scatter_add, ops::scatter_max, ops::scatter_min, ops::scatter_prod];
+    let single: [Single; 5] = [
+        ops::scatter_single,
+        ops::scatter_add_single,
+        ops::scatter_max_single,
+        ops::scatter_min_single,
+        ops::scatter_prod_single,
+    ];
+    for (several, single) in several.into_iter().zip(single) {
+        assert_out_of_range(3, 4, &indices(&[0, 3]), move |i| {
+            several(&numbers(&[4, 3]), std::slice::from_ref(i), &numbers(&[2, 2, 3]), &[0])
+        });
+        assert_out_of_range(-4, 3, &indices(&[0, -4]), move |i| {
+            single(&numbers(&[4, 3]), i, &numbers(&[2, 4, 1]), 1)
+        });
+        assert!(several(&numbers(&[4]), &[indices(&[true])], &numbers(&[1, 1]), &[0]).is_err());
+    }
+}
+
+#[test]
+fn starts_of_dynamic_slices() {
+    away_from_the_main_thread();
+    let cut = |i: &Array| ops::slice_dynamic(&numbers(&[4, 5]), i, &[0, 1], &[2, 3]);
+    assert_eq!(corner(&cut(&indices(&[2, 2]))), 12);
+    assert_out_of_range(3, 4, &indices(&[3, 0]), cut);
+    assert_out_of_range(3, 5, &indices(&[0, 3]), cut);
+    assert_out_of_range(-1, 5, &indices(&[0, -1]), cut);
+    let put =
+        |i: &Array| ops::slice_update_dynamic(&numbers(&[4, 5]), &numbers(&[2, 3]), i, &[0, 1]);
+    assert_eq!(put(&indices(&[2, 2])).unwrap().shape(), [4, 5]);
+    assert_out_of_range(3, 4, &indices(&[3, 0]), put);
+    assert_out_of_range(3, 5, &indices(&[0, 3]), put);
+    // A start that is read with its strides: MLX reads it as if it had none.
+    let turned = ops::slice(&indices(&[2, 9, 1, 9]), &[2], &[-5], &[-2]).unwrap();
+    assert_eq!(corner(&cut(&turned)), 7);
+    let wide = ops::broadcast_to(&Array::scalar(1).unwrap(), &[2]).unwrap();
+    assert_eq!(corner(&cut(&wide)), 6);
+    // An update with more dimensions than the array.
+    let update = ops::slice_update_dynamic(&numbers(&[4]), &numbers(&[1, 2]), &indices(&[0]), &[0]);
+    assert_eq!(update.unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn matrices_picked_from_batches() -> Result<()> {
+    away_from_the_main_thread();
+    let (a, b) = (numbers(&[4, 2, 3]), numbers(&[3, 3, 2]));
+    let rhs = indices(&[0_u32, 2]);
+    assert_eq!(ops::gather_mm(&a, &b, Some(&rhs), Some(&rhs), false)?.shape(), [2, 2, 2]);
+    let (c, d) = (a.clone(), b.clone());
+    assert_out_of_range(4, 4, &indices(&[4, 0]), move |i| {
+        ops::gather_mm(&c, &d, Some(i), Some(&indices(&[0, 0])), false)
+    });
+    assert_out_of_range(-1, 3, &indices(&[-1, 0, 0, 0]), move |i| {
+        ops::gather_mm(&a, &b, None, Some(i), false)
+    });
+    let (x, w) = (numbers(&[4, 1, 64]), numbers(&[3, 8, 64]));
+    let packed = ops::quantize(&w, None, None, "affine", None)?;
+    assert_out_of_range(3, 3, &indices(&[0, 3, 0, 0]), move |i| {
+        let (w, scales, biases) = (&packed[0], &packed[1], Some(&packed[2]));
+        ops::gather_qmm(&x, w, scales, biases, None, Some(i), true, None, None, "affine", false)
+    });
+    let segments = |k: i32, to: u32| {
+        let segments = Array::from_slice(&[0, 4, 4, to], &[2, 2])?;
+        ops::segmented_mm(&numbers(&[3, 8]), &numbers(&[k, 2]), &segments)
+    };
+    assert_eq!(segments(8, 8)?.shape(), [2, 3, 2]);
+    assert!(matches!(segments(8, 9), Err(Error::Index { index: 9, length: 8, .. })));
+    assert_eq!(segments(6, 8).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    Ok(())
+}
+
+#[test]
+fn a_step_of_zero_is_an_error() {
+    let x = numbers(&[4]);
+    assert!(ops::slice(&x, &[0], &[4], &[0]).is_err());
+    assert!(ops::slice_update(&x, &x, &[0], &[4], &[0]).is_err());
+    assert!(ops::slice(&x, &[0], &[4], &[i32::MIN]).is_err());
+}
+
+#[test]
+fn checks_are_transformed_with_the_function() -> Result<()> {
+    away_from_the_main_thread();
+    let (x, good) = (numbers(&[3, 2]), Array::from_slice(&[0, 2, 1, -1], &[2, 2])?);
+    let rows = |v: &[Array]| Ok(vec![ops::take_axis(&v[0], &v[1], 0)?]);
+    let loss =
+        |v: &[Array]| Ok(vec![ops::sum(&ops::square(&ops::take_axis(&v[0], &v[1], 0)?)?, false)?]);
+
+    // The gradient scatters with the same indices.
+    let gradient = transforms::grad(loss, &[0], &[&x, &good])?[0].to_vec::<f32>()?;
+    assert_eq!(gradient, [0.0, 2.0, 4.0, 6.0, 16.0, 20.0]);
+    let gradient = transforms::grad(loss, &[0], &[&x, &lazy(&good)])?[0].to_vec::<f32>()?;
+    assert_eq!(gradient, [0.0, 2.0, 4.0, 6.0, 16.0, 20.0]);
+    let (_, products) = transforms::jvp(
+        move |v| rows(&[v[0].clone(), lazy(&Array::from_slice(&[2, 0], &[2])?)]),
+        &[&x],
+        &[&x],
+    )?;
+    assert_eq!(products[0].to_vec::<f32>()?, [4.0, 5.0, 0.0, 1.0]);
+
+    // Over the indices, over the array, over both.
+    let wanted = ops::take_axis(&x, &good, 0)?.to_vec::<f32>()?;
+    let mapped = transforms::vmap(rows, &[&x, &good], &[None, Some(0)], &[Some(0)])?;
+    assert_eq!(mapped[0].to_vec::<f32>()?, wanted);
+    let both = ops::stack(&[&x, &x])?;
+    let mapped = transforms::vmap(rows, &[&both, &good], &[Some(0), Some(0)], &[Some(0)])?;
+    assert_eq!(mapped[0].to_vec::<f32>()?, wanted);
+    let mapped = transforms::vmap(rows, &[&both, &good], &[Some(0), None], &[Some(0)])?;
+    assert_eq!(mapped[0].to_vec::<f32>()?, [wanted.clone(), wanted].concat());
+    let bad = Array::from_slice(&[0, 2, 1, 3], &[2, 2])?;
+    let mapped = transforms::vmap(rows, &[&x, &bad], &[None, Some(0)], &[Some(0)])?;
+    assert!(matches!(mapped[0].eval(), Err(Error::Index { index: 3, length: 3, .. })));
+    Ok(())
+}
+
+#[test]
+fn a_compiled_function_checks_the_lengths_it_is_called_with() -> Result<()> {
+    away_from_the_main_thread();
+    let rows = transforms::compile(|v| Ok(vec![ops::take_along_axis(&v[0], &v[1], 0)?]), true)?;
+    let index = indices(&[4]);
+    assert_eq!(rows.call(&[&numbers(&[5]), &index])?[0].to_vec::<f32>()?, [4.0]);
+    let error = rows.call(&[&numbers(&[3]), &index]).and_then(|y| y[0].eval()).unwrap_err();
+    assert!(matches!(error, Error::Index { index: 4, length: 3, .. }), "{error:?}");
+    Ok(())
+}
+
+#[test]
+fn unchecked_builds_the_graph_of_mlx() -> Result<()> {
+    let index = lazy(&indices(&[1]));
+    // SAFETY: the array has two rows.
+    #[allow(unsafe_code)]
+    let row = unsafe { index::unchecked(|| ops::take_axis(&numbers(&[2, 2]), &index, 0)) }?;
+    assert_eq!(row.to_vec::<f32>()?, [2.0, 3.0]);
+    // The checks are back.
+    assert!(ops::take_axis(&numbers(&[2, 2]), &indices(&[2]), 0).is_err());
+    Ok(())
+}
