@@ -421,6 +421,18 @@ pub struct graft_closure_extra_ {
 }
 /// A function from arrays to arrays and an extra.
 pub type graft_closure_extra = graft_closure_extra_;
+/// Exchanges bytes between all ranks: `src` holds `n_bytes` of this one, `dst` takes those of every
+/// rank in order. Returns 0, or non-zero for a failure.
+pub type graft_distributed_all_gather = ::core::option::Option<
+    unsafe extern "C" fn(
+        src: *const core::ffi::c_char,
+        dst: *mut core::ffi::c_char,
+        n_bytes: usize,
+        rank: core::ffi::c_int,
+        size: core::ffi::c_int,
+        payload: *mut core::ffi::c_void,
+    ) -> core::ffi::c_int,
+>;
 pub const GRAFT_ERROR_NONE: graft_error_kind_ = 0;
 pub const GRAFT_ERROR_INVALID_ARGUMENT: graft_error_kind_ = 1;
 pub const GRAFT_ERROR_OUT_OF_RANGE: graft_error_kind_ = 2;
@@ -431,6 +443,29 @@ pub const GRAFT_ERROR_RUNTIME: graft_error_kind_ = 5;
 pub type graft_error_kind_ = core::ffi::c_uint;
 /// The type of the C++ exception that made a call fail.
 pub use self::graft_error_kind_ as graft_error_kind;
+pub const GRAFT_METAL_MATH_SAFE: graft_metal_math_mode_ = 0;
+pub const GRAFT_METAL_MATH_RELAXED: graft_metal_math_mode_ = 1;
+pub const GRAFT_METAL_MATH_FAST: graft_metal_math_mode_ = 2;
+/// How exactly a Metal kernel must compute.
+pub type graft_metal_math_mode_ = core::ffi::c_uint;
+/// How exactly a Metal kernel must compute.
+pub use self::graft_metal_math_mode_ as graft_metal_math_mode;
+pub const GRAFT_FAST_SCALAR_BOOL: graft_fast_scalar_type_ = 0;
+pub const GRAFT_FAST_SCALAR_INT: graft_fast_scalar_type_ = 1;
+pub const GRAFT_FAST_SCALAR_FLOAT: graft_fast_scalar_type_ = 2;
+/// The type of an argument of a precompiled kernel that is no array.
+pub type graft_fast_scalar_type_ = core::ffi::c_uint;
+/// The type of an argument of a precompiled kernel that is no array.
+pub use self::graft_fast_scalar_type_ as graft_fast_scalar_type;
+/// An argument of a precompiled kernel that is no array; a double holds each type exactly.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_fast_scalar_ {
+    pub type_: graft_fast_scalar_type,
+    pub value: f64,
+}
+/// An argument of a precompiled kernel that is no array; a double holds each type exactly.
+pub type graft_fast_scalar = graft_fast_scalar_;
 /// An input of a running kernel. Valid during the call only.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -3995,6 +4030,21 @@ unsafe extern "C" {
         constants: *const u64,
         constants_num: usize,
     ) -> core::ffi::c_int;
+    /// The stream on which a group communicates when none is given: that depends on its backend, not on
+    /// the default device.
+    pub fn graft_distributed_stream(
+        res: *mut mlx_stream,
+        group: mlx_distributed_group,
+    ) -> core::ffi::c_int;
+    /// Initialize the backend jaccl, whose processes find each other with the help of `all_gather`.
+    /// Takes the payload, upon failure too.
+    pub fn graft_distributed_init_jaccl(
+        res: *mut mlx_distributed_group,
+        strict: bool,
+        all_gather: graft_distributed_all_gather,
+        payload: *mut core::ffi::c_void,
+        dtor: ::core::option::Option<unsafe extern "C" fn(arg1: *mut core::ffi::c_void)>,
+    ) -> core::ffi::c_int;
     /// The contractions that `mlx_einsum` does, in order: the positions of the operands of each, one
     /// contraction after another, and how many operands each has. `summary` tells the costs.
     pub fn graft_einsum_path(
@@ -4013,6 +4063,40 @@ unsafe extern "C" {
     pub fn graft_error_last_message() -> *const core::ffi::c_char;
     /// Forget the last failure on this thread.
     pub fn graft_error_clear();
+    /// As mlx_fast_metal_kernel_new, with compile options.
+    pub fn graft_fast_metal_kernel_new(
+        name: *const core::ffi::c_char,
+        input_names: mlx_vector_string,
+        output_names: mlx_vector_string,
+        source: *const core::ffi::c_char,
+        header: *const core::ffi::c_char,
+        ensure_row_contiguous: bool,
+        atomic_outputs: bool,
+        math_mode: graft_metal_math_mode,
+    ) -> mlx_fast_metal_kernel;
+    /// As mlx_fast_metal_kernel_apply, on the stream that MLX takes when none is given: the default
+    /// stream of the GPU, whatever the default device is.
+    pub fn graft_fast_metal_kernel_apply_default(
+        outputs: *mut mlx_vector_array,
+        cls: mlx_fast_metal_kernel,
+        inputs: mlx_vector_array,
+        config: mlx_fast_metal_kernel_config,
+    ) -> core::ffi::c_int;
+    /// Run a CUDA kernel that was compiled to PTX or cubin. Of `config` the outputs, the grid, the
+    /// thread group and the initial value count.
+    pub fn graft_fast_precompiled_cuda_kernel(
+        outputs: *mut mlx_vector_array,
+        name: *const core::ffi::c_char,
+        compiled_source: *const u8,
+        compiled_source_num: usize,
+        inputs: mlx_vector_array,
+        scalars: *const graft_fast_scalar,
+        scalars_num: usize,
+        config: mlx_fast_cuda_kernel_config,
+        shared_memory: core::ffi::c_int,
+        ensure_row_contiguous: bool,
+        s: mlx_stream,
+    ) -> core::ffi::c_int;
     /// Append the shape and dtype of the next output.
     pub fn graft_primitive_specs_append(
         specs: graft_primitive_specs,
@@ -4030,6 +4114,10 @@ unsafe extern "C" {
         inputs: mlx_vector_array,
         s: mlx_stream,
     ) -> core::ffi::c_int;
+    /// The number of decimal places of printed floating-point numbers; -1 for the default.
+    pub fn graft_get_print_precision(res: *mut core::ffi::c_int) -> core::ffi::c_int;
+    /// Set the number of decimal places of printed floating-point numbers; -1 for the default.
+    pub fn graft_set_print_precision(precision: core::ffi::c_int) -> core::ffi::c_int;
     /// The default stream of the default device, in one call.
     pub fn graft_get_default_stream(res: *mut mlx_stream) -> core::ffi::c_int;
 }

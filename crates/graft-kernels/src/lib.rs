@@ -16,12 +16,13 @@ pub use matmul::matmul;
 pub use softmax::{causal_softmax, softmax};
 pub use swiglu::swiglu;
 
-use mlx_graft::{Device, DeviceType, Result};
+use mlx_graft::stream::current_device;
+use mlx_graft::{DeviceType, Result};
 
 /// Whether operations in this scope run on the processor, so that these kernels are used.
 ///
 /// # Errors
 /// What MLX reports.
 pub fn is_active() -> Result<bool> {
-    Ok(Device::default_device()?.kind == DeviceType::Cpu)
+    Ok(current_device()?.kind == DeviceType::Cpu)
 }

@@ -16,7 +16,8 @@ use half::{bf16, f16};
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
-use mlx_graft::{Array, Device, DeviceType, Dtype, Error, Result, ops};
+use mlx_graft::stream::current_device;
+use mlx_graft::{Array, DeviceType, Dtype, Error, Result, ops};
 
 use problem::Problem;
 
@@ -48,7 +49,7 @@ pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
     if !ours
         || a.dtype() != b.dtype()
         || !fits(a.shape(), b.shape())
-        || Device::default_device()?.kind != DeviceType::Cpu
+        || current_device()?.kind != DeviceType::Cpu
     {
         return ops::matmul(a, b);
     }

@@ -2,9 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_int};
+use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Once;
 
+use crate::containers::Text;
 use crate::{Array, Error, Result, VectorArray, error, fork, stream, sys};
 
 static READY: Once = Once::new();
@@ -67,6 +69,16 @@ pub(crate) fn arrays(
     res.to_vec()
 }
 
+/// The text that a C call stores in a string.
+pub(crate) fn text(
+    op: &'static str,
+    f: impl FnOnce(*mut sys::mlx_string) -> c_int,
+) -> Result<String> {
+    let mut text = Text::new();
+    status(op, || f(text.as_mut_raw()))?;
+    Ok(text.to_string())
+}
+
 /// The raw handle of an optional array; mlx-c takes a null one for "not given".
 pub(crate) fn optional(array: Option<&Array>) -> sys::mlx_array {
     array.map_or(sys::mlx_array { ctx: null_mut() }, Array::as_raw)
@@ -76,4 +88,12 @@ pub(crate) fn optional(array: Option<&Array>) -> sys::mlx_array {
 pub(crate) fn c_string(op: &'static str, text: &str) -> Result<CString> {
     CString::new(text)
         .map_err(|_| Error::invalid_argument(op, format!("{text:?} contains a zero byte")))
+}
+
+/// A C string of a path for a call that takes one.
+pub(crate) fn c_path(op: &'static str, path: &Path) -> Result<CString> {
+    match path.to_str() {
+        Some(path) => c_string(op, path),
+        None => Err(Error::invalid_argument(op, format!("{} is no UTF-8", path.display()))),
+    }
 }

@@ -118,6 +118,11 @@ impl Error {
         Self::Mlx { kind: ErrorKind::InvalidArgument, op, message: message.into() }
     }
 
+    /// A call of something that this machine, or this build of MLX, lacks.
+    pub(crate) fn missing_backend(op: &'static str, name: &str) -> Self {
+        Self::Mlx { kind: ErrorKind::Runtime, op, message: format!("No {name} back-end.") }
+    }
+
     /// A transformation that an operation written in Rust does not support.
     pub fn unsupported_transform(op: &'static str, transform: &str) -> Self {
         Self::Mlx {
@@ -132,8 +137,7 @@ impl Error {
         match PARKED.with_borrow_mut(Option::take) {
             Some(Parked::Panic(payload)) => resume_unwind(payload),
             Some(Parked::Error(error)) => {
-                // SAFETY: takes no argument; touches this thread's slot only.
-                unsafe { sys::graft_error_clear() };
+                clear();
                 return error;
             }
             None => {}
@@ -145,8 +149,7 @@ impl Error {
             let message = CStr::from_ptr(sys::graft_error_last_message());
             (kind, message.to_string_lossy().into_owned())
         };
-        // SAFETY: as above.
-        unsafe { sys::graft_error_clear() };
+        clear();
         let kind = match kind {
             sys::GRAFT_ERROR_INVALID_ARGUMENT => ErrorKind::InvalidArgument,
             sys::GRAFT_ERROR_OUT_OF_RANGE => ErrorKind::OutOfRange,
@@ -199,4 +202,16 @@ pub(crate) fn guarded(f: impl FnOnce() -> Result<()>) -> i32 {
 /// Forgets a failure that was caught on the C++ side, before a new call starts.
 pub(crate) fn clear_parked() {
     PARKED.with_borrow_mut(|slot| *slot = None);
+}
+
+/// Forgets the failure of the last call on this thread.
+pub(crate) fn clear() {
+    // SAFETY: takes no argument; touches this thread's slot only.
+    unsafe { sys::graft_error_clear() };
+}
+
+/// Whether a call on this thread has failed and its error was not taken.
+pub(crate) fn is_pending() -> bool {
+    // SAFETY: takes no argument; reads this thread's slot only.
+    unsafe { sys::graft_error_last_kind() != sys::GRAFT_ERROR_NONE }
 }

@@ -13,12 +13,40 @@
 //! ```
 //!
 //! # Threads
-//! MLX binds streams to the thread that made them: a lazy array must be evaluated there. So an
-//! [`Array`] is neither `Send` nor `Sync`; host buffers ([`Array::to_vec`]) are what crosses.
+//! Every thread may use MLX, each with arrays and streams of its own. What crosses is host data:
+//! the vectors of [`Array::to_vec`], and the slices that arrays are made from. It cannot be
+//! otherwise:
 //!
-//! ```compile_fail
+//! - A lazy [`Array`] names the [`Stream`] that computes it, and MLX binds a stream to the thread
+//!   that made it; and two threads that evaluate clones of one array race in MLX, as evaluation
+//!   changes the graph that the clones share. So neither is `Send` or `Sync`.
+//! - A [`Closure`], and what [`transforms::compile`] makes of one, holds arrays, and its function
+//!   need not be `Send`.
+//! - A [`ThreadLocalStream`] and a [`Device`] are names, and cross.
+//!
+//! ```compile_fail,E0277
 //! let x = mlx_graft::Array::from_slice(&[1.0_f32], &[1]).unwrap();
 //! std::thread::spawn(move || x.to_vec::<f32>());
+//! ```
+//!
+//! ```compile_fail,E0277
+//! let x = mlx_graft::Array::from_slice(&[1.0_f32], &[1]).unwrap();
+//! std::thread::scope(|scope| {
+//!     scope.spawn(|| x.to_vec::<f32>());
+//! });
+//! ```
+//!
+//! ```compile_fail,E0277
+//! let f = mlx_graft::Closure::new(|x| Ok(x.to_vec()));
+//! std::thread::spawn(move || f.call::<mlx_graft::Array>(&[]));
+//! ```
+//!
+//! ```
+//! let x = mlx_graft::Array::from_slice(&[1.0_f32, 2.0], &[2])?;
+//! let host = x.to_vec::<f32>()?;
+//! let sum = std::thread::spawn(move || host.iter().sum::<f32>()).join().unwrap();
+//! assert_eq!(sum, 3.0);
+//! # Ok::<(), mlx_graft::Error>(())
 //! ```
 
 mod array;
@@ -31,17 +59,22 @@ mod handles;
 mod limits;
 mod promotion;
 mod raw;
+mod version;
 
 pub mod closure;
 pub mod containers;
+pub mod cuda;
+pub mod distributed;
 pub mod fast;
 pub mod fft;
 pub mod index;
 pub mod io;
 pub mod linalg;
 pub mod memory;
+pub mod metal;
 pub mod ops;
 pub mod primitive;
+pub mod printing;
 pub mod random;
 pub mod stream;
 pub mod transforms;
@@ -50,7 +83,7 @@ pub mod tree;
 pub use array::{Array, Elements, MemoryLayout};
 pub use closure::{Closure, ClosureKwargs, ValueAndGrad};
 pub(crate) use containers::VectorArray;
-pub use device::{Device, DeviceType};
+pub use device::{Device, DeviceInfo, DeviceType, DeviceValue};
 pub use dtype::{Dtype, Element};
 pub use error::{Error, ErrorKind, Result};
 pub use half::{bf16, f16};
@@ -58,8 +91,12 @@ pub use handles::live_handles;
 pub use limits::{FloatLimits, IntLimits};
 pub use num_complex::Complex32;
 pub use promotion::{DtypeCategory, broadcast_shapes};
-pub use raw::{BorrowedArray, array_to_raw};
-pub use stream::{Stream, with_device, with_stream};
+pub use raw::{
+    BorrowedArray, array_to_raw, device_from_raw, group_from_raw, group_to_raw, stream_from_raw,
+    stream_to_raw, thread_local_stream_from_raw, thread_local_stream_to_raw,
+};
+pub use stream::{Stream, ThreadLocalStream, with_device, with_stream};
 pub use tree::Tree;
+pub use version::version;
 
 pub use mlx_c_sys as sys;

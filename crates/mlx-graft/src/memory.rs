@@ -82,14 +82,25 @@ pub fn reset_peak() -> Result<()> {
     call::status("reset_peak_memory", || unsafe { sys::mlx_reset_peak_memory() })
 }
 
+/// Limits in bytes; one that is `None` is left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// The memory limit, see [`set_memory_limit`].
+    pub memory: Option<usize>,
+    /// The limit of the cache, see [`set_cache_limit`].
+    pub cache: Option<usize>,
+    /// The limit of what stays resident on a GPU, see [`set_wired_limit`].
+    pub wired: Option<usize>,
+}
+
 /// Limits that are put back when the guard is dropped.
 ///
 /// ```
-/// use mlx_graft::memory::{self, LimitGuard};
+/// use mlx_graft::memory::{self, LimitGuard, Limits};
 ///
 /// let before = memory::memory_limit()?;
 /// {
-///     let _limits = LimitGuard::new(Some(1 << 30), None)?;
+///     let _limits = LimitGuard::new(Limits { memory: Some(1 << 30), ..Limits::default() })?;
 ///     assert_eq!(memory::memory_limit()?, 1 << 30);
 /// }
 /// assert_eq!(memory::memory_limit()?, before);
@@ -97,23 +108,25 @@ pub fn reset_peak() -> Result<()> {
 /// ```
 #[derive(Debug)]
 pub struct LimitGuard {
-    memory: Option<usize>,
-    cache: Option<usize>,
+    former: Limits,
 }
 
 impl LimitGuard {
-    /// Sets the limits that are given, in bytes.
-    pub fn new(memory: Option<usize>, cache: Option<usize>) -> Result<Self> {
-        let memory = memory.map(set_memory_limit).transpose()?;
-        let cache = cache.map(set_cache_limit).transpose()?;
-        Ok(Self { memory, cache })
+    /// Sets the limits that are given. If one of them fails, the others are put back at once.
+    pub fn new(limits: Limits) -> Result<Self> {
+        let mut guard = Self { former: Limits::default() };
+        guard.former.memory = limits.memory.map(set_memory_limit).transpose()?;
+        guard.former.cache = limits.cache.map(set_cache_limit).transpose()?;
+        guard.former.wired = limits.wired.map(set_wired_limit).transpose()?;
+        Ok(guard)
     }
 }
 
 impl Drop for LimitGuard {
     fn drop(&mut self) {
         // Putting back a limit that was in force cannot fail; a drop must not panic.
-        let _ = self.memory.map(set_memory_limit);
-        let _ = self.cache.map(set_cache_limit);
+        let _ = self.former.memory.map(set_memory_limit);
+        let _ = self.former.cache.map(set_cache_limit);
+        let _ = self.former.wired.map(set_wired_limit);
     }
 }

@@ -80,8 +80,10 @@ fn run() -> Result<ExitCode> {
     for (module, _) in table::MODULES {
         let path = if module == "ops" { "__init__" } else { module };
         let path = format!("python/mlx_graft/core/{path}.pyi");
+        let folder = root.join("crates/graft-py/src/core");
         let handwritten = match module {
-            "ops" => stub::Stubs::handwritten(&root.join("crates/graft-py/src/core"))?,
+            "ops" => stub::Stubs::handwritten(&folder)?,
+            "fast" => stub::Stubs::handwritten(&folder.join(module))?,
             _ => stub::Stubs::default(),
         };
         outputs.text(&path, &stub::file(&table, module, handwritten)?)?;

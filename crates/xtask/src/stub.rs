@@ -114,7 +114,8 @@ pub fn file(table: &Table, module: &str, mut stubs: Stubs) -> Result<String> {
         stubs.import("mlx.core", &["Dtype"]);
     }
     if module == "ops" {
-        for (module, _) in MODULES.iter().skip(1) {
+        let operations = MODULES.iter().skip(1).map(|(module, _)| *module);
+        for module in operations.chain(["cuda", "distributed", "metal"]) {
             stubs.import("mlx_graft.core", &[&format!("{module} as {module}")]);
         }
     }

@@ -7,9 +7,12 @@ from types import ModuleType
 
 from mlx_graft._core import core as _functions
 from mlx_graft.core import _shared
+from mlx_graft.core import cuda as cuda
+from mlx_graft.core import distributed as distributed
 from mlx_graft.core import fast as fast
 from mlx_graft.core import fft as fft
 from mlx_graft.core import linalg as linalg
+from mlx_graft.core import metal as metal
 from mlx_graft.core import random as random
 from mlx_graft.core._shared import *  # noqa: F403
 

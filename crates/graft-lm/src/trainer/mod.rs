@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use mlx_graft::memory::{self, LimitGuard};
+use mlx_graft::memory::{self, LimitGuard, Limits};
 use mlx_graft::{Array, ops, transforms};
 
 pub use loss::next_token_loss;
@@ -66,7 +66,11 @@ impl Trainer {
     /// [`Error::Usage`] if the model has no trainable weights.
     pub fn new(model: Rc<Model>, args: TrainArgs) -> Result<Self> {
         let limit = |bytes: Option<u64>| bytes.map(|b| usize::try_from(b).unwrap_or(usize::MAX));
-        let limits = LimitGuard::new(limit(args.memory_limit), limit(args.cache_limit))?;
+        let limits = LimitGuard::new(Limits {
+            memory: limit(args.memory_limit),
+            cache: limit(args.cache_limit),
+            wired: None,
+        })?;
         model.decoder.set_grad_checkpoint(args.grad_checkpoint);
         let options = args.optimizer_options()?;
         let every = args.grad_accumulation_steps;

@@ -1,8 +1,11 @@
-//! The array bridge: `mlx.core.array` objects as [`Array`] handles and back, without a copy and
+//! The bridge: objects of `mlx.core` as handles of Rust and back. Arrays cross without a copy and
 //! without evaluation. The only module of this crate with `unsafe` code.
 #![allow(unsafe_code)]
 
+mod dtype;
+mod group;
 mod owned;
+mod stream;
 
 use std::ffi::c_void;
 use std::ops::Deref;
@@ -13,7 +16,12 @@ use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+pub(crate) use dtype::DtypeArg;
+pub(crate) use group::{GroupIn, GroupOut};
 pub(crate) use owned::Owned;
+pub(crate) use stream::{
+    DeviceIn, DeviceOut, DeviceTypeIn, StreamIn, StreamOrDevice, StreamOut, ThreadLocalStreamOut,
+};
 
 unsafe extern "C" {
     fn graft_bridge_join(module: *mut PyObject, ty: *mut PyObject) -> bool;
@@ -75,8 +83,7 @@ impl<'py> FromPyObject<'_, 'py> for In {
         // SAFETY: the object is live and the GIL is held.
         let array = unsafe { graft_bridge_from_python(object.as_ptr()) };
         if array.is_null() {
-            let found = object.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("expected an mlx.core.array, not {found}")));
+            return Err(wrong_type("an mlx.core.array", object));
         }
         // SAFETY: `array` points to the C++ array inside the object, which the reference beside it
         // keeps alive; mlx.core and this crate are linked to the same libmlx. Only code with the
@@ -116,6 +123,12 @@ pub(crate) fn unchecked<T>(f: impl FnOnce() -> T) -> T {
     // SAFETY: none that this crate could show. As with `mlx.core`, and as its documentation says,
     // an index out of range is undefined, and the caller in Python answers for it.
     unsafe { mlx_graft::index::unchecked(f) }
+}
+
+/// The error for an argument of another type.
+pub(crate) fn wrong_type(wanted: &str, found: Borrowed<'_, '_, PyAny>) -> PyErr {
+    let ty = found.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
+    PyTypeError::new_err(format!("expected {wanted}, not {ty}"))
 }
 
 /// A value that is moved into a call without the GIL and out again on the same thread.

@@ -1,12 +1,12 @@
 //! Python arguments as operations take them.
 
-use mlx_graft::Dtype;
-use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError};
+use mlx_graft::stream::on_stream;
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyInt, PyTuple, PyType};
+use pyo3::types::{PyInt, PyTuple};
 
-use crate::bridge::In;
+pub(crate) use crate::bridge::DtypeArg;
+use crate::bridge::{In, StreamOrDevice, wrong_type};
 use crate::error::to_py;
 
 /// An integer. One that is too large for `T` is of the wrong type, as in `mlx.core`.
@@ -20,7 +20,7 @@ where
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        object.extract().map(Self).map_err(|_| wanted("an integer of fewer bits", object))
+        object.extract().map(Self).map_err(|_| wrong_type("an integer of fewer bits", object))
     }
 }
 
@@ -31,7 +31,7 @@ impl<'py> FromPyObject<'_, 'py> for Ints {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        object.extract().map(Self).map_err(|_| wanted("a sequence of integers", object))
+        object.extract().map(Self).map_err(|_| wrong_type("a sequence of integers", object))
     }
 }
 
@@ -53,7 +53,7 @@ impl<'py> FromPyObject<'_, 'py> for Axes {
         object
             .extract()
             .map(Self::Many)
-            .map_err(|_| wanted("an integer or a sequence of them", object))
+            .map_err(|_| wrong_type("an integer or a sequence of them", object))
     }
 }
 
@@ -82,7 +82,7 @@ impl<'py, const N: usize> FromPyObject<'_, 'py> for Each<N> {
             Axes::One(number) => Ok([number; N]),
             Axes::Many(numbers) => numbers.try_into(),
         };
-        numbers.map(Self).map_err(|_| wanted(&format!("an integer or {N} of them"), object))
+        numbers.map(Self).map_err(|_| wrong_type(&format!("an integer or {N} of them"), object))
     }
 }
 
@@ -96,7 +96,7 @@ impl<'py> FromPyObject<'_, 'py> for Shape {
         if let Ok(lengths) = object.extract() {
             return Ok(Self(lengths));
         }
-        let lengths: Vec<i64> = object.extract().map_err(|_| wanted("a shape", object))?;
+        let lengths: Vec<i64> = object.extract().map_err(|_| wrong_type("a shape", object))?;
         lengths.into_iter().map(length).collect::<PyResult<_>>().map(Self)
     }
 }
@@ -129,61 +129,6 @@ fn length(value: i64) -> PyResult<i32> {
     })
 }
 
-/// An `mlx.core.Dtype`.
-#[derive(Clone, Copy)]
-pub(crate) struct DtypeArg(pub(crate) Dtype);
-
-/// MLX's class of dtypes, and its dtypes with their hashes.
-struct Dtypes {
-    class: Py<PyType>,
-    members: Vec<(isize, Dtype, Py<PyAny>)>,
-}
-
-static DTYPES: PyOnceLock<Dtypes> = PyOnceLock::new();
-
-impl Dtypes {
-    fn get(py: Python<'_>) -> PyResult<&'static Self> {
-        DTYPES.get_or_try_init(py, || {
-            let mx = py.import("mlx.core")?;
-            let class = mx.getattr("Dtype")?.cast_into::<PyType>()?.unbind();
-            let member = |&dtype: &Dtype| {
-                let object = mx.getattr(dtype.name())?;
-                Ok((object.hash()?, dtype, object.unbind()))
-            };
-            let members = Dtype::ALL.iter().map(member).collect::<PyResult<_>>()?;
-            Ok(Self { class, members })
-        })
-    }
-}
-
-impl<'py> FromPyObject<'_, 'py> for DtypeArg {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let py = object.py();
-        let dtypes = Dtypes::get(py)?;
-        if object.get_type().is(dtypes.class.bind(py)) {
-            let hash = object.hash()?;
-            if let Some(found) = dtypes.members.iter().find(|member| member.0 == hash) {
-                return Ok(Self(found.1));
-            }
-        }
-        Err(wanted("an mlx.core.Dtype", object))
-    }
-}
-
-impl<'py> IntoPyObject<'py> for DtypeArg {
-    type Target = PyAny;
-    type Output = Bound<'py, PyAny>;
-    type Error = PyErr;
-
-    fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let found = Dtypes::get(py)?.members.iter().find(|member| member.1 == self.0);
-        let (_, _, object) = found.expect("a dtype of `Dtype::ALL`");
-        Ok(object.bind(py).clone())
-    }
-}
-
 /// All positional arguments as arrays. Others raise what `mlx.core` raises for them.
 pub(crate) fn inputs(arguments: &Bound<'_, PyTuple>) -> PyResult<Vec<In>> {
     let array = |argument: Bound<'_, PyAny>| argument.extract();
@@ -196,34 +141,9 @@ pub(crate) fn run<T>(
     stream: Option<&Bound<'_, PyAny>>,
     f: impl FnOnce() -> mlx_graft::Result<T>,
 ) -> PyResult<T> {
-    let scope = stream.map(Scope::enter).transpose()?;
-    let result = f().map_err(to_py);
-    drop(scope);
-    result
-}
-
-/// An entered `with mlx.core.stream(…)`, which is left when dropped.
-struct Scope<'py>(Bound<'py, PyAny>);
-
-impl<'py> Scope<'py> {
-    fn enter(stream: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let scope = stream.py().import("mlx.core")?.call_method1("stream", (stream,))?;
-        scope.call_method0("__enter__")?;
-        Ok(Self(scope))
+    match stream {
+        None => f(),
+        Some(stream) => on_stream(&stream.extract::<StreamOrDevice>()?.into_stream()?, f),
     }
-}
-
-impl Drop for Scope<'_> {
-    fn drop(&mut self) {
-        let py = self.0.py();
-        // Leaving restores the former stream, which existed when the scope was entered.
-        if let Err(error) = self.0.call_method1("__exit__", (py.None(), py.None(), py.None())) {
-            error.write_unraisable(py, Some(&self.0));
-        }
-    }
-}
-
-fn wanted(what: &str, found: Borrowed<'_, '_, PyAny>) -> PyErr {
-    let ty = found.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
-    PyTypeError::new_err(format!("expected {what}, not {ty}"))
+    .map_err(to_py)
 }

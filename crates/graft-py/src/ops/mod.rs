@@ -21,7 +21,7 @@ mod quantized;
 mod random;
 mod random_state;
 mod reduce;
-mod scalars;
+pub(crate) mod scalars;
 mod shape;
 mod sorting;
 

@@ -9,7 +9,7 @@ use crate::bridge::In;
 use crate::error::to_py;
 
 /// An array, or what becomes one.
-pub(super) enum Operand<'py> {
+pub(crate) enum Operand<'py> {
     /// A `bool`.
     Bool(bool),
     /// An `int`.
@@ -60,7 +60,7 @@ impl<'py> FromPyObject<'_, 'py> for Operand<'py> {
 
 impl Operand<'_> {
     /// The operand as an array of its own dtype.
-    pub(super) fn array(self) -> PyResult<Array> {
+    pub(crate) fn array(self) -> PyResult<Array> {
         self.array_beside(None)
     }
 

@@ -1,0 +1,2 @@
+def is_available() -> bool:
+    """Whether MLX has CUDA and finds a device."""
