@@ -1,17 +1,21 @@
-//! The cross-entropy of rows of `float32` logits.
+//! The cross-entropy of rows of logits.
 #![allow(clippy::inline_always)] // see `lanes`
+
+use std::ops::Range;
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
-use crate::rows::{self, RowKernel, no_derivative};
+use crate::floats::{self, Floats};
+use crate::rows::{self, RowKernel, Scratch, no_derivative};
 use crate::{is_active, lanes};
 
 /// `logsumexp(logits) - logits[target]` over the last axis, as `mlx.nn.losses.cross_entropy`.
 ///
-/// `logits` is `(…, V)` and `targets` `(…)`, an integer below `V` for each row. Returns `(…)`.
+/// `logits` is `(…, V)` and `targets` `(…)`, an integer below `V` for each row. Returns `(…)` of the
+/// dtype of `logits`.
 ///
-/// `float32` logits with `int32` targets on the CPU are read once by the loss and once by its
+/// `float32`, `bfloat16` and `float16` logits with `int32` targets on the CPU are read once by the loss and once by its
 /// gradient, and nothing of their size is stored besides; a target outside of `0..V` makes the
 /// loss of its row NaN. All others run through MLX's own operations.
 ///
@@ -28,7 +32,7 @@ use crate::{is_active, lanes};
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
-    let dtypes = logits.dtype() == Dtype::Float32 && targets.dtype() == Dtype::Int32;
+    let dtypes = floats::is_known(logits) && targets.dtype() == Dtype::Int32;
     if dtypes && fits(logits.shape(), targets.shape()) && is_active()? {
         return Ok(apply(CrossEntropy, &[logits, targets])?.swap_remove(0));
     }
@@ -55,21 +59,27 @@ struct CrossEntropy;
 struct CrossEntropyGrad;
 
 struct Forward<'a> {
-    logits: &'a [f32],
+    logits: Floats<'a>,
     targets: &'a [i32],
     width: usize,
 }
 
 impl RowKernel<2> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [loss, statistics]: [&mut [f32]; 2]) {
-        let logits = &self.logits[index * self.width..][..self.width];
+    fn row(&self, index: usize, [logits, ..]: &mut Scratch, [loss, statistics]: [&mut [f32]; 2]) {
+        let logits = self.logits.part(row_range(index, self.width), logits);
         let highest = lanes::maximum(logits);
         let sum = lanes::sum_exp(logits, highest);
         let score = score(logits, self.targets[index]);
         loss[0] = score.map_or(f32::NAN, |&score| sum.ln() - (score - highest));
         statistics.copy_from_slice(&[highest, 1.0 / sum]);
     }
+}
+
+/// Where row `index` lies.
+#[inline(always)]
+fn row_range(index: usize, width: usize) -> Range<usize> {
+    index * width..(index + 1) * width
 }
 
 /// The logit of the target, if there is one.
@@ -79,22 +89,22 @@ fn score(logits: &[f32], target: i32) -> Option<&f32> {
 }
 
 struct Backward<'a> {
-    logits: &'a [f32],
+    logits: Floats<'a>,
     targets: &'a [i32],
     statistics: &'a [f32],
-    g: &'a [f32],
+    g: Floats<'a>,
     width: usize,
 }
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [dx]: [&mut [f32]; 1]) {
-        let g = self.g[index];
+    fn row(&self, index: usize, [logits, g, _]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+        let g = self.g.part(index..index + 1, g)[0];
         // The loss of padding is multiplied by 0.
         if g == 0.0 {
             return;
         }
-        let logits = &self.logits[index * self.width..][..self.width];
+        let logits = self.logits.part(row_range(index, self.width), logits);
         let target = self.targets[index];
         if score(logits, target).is_none() {
             return dx.fill(f32::NAN);
@@ -122,9 +132,8 @@ impl Primitive for CrossEntropy {
                 format!("logits of shape {logits:?} do not fit targets of shape {targets:?}"),
             ));
         }
-        let losses = ArraySpec::new(targets.clone(), Dtype::Float32);
-        let mut statistics = losses.clone();
-        statistics.shape.push(2);
+        let losses = ArraySpec::new(targets.clone(), inputs[0].dtype);
+        let statistics = ArraySpec::new([targets.as_slice(), &[2]].concat(), Dtype::Float32);
         Ok(vec![losses, statistics])
     }
 
@@ -134,7 +143,7 @@ impl Primitive for CrossEntropy {
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
         let width = width_of(&inputs[0]);
-        let (logits, targets) = (inputs[0].as_slice()?, inputs[1].as_slice()?);
+        let (logits, targets) = (Floats::new(&inputs[0])?, inputs[1].as_slice()?);
         let kernel = Forward { logits, targets, width };
         rows::compute(&kernel, outputs, [1, 2], targets.len(), width)
     }
@@ -193,10 +202,10 @@ impl Primitive for CrossEntropyGrad {
         let width = width_of(&inputs[0]);
         let targets = inputs[1].as_slice()?;
         let kernel = Backward {
-            logits: inputs[0].as_slice()?,
+            logits: Floats::new(&inputs[0])?,
             targets,
             statistics: inputs[2].as_slice()?,
-            g: inputs[3].as_slice()?,
+            g: Floats::new(&inputs[3])?,
             width,
         };
         rows::compute(&kernel, outputs, [width], targets.len(), width)

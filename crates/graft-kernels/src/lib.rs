@@ -5,6 +5,7 @@
 //! that it does not know.
 
 mod cross_entropy;
+mod floats;
 mod lanes;
 mod matmul;
 mod rows;

@@ -2,12 +2,16 @@
 #![allow(unsafe_code)]
 #![allow(clippy::inline_always)] // what is not inlined is not compiled for the wide registers
 
-use std::mem::{self, MaybeUninit};
+use std::array::from_fn;
+use std::mem::MaybeUninit;
 
+use half::{bf16, f16};
 use mlx_graft::primitive::{KernelError, OutputBuffer};
-use mlx_graft::{Array, Error, Result, ops};
+use mlx_graft::{Array, Dtype, Error, Result, ops};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
+
+use crate::floats::{to_bfloat16, to_float16};
 
 /// Elements below which a second thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
@@ -15,37 +19,86 @@ const PARALLEL_FROM: usize = 1 << 15;
 /// Tasks for each thread, so that one that is held up does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
 
+/// Buffers that a kernel converts its inputs into, kept from row to row.
+pub(crate) type Scratch = [Vec<f32>; 3];
+
 /// The computation of one row of each of `N` outputs.
 pub(crate) trait RowKernel<const N: usize>: Sync {
     /// Computes row `index`. The rows of the outputs come as zeros.
     ///
-    /// It runs inside of a dispatched closure, so it has to be `#[inline(always)]`.
-    fn row(&self, index: usize, outputs: [&mut [f32]; N]);
+    /// It runs inside of what is dispatched, so it has to be `#[inline(always)]`.
+    fn row(&self, index: usize, scratch: &mut Scratch, outputs: [&mut [f32]; N]);
 }
 
-/// Consecutive rows of an output that nobody has written yet; the last may be shorter.
-#[derive(Default)]
+/// Elements of an output that nobody has written yet.
+enum Unwritten<'a> {
+    Float32(&'a mut [MaybeUninit<f32>]),
+    Bfloat16(&'a mut [MaybeUninit<bf16>]),
+    Float16(&'a mut [MaybeUninit<f16>]),
+}
+
+impl Unwritten<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Float32(x) => x.len(),
+            Self::Bfloat16(x) => x.len(),
+            Self::Float16(x) => x.len(),
+        }
+    }
+
+    /// Takes the first `count` elements.
+    fn take(&mut self, count: usize) -> Self {
+        let part = match self {
+            Self::Float32(x) => x.split_off_mut(..count).map(Self::Float32),
+            Self::Bfloat16(x) => x.split_off_mut(..count).map(Self::Bfloat16),
+            Self::Float16(x) => x.split_off_mut(..count).map(Self::Float16),
+        };
+        part.expect("so many elements are left")
+    }
+
+    /// Zeros in which the elements are computed: their own memory if it is of `float32`.
+    #[inline(always)]
+    fn zeros<'b>(&'b mut self, scratch: &'b mut Vec<f32>) -> &'b mut [f32] {
+        match self {
+            Self::Float32(x) => {
+                x.fill(MaybeUninit::new(0.0));
+                // SAFETY: all elements have been written.
+                unsafe { &mut *(&raw mut **x as *mut [f32]) }
+            }
+            other => {
+                scratch.clear();
+                scratch.resize(other.len(), 0.0);
+                scratch
+            }
+        }
+    }
+
+    /// Writes what was computed in `scratch`.
+    #[inline(always)]
+    fn finish(self, scratch: &[f32]) {
+        match self {
+            Self::Float32(_) => {}
+            Self::Bfloat16(x) => {
+                for (x, &y) in x.iter_mut().zip(scratch) {
+                    x.write(to_bfloat16(y));
+                }
+            }
+            Self::Float16(x) => to_float16(scratch, x),
+        }
+    }
+}
+
+/// Consecutive rows of an output; the last may be shorter.
 struct Rows<'a> {
-    data: &'a mut [MaybeUninit<f32>],
+    data: Unwritten<'a>,
     width: usize,
 }
 
-impl<'a> Rows<'a> {
-    /// Takes the first `count` rows, or as many as there are.
+impl Rows<'_> {
+    /// Takes the first `count` rows.
     fn take(&mut self, count: usize) -> Self {
-        let data = mem::take(&mut self.data);
-        let (taken, rest) = data.split_at_mut(data.len().min(count * self.width));
-        self.data = rest;
-        Self { data: taken, width: self.width }
-    }
-
-    /// All elements, set to zero.
-    fn zeroed(self) -> &'a mut [f32] {
-        for element in &mut *self.data {
-            element.write(0.0);
-        }
-        // SAFETY: each element was written above.
-        unsafe { self.data.assume_init_mut() }
+        let length = (count * self.width).min(self.data.len());
+        Self { data: self.data.take(length), width: self.width }
     }
 }
 
@@ -59,16 +112,23 @@ pub(crate) fn compute<const N: usize>(
     count: usize,
     cost: usize,
 ) -> Result<(), KernelError> {
-    let mut rows = [const { None }; N];
-    assert_eq!(outputs.len(), N);
-    for ((rows, output), width) in rows.iter_mut().zip(outputs).zip(widths) {
-        // SAFETY: `zeroed` writes every element of the `count` rows, which are all that the
-        // buffer has by the assertion.
-        let data = unsafe { output.as_uninit_slice::<f32>()? };
+    let mut rows = Vec::with_capacity(N);
+    for (output, width) in outputs.iter_mut().zip(widths) {
+        // SAFETY: `zeros` and `finish` write every element of the `count` rows, which are all
+        // that the buffer has by the assertion.
+        let data = unsafe {
+            match output.dtype() {
+                Dtype::Bfloat16 => Unwritten::Bfloat16(output.as_uninit_slice()?),
+                Dtype::Float16 => Unwritten::Float16(output.as_uninit_slice()?),
+                _ => Unwritten::Float32(output.as_uninit_slice()?),
+            }
+        };
         assert!(data.len() <= count * width, "the rows cover the output");
-        *rows = Some(Rows { data, width });
+        rows.push(Rows { data, width });
     }
-    let mut rows = rows.map(Option::unwrap_or_default);
+    let Ok(mut rows) = <[Rows<'_>; N]>::try_from(rows) else {
+        unreachable!("the primitive has {N} outputs");
+    };
 
     let arch = Arch::new();
     let run = |(first, count, rows)| arch.dispatch(Task { kernel, first, count, rows });
@@ -103,8 +163,19 @@ impl<K: RowKernel<N>, const N: usize> NullaryFnOnce for Task<'_, '_, K, N> {
     // A closure would be inlined, and so compiled for the wide registers, only if it is short.
     #[inline(always)]
     fn call(mut self) {
+        let mut scratch = Scratch::default();
+        let mut computed = [const { Vec::new() }; N];
         for index in self.first..self.first + self.count {
-            self.kernel.row(index, self.rows.each_mut().map(|rows| rows.take(1).zeroed()));
+            let mut outputs = self.rows.each_mut().map(|rows| rows.take(1).data);
+            let mut pairs = outputs.iter_mut().zip(&mut computed);
+            let zeros = from_fn(|_| {
+                let (output, computed) = pairs.next().expect("there are as many");
+                output.zeros(computed)
+            });
+            self.kernel.row(index, &mut scratch, zeros);
+            for (output, computed) in outputs.into_iter().zip(&computed) {
+                output.finish(computed);
+            }
         }
     }
 }

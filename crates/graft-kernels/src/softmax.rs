@@ -1,16 +1,19 @@
-//! The softmax of rows of `float32`.
+//! The softmax of rows.
 #![allow(clippy::inline_always)] // see `lanes`
+
+use std::ops::Range;
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
-use crate::rows::{self, RowKernel, no_derivative};
+use crate::floats::{self, Floats};
+use crate::rows::{self, RowKernel, Scratch, no_derivative};
 use crate::{is_active, lanes};
 
 /// `exp(x) / sum(exp(x))` over the last axis, as `mlx.core.softmax` with `precise`.
 ///
-/// `float32` rows on the CPU are shared among the threads of rayon's global pool. All others run
-/// through MLX's own operation.
+/// `float32`, `bfloat16` and `float16` rows on the CPU are computed in `float32` and shared among the
+/// threads of rayon's global pool. All others run through MLX's own operation.
 ///
 /// # Errors
 /// Those of `mlx.core.softmax`: an array without dimensions.
@@ -23,7 +26,7 @@ use crate::{is_active, lanes};
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn softmax(x: &Array) -> Result<Array> {
-    if x.dtype() != Dtype::Float32 || x.ndim() == 0 || !is_active()? {
+    if !floats::is_known(x) || x.ndim() == 0 || !is_active()? {
         return ops::softmax_axis(x, -1, true);
     }
     one(Softmax { causal: false }, &[x])
@@ -34,8 +37,8 @@ pub fn softmax(x: &Array) -> Result<Array> {
 /// `scores` is `(…, T, S)` with `S ≥ T`: the queries are the last `T` of `S` positions, so that
 /// query `i` sees key `j` if `j ≤ i + S - T`. The weight of every other key is 0.
 ///
-/// `float32` scores on the CPU are read where they are visible only. All others run through
-/// MLX's `where` and `softmax`.
+/// Scores of the dtypes of [`softmax`] on the CPU are read where they are visible only. All others
+/// run through MLX's `where` and `softmax`.
 ///
 /// # Errors
 /// Scores of less than two dimensions, or with fewer keys than queries.
@@ -50,7 +53,7 @@ pub fn softmax(x: &Array) -> Result<Array> {
 pub fn causal_softmax(scores: &Array) -> Result<Array> {
     let primitive = Softmax { causal: true };
     primitive.check(scores.shape())?;
-    if scores.dtype() == Dtype::Float32 && is_active()? {
+    if floats::is_known(scores) && is_active()? {
         return one(primitive, &[scores]);
     }
     let (queries, keys) = (scores.dim(-2)?, scores.dim(-1)?);
@@ -112,10 +115,11 @@ struct Visible {
 }
 
 impl Visible {
-    /// The visible part of row `index` of an array.
+    /// Where the visible part of row `index` lies in an array.
     #[inline(always)]
-    fn of(self, x: &[f32], index: usize) -> &[f32] {
-        &x[index * self.width..][..self.first + index % self.queries]
+    fn range(self, index: usize) -> Range<usize> {
+        let start = index * self.width;
+        start..start + self.first + index % self.queries
     }
 
     fn compute(
@@ -129,14 +133,14 @@ impl Visible {
 }
 
 struct Forward<'a> {
-    x: &'a [f32],
+    x: Floats<'a>,
     visible: Visible,
 }
 
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [y]: [&mut [f32]; 1]) {
-        let x = self.visible.of(self.x, index);
+    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+        let x = self.x.part(self.visible.range(index), x);
         let y = &mut y[..x.len()];
         let highest = lanes::maximum(x);
         for (y, &x) in y.iter_mut().zip(x) {
@@ -150,15 +154,16 @@ impl RowKernel<1> for Forward<'_> {
 }
 
 struct Backward<'a> {
-    y: &'a [f32],
-    g: &'a [f32],
+    y: Floats<'a>,
+    g: Floats<'a>,
     visible: Visible,
 }
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [dx]: [&mut [f32]; 1]) {
-        let (y, g) = (self.visible.of(self.y, index), self.visible.of(self.g, index));
+    fn row(&self, index: usize, [y, g, _]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+        let range = self.visible.range(index);
+        let (y, g) = (self.y.part(range.clone(), y), self.g.part(range, g));
         let dot = lanes::dot(y, g);
         for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
             *dx = y * (g - dot);
@@ -180,7 +185,7 @@ impl Primitive for Softmax {
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
         let visible = self.visible(inputs[0].shape());
-        visible.compute(&Forward { x: inputs[0].as_slice()?, visible }, outputs)
+        visible.compute(&Forward { x: Floats::new(&inputs[0])?, visible }, outputs)
     }
 
     fn vjp(
@@ -219,7 +224,7 @@ impl Primitive for SoftmaxGrad {
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
         let visible = self.0.visible(inputs[0].shape());
-        let (y, g) = (inputs[0].as_slice()?, inputs[1].as_slice()?);
+        let (y, g) = (Floats::new(&inputs[0])?, Floats::new(&inputs[1])?);
         visible.compute(&Backward { y, g, visible }, outputs)
     }
 

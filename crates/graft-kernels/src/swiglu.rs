@@ -1,10 +1,13 @@
-//! The gated activation of `float32` arrays.
+//! The gated activation.
 #![allow(clippy::inline_always)] // see `lanes`
 
-use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
-use mlx_graft::{Array, Dtype, Error, Result, ops};
+use std::ops::Range;
 
-use crate::rows::{self, RowKernel, no_derivative};
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
+use mlx_graft::{Array, Error, Result, ops};
+
+use crate::floats::{self, Floats};
+use crate::rows::{self, RowKernel, Scratch, no_derivative};
 use crate::{is_active, lanes};
 
 /// Elements that are computed at once; the shape does not matter.
@@ -12,8 +15,9 @@ const WIDTH: usize = 1024;
 
 /// `silu(gate) * up`, the activation of `SwiGLU` (Shazeer, 2020).
 ///
-/// Two `float32` arrays of one shape on the CPU are shared among the threads of rayon's global
-/// pool. All others run through MLX's own operations.
+/// Two arrays of one shape and dtype, `float32`, `bfloat16` or `float16`, on the CPU are computed in
+/// `float32` and shared among the threads of rayon's global pool. All others run through MLX's own
+/// operations.
 ///
 /// # Errors
 /// Those of MLX's operations, if the shapes do not broadcast.
@@ -27,8 +31,8 @@ const WIDTH: usize = 1024;
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
-    let float32 = gate.dtype() == Dtype::Float32 && up.dtype() == Dtype::Float32;
-    if float32 && gate.shape() == up.shape() && is_active()? {
+    let known = floats::is_known(gate) && gate.dtype() == up.dtype();
+    if known && gate.shape() == up.shape() && is_active()? {
         return Ok(apply(Swiglu, &[gate, up])?.remove(0));
     }
     let silu = ops::multiply(gate, &ops::sigmoid(gate)?)?;
@@ -48,32 +52,41 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + lanes::exp(-x))
 }
 
+/// Where row `index` of `x` lies.
+#[inline(always)]
+fn range(index: usize, x: Floats<'_>) -> Range<usize> {
+    index * WIDTH..((index + 1) * WIDTH).min(x.len())
+}
+
 struct Forward<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
+    gate: Floats<'a>,
+    up: Floats<'a>,
 }
 
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [y]: [&mut [f32]; 1]) {
-        let start = index * WIDTH;
-        for ((y, &gate), &up) in y.iter_mut().zip(&self.gate[start..]).zip(&self.up[start..]) {
+    fn row(&self, index: usize, [gate, up, _]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+        let range = range(index, self.gate);
+        let (gate, up) = (self.gate.part(range.clone(), gate), self.up.part(range, up));
+        for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
             *y = gate * sigmoid(gate) * up;
         }
     }
 }
 
 struct Backward<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    g: &'a [f32],
+    gate: Floats<'a>,
+    up: Floats<'a>,
+    g: Floats<'a>,
 }
 
 impl RowKernel<2> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [d_gate, d_up]: [&mut [f32]; 2]) {
-        let part = |x| -> &[f32] { &<[f32]>::split_at(x, index * WIDTH).1[..d_gate.len()] };
-        let (gate, up, g) = (part(self.gate), part(self.up), part(self.g));
+    fn row(&self, index: usize, [gate, up, g]: &mut Scratch, [d_gate, d_up]: [&mut [f32]; 2]) {
+        let range = range(index, self.gate);
+        let gate = self.gate.part(range.clone(), gate);
+        let up = self.up.part(range.clone(), up);
+        let g = self.g.part(range, g);
         let inputs = gate.iter().zip(up).zip(g);
         for ((d_gate, d_up), ((&gate, &up), &g)) in d_gate.iter_mut().zip(d_up).zip(inputs) {
             let sigmoid = sigmoid(gate);
@@ -103,7 +116,7 @@ impl Primitive for Swiglu {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let kernel = Forward { gate: inputs[0].as_slice()?, up: inputs[1].as_slice()? };
+        let kernel = Forward { gate: Floats::new(&inputs[0])?, up: Floats::new(&inputs[1])? };
         let count = inputs[0].size().div_ceil(WIDTH);
         rows::compute(&kernel, outputs, [WIDTH], count, WIDTH)
     }
@@ -150,8 +163,8 @@ impl Primitive for SwigluGrad {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let (gate, up) = (inputs[0].as_slice()?, inputs[1].as_slice()?);
-        let kernel = Backward { gate, up, g: inputs[2].as_slice()? };
+        let [gate, up, g] = [0, 1, 2].map(|i| Floats::new(&inputs[i]));
+        let kernel = Backward { gate: gate?, up: up?, g: g? };
         let count = inputs[0].size().div_ceil(WIDTH);
         rows::compute(&kernel, outputs, [WIDTH, WIDTH], count, WIDTH)
     }

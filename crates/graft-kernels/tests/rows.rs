@@ -54,6 +54,17 @@ fn shapes_of_all_kinds() -> Result<()> {
 }
 
 #[test]
+fn numbers_of_16_bits() -> Result<()> {
+    for case in ALL {
+        for shape in [&[1, 1][..], &[3, 7], &[63, 65], &[2, 3, 5, 9], &[301, 307]] {
+            case.check_halves(&spread(1, shape)?, Dtype::Bfloat16, 1.0 / 256.0)?;
+            case.check_halves(&spread(1, shape)?, Dtype::Float16, 1.0 / 2048.0)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn arrays_that_are_not_contiguous() -> Result<()> {
     let x = spread(1, &[6, 40, 42])?;
     let views = [

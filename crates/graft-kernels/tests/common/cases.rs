@@ -126,6 +126,39 @@ impl Case {
     }
 }
 
+impl Case {
+    /// Compares value and gradient in a 16-bit dtype, whose rounding error is `unit`, with those of
+    /// the same numbers in float64.
+    #[track_caller]
+    pub fn check_halves(&self, x: &Array, dtype: Dtype, unit: f32) -> Result<()> {
+        let narrow = |x: &Array| match x.dtype() {
+            Dtype::Int32 => Ok(x.clone()),
+            _ => ops::astype(x, dtype),
+        };
+        let wide = |x: &Array| ops::astype(x, Dtype::Float32);
+        let inputs = (self.inputs)(x)?.iter().map(narrow).collect::<Result<Vec<_>>>()?;
+        let found = &(self.ours)(&inputs)?[0];
+        assert_eq!(found.dtype(), dtype);
+        let wanted = self.wanted(&inputs)?.remove(0);
+        assert_close_by(2.0 * unit, &wide(found)?, &wanted)?;
+
+        let (moved, fixed) = inputs.split_at(self.differentiable);
+        let (case, fixed) = (*self, fixed.to_vec());
+        let both = move |x: &[Array]| [x, &fixed].concat();
+        let with_fixed = both.clone();
+        let cotangent = narrow(&numbers(3, wanted.shape())?)?;
+        let ours = move |x: &[Array]| (case.ours)(&both(x));
+        let theirs = move |x: &[Array]| case.wanted(&with_fixed(x));
+        let (_, found) = transforms::vjp(ours, moved, std::slice::from_ref(&cotangent))?;
+        let (_, wanted) = transforms::vjp(theirs, moved, &[wide(&cotangent)?])?;
+        for (found, wanted) in found.iter().zip(&wanted) {
+            assert_eq!(found.dtype(), dtype);
+            assert_close_by(4.0 * unit, &wide(found)?, &wide(wanted)?)?;
+        }
+        Ok(())
+    }
+}
+
 /// Numbers in [-10, 10).
 pub fn spread(seed: u32, shape: &[i32]) -> Result<Array> {
     ops::multiply(&numbers(seed, shape)?, &Array::scalar(10.0_f32)?)

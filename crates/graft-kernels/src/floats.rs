@@ -1,0 +1,116 @@
+//! Floating-point numbers of the dtypes that row kernels read and write, as `float32`.
+#![allow(clippy::inline_always)] // see `lanes`
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use mlx_graft::primitive::{InputBuffer, KernelError};
+use mlx_graft::{Array, Dtype};
+
+/// Whether row kernels compute with this dtype.
+pub(crate) fn is_known(array: &Array) -> bool {
+    matches!(array.dtype(), Dtype::Float32 | Dtype::Bfloat16 | Dtype::Float16)
+}
+
+/// Numbers that a kernel reads.
+#[derive(Clone, Copy)]
+pub(crate) enum Floats<'a> {
+    /// `float32`.
+    Float32(&'a [f32]),
+    /// `bfloat16`.
+    Bfloat16(&'a [bf16]),
+    /// `float16`.
+    Float16(&'a [f16]),
+}
+
+impl<'a> Floats<'a> {
+    /// The elements of an input in row-major order.
+    pub(crate) fn new(input: &InputBuffer<'a>) -> Result<Self, KernelError> {
+        Ok(match input.dtype() {
+            Dtype::Bfloat16 => Self::Bfloat16(input.as_slice()?),
+            Dtype::Float16 => Self::Float16(input.as_slice()?),
+            _ => Self::Float32(input.as_slice()?),
+        })
+    }
+
+    /// The number of elements.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::Float32(x) => x.len(),
+            Self::Bfloat16(x) => x.len(),
+            Self::Float16(x) => x.len(),
+        }
+    }
+
+    /// Some of the elements; those of 16 bits are converted into `scratch`.
+    #[inline(always)]
+    pub(crate) fn part<'s>(self, range: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        match self {
+            Self::Float32(x) => &x[range],
+            Self::Bfloat16(x) => {
+                let x = &x[range];
+                scratch.resize(x.len(), 0.0);
+                for (y, x) in scratch.iter_mut().zip(x) {
+                    *y = f32::from_bits(u32::from(x.to_bits()) << 16);
+                }
+                scratch
+            }
+            Self::Float16(x) => {
+                let x = &x[range];
+                scratch.resize(x.len(), 0.0);
+                x.convert_to_f32_slice(scratch);
+                scratch
+            }
+        }
+    }
+}
+
+/// Rounds to the nearest `bfloat16`, to the even one of two.
+#[inline(always)]
+pub(crate) fn to_bfloat16(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    // A NaN keeps its upper half and a bit that no rounding can clear.
+    let nan = bits >> 16 | 0x40;
+    bf16::from_bits(if x.is_nan() { nan as u16 } else { rounded as u16 })
+}
+
+/// Writes numbers as `float16`.
+#[inline(always)]
+pub(crate) fn to_float16(from: &[f32], to: &mut [MaybeUninit<f16>]) {
+    /// Numbers that are converted at once, on the stack.
+    const BLOCK: usize = 256;
+
+    let mut buffer = [f16::ZERO; BLOCK];
+    for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
+        let buffer = &mut buffer[..from.len()];
+        buffer.convert_from_f32_slice(from);
+        for (to, &x) in to.iter_mut().zip(&*buffer) {
+            to.write(x);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bfloat16_is_rounded_as_half_rounds() {
+        let samples = (0..1_u32 << 20).map(|i| f32::from_bits(i.wrapping_mul(4_093)));
+        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::NAN, -f32::NAN];
+        for x in samples.chain(special) {
+            let (found, wanted) = (to_bfloat16(x), bf16::from_f32(x));
+            assert!(
+                found == wanted && found.to_bits() >> 15 == wanted.to_bits() >> 15
+                    || found.is_nan() && wanted.is_nan(),
+                "{x}: {found} {wanted}"
+            );
+        }
+    }
+}
