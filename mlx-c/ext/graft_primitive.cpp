@@ -12,6 +12,7 @@
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
+#include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 
@@ -214,6 +215,12 @@ class GraftPrimitive : public mx::Primitive {
         kernel_->vtable->vmap(
             res.out(), res_axes.out(), ins, axes.data(), axes.size(), kernel_->payload));
     auto out_axes = res_axes.take();
+    int batch = 1;
+    for (size_t i = 0; i < axes.size(); ++i) {
+      if (axes[i] >= 0) {
+        batch = inputs[i].shape(axes[i]);
+      }
+    }
     auto outputs = res.take(kernel_->name, "vmap", num_outputs);
     bool valid = out_axes.size() == num_outputs;
     for (size_t i = 0; valid && i < num_outputs; ++i) {
@@ -222,6 +229,15 @@ class GraftPrimitive : public mx::Primitive {
     if (!valid) {
       throw std::runtime_error(
           "[" + kernel_->name + "] vmap returned an axis that an output does not have.");
+    }
+    // MLX's own operations take it that one of their inputs is mapped, as it is for all others.
+    for (size_t i = 0; i < num_outputs; ++i) {
+      if (out_axes[i] < 0) {
+        auto shape = outputs[i].shape();
+        shape.insert(shape.begin(), batch);
+        outputs[i] = mx::broadcast_to(outputs[i], shape, stream());
+        out_axes[i] = 0;
+      }
     }
     return {std::move(outputs), std::move(out_axes)};
   }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Poison, Primitive, failure};
 use crate::containers::{self, Text, VectorArray};
 use crate::handles::Live;
-use crate::{Array, Dtype, Result, call, error, stream, sys};
+use crate::{Array, Dtype, Error, Result, call, error, stream, sys};
 
 /// A primitive without its type, so that one table serves all of them.
 trait Erased: Send + Sync {
@@ -149,6 +149,12 @@ unsafe extern "C" fn output_specs(
             unsafe { (primitive(payload), containers::vec_from_raw(inputs)?) };
         let inputs: Vec<ArraySpec> = inputs.iter().map(ArraySpec::of).collect();
         for ArraySpec { shape, dtype } in primitive.output_specs(&inputs)? {
+            if shape.iter().any(|&length| length < 0) {
+                return Err(Error::invalid_argument(
+                    primitive.name(),
+                    format!("an output of shape {shape:?} has a negative length"),
+                ));
+            }
             call::status(primitive.name(), || {
                 // SAFETY: `specs` is live during the callback; the shape is copied.
                 unsafe {

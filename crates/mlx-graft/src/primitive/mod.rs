@@ -67,6 +67,11 @@
 //! # Ok::<(), Error>(())
 //! ```
 
+/// The guide, so that its example is tested. Its file is outside of the crate's folder.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/primitives.md")]
+struct Guide;
+
 mod buffer;
 mod callbacks;
 mod failure;
