@@ -117,7 +117,7 @@ def _finite(number: float) -> float:
 
 Case: TypeAlias = Callable[[Callable[..., Any], Any], Any]
 MakeMaker: TypeAlias = Callable[..., Maker]
-_Outcome: TypeAlias = "list[mx.array] | type[Exception]"
+Outcome: TypeAlias = "list[mx.array] | type[Exception]"
 
 
 @dataclass
@@ -175,7 +175,7 @@ def values(op: Op, case: Case, make: Callable[[], Maker], where: str) -> Compari
     """The results of a case."""
     expected = outcome(lambda: case(op.peer, make()))
     found = outcome(lambda: case(op.ours, make()))
-    return _comparison(where, expected, found)
+    return comparison(where, expected, found)
 
 
 def gradient(op: Op, case: Case, make: MakeMaker, where: str) -> Comparison | None:
@@ -189,7 +189,7 @@ def gradient(op: Op, case: Case, make: MakeMaker, where: str) -> Comparison | No
         outcome(lambda f=f: mx.grad(functools.partial(loss, f), argnums)(*maker.made))  # type: ignore[misc]
         for f in (op.peer, op.ours)
     )
-    return _comparison(where, expected, found)
+    return comparison(where, expected, found)
 
 
 def all_values(op: Op, dtypes: Sequence[mx.Dtype], seed: int = 7) -> Iterator[Comparison]:
@@ -217,7 +217,7 @@ def all_errors(op: Op, seed: int = 7) -> Iterator[Comparison]:
         yield values(op, case, functools.partial(Maker, mx.float32, seed=seed), where)
 
 
-def outcome(run: Callable[[], Any]) -> _Outcome:
+def outcome(run: Callable[[], Any]) -> Outcome:
     """The arrays of a result, evaluated, or the type of the exception."""
     try:
         arrays = flat(run())
@@ -244,6 +244,17 @@ def compare(expected: Sequence[mx.array], found: Sequence[mx.array]) -> Verdict:
     return verdict
 
 
+def comparison(where: str, expected: Outcome, found: Outcome) -> Comparison:
+    """Compares two outcomes; equal are also two exceptions of one type."""
+    if isinstance(expected, type) or isinstance(found, type):
+        verdict = Verdict.EQUAL if expected == found else Verdict.FAILED
+    else:
+        verdict = compare(expected, found)
+    if verdict is Verdict.FAILED:
+        where = f"{where}: {found} instead of {expected}"
+    return Comparison(where, verdict, worked=not isinstance(expected, type))
+
+
 def raw(array: mx.array) -> bytes:
     """The elements of an array as bytes, in row-major order."""
     if array.size == 0:
@@ -256,16 +267,6 @@ def flat(result: Any) -> list[mx.array]:
     if result is None:
         return []
     return [result] if isinstance(result, mx.array) else list(result)
-
-
-def _comparison(where: str, expected: _Outcome, found: _Outcome) -> Comparison:
-    if isinstance(expected, type) or isinstance(found, type):
-        verdict = Verdict.EQUAL if expected == found else Verdict.FAILED
-    else:
-        verdict = compare(expected, found)
-    if verdict is Verdict.FAILED:
-        where = f"{where}: {found} instead of {expected}"
-    return Comparison(where, verdict, worked=not isinstance(expected, type))
 
 
 def _loss(case: Case, make: MakeMaker, f: Callable[..., Any], *inputs: mx.array) -> mx.array:

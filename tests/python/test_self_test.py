@@ -1,0 +1,63 @@
+"""`python -m mlx_graft.core --self-test`, shortened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import mlx.core as mx
+import pytest
+
+import mlx_graft.core as mc
+from mlx_graft.core import _self_test
+from mlx_graft.core._cases import OPS
+from mlx_graft.core._parity import Maker, Verdict, comparison
+
+
+def test_it_prints_a_table_and_succeeds() -> None:
+    command = [sys.executable, "-m", "mlx_graft.core", "--self-test", "--seconds", "2"]
+    run = subprocess.run(
+        [*command, "--device", "cpu"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    for word in ["group", "equal", "within tolerance", "failed", "arithmetic", "seed 7"]:
+        assert word in run.stdout
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--self-test", "--seconds", "0"], ["--self-test", "--device", "tpu"]]
+)
+def test_wrong_options(options: list[str]) -> None:
+    command = [sys.executable, "-m", "mlx_graft.core", *options]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 2
+    assert "usage:" in run.stderr
+
+
+def test_a_wrong_operation_is_found(monkeypatch, capsys) -> None:
+    from mlx_graft.core import _parity
+
+    _parity._find.cache_clear()
+    monkeypatch.setattr(mc, "square", lambda a, stream=None: mc.add(a, a, stream=stream))
+    monkeypatch.setattr(_self_test, "OPS", [op for op in OPS if op.name in ("square", "sqrt")])
+    monkeypatch.setattr(_self_test, "SECTIONS", {})
+    assert _self_test.run(1.0, 7) == 1
+    _parity._find.cache_clear()
+    assert "failed: square, case 0" in capsys.readouterr().out
+
+
+def test_comparison() -> None:
+    one = [mx.array([1.0, float("nan")])]
+    assert comparison("", one, one).verdict is Verdict.EQUAL
+    assert comparison("", one, [mx.array([1.000001, float("nan")])]).verdict is Verdict.CLOSE
+    assert comparison("", one, [mx.array([1.1, float("nan")])]).verdict is Verdict.FAILED
+    assert comparison("", one, [one[0].astype(mx.float16)]).verdict is Verdict.FAILED
+    assert comparison("", one, ValueError).verdict is Verdict.FAILED
+    assert comparison("", ValueError, ValueError).verdict is Verdict.EQUAL
+    assert comparison("", ValueError, TypeError).verdict is Verdict.FAILED
+
+
+def test_the_same_seed_makes_the_same_arrays() -> None:
+    first, second, other = (Maker(mx.float32, seed=seed)(2, 3) for seed in (1, 1, 2))
+    assert mx.array_equal(first, second)
+    assert not mx.array_equal(first, other)
