@@ -24,7 +24,7 @@ SETUP := .venv/.made-from-pyproject
 MLX_LIB = $$(python -c 'import mlx, pathlib; print(next(p for p in map(pathlib.Path, mlx.__path__) if (p / "lib").is_dir()) / "lib")')
 WITH_MLX = export LD_LIBRARY_PATH="$(MLX_LIB):$${LD_LIBRARY_PATH:-}" DYLD_LIBRARY_PATH="$(MLX_LIB):$${DYLD_LIBRARY_PATH:-}";
 
-.PHONY: help setup build demo test test-rust test-python gen lint format bench docs wheel sdist
+.PHONY: help setup build demo test test-rust test-python parity leakcheck gen lint format bench docs wheel sdist
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -58,6 +58,14 @@ test-python: build
 	cargo build --package graft-train
 	python -m mypy.stubtest mlx_graft --ignore-missing-stub
 	python -m pytest
+
+parity: build ## Compare every operation with mlx.core on many random shapes, layouts and numbers.
+	PARITY_EXAMPLES=200 python -m pytest tests/parity/test_ops.py tests/parity/test_random_cases.py
+
+leakcheck: build ## Repeat everything 100,000 times, then valgrind and AddressSanitizer; takes long.
+	export LEAK_REPETITIONS=100000; $(WITH_MLX) cargo test --package mlx-graft --test leaks
+	LEAK_REPETITIONS=100000 python -m pytest tests/python/test_leaks.py
+	$(WITH_MLX) tests/leakcheck.sh
 
 gen: $(SETUP) ## Write the generated sources again, after a change of ops.toml or of mlx-c.
 	cargo xtask gen

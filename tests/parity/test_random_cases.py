@@ -24,6 +24,8 @@ SAMPLE = EXAMPLES <= 2
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, float("inf"), float("-inf"), float("nan")]
 # The lengths that are replaced: longer ones are there for the blocks of a kernel.
 LENGTHS = range(2, 8)
+# MLX's gradient writes outside its memory where an element is NaN.
+UNSAFE_WITH_NAN = ("cummax", "cummin")
 LAYOUTS = ["row-major", "transposed", "strided", "broadcast"]
 
 
@@ -33,6 +35,7 @@ class Varied(Maker):
     def __init__(
         self,
         dtype: mx.Dtype,
+        *,
         lengths: dict[int, int],
         layouts: list[str],
         special: bool,
@@ -80,10 +83,10 @@ def makers(draw: st.DrawFn, dtypes: tuple[mx.Dtype, ...]) -> functools.partial[V
     return functools.partial(
         Varied,
         draw(st.sampled_from(dtypes)),
-        lengths,
-        draw(st.lists(st.sampled_from(LAYOUTS), min_size=1, max_size=3)),
-        draw(st.booleans()),
-        draw(st.sampled_from([None, None, None, 1, 2])),
+        lengths=lengths,
+        layouts=draw(st.lists(st.sampled_from(LAYOUTS), min_size=1, max_size=3)),
+        special=draw(st.booleans()),
+        wrong=draw(st.sampled_from([None, None, None, 1, 2])),
         seed=draw(st.integers(0, 2**16)),
     )
 
@@ -114,6 +117,8 @@ def test_gradients(op: Op) -> None:
     @sample()
     @given(st.integers(0, len(op.cases) - 1), makers(FLOATING))
     def check(number: int, make: functools.partial[Varied]) -> None:
+        if op.name in UNSAFE_WITH_NAN:
+            make = functools.partial(make, special=False)
         found = gradient(op, op.cases[number], make, f"{op.name}, case {number}, {make}")
         assert found is None or found.verdict is Verdict.EQUAL, found.where
 

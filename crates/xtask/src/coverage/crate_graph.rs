@@ -135,7 +135,11 @@ impl Crate {
         if of_type.is_none() && !function.public {
             return None;
         }
-        let path = format!("{owner_path}::{}", function.name);
+        // What a macro makes has no name of its own.
+        let path = match function.name.as_str() {
+            "" => owner_path.clone(),
+            name => format!("{owner_path}::{name}"),
+        };
         Some(Public { path, item, of_type })
     }
 }

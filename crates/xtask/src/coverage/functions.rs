@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::{Attribute, ImplItem, Item, Meta, TraitItem, Visibility};
 
-use super::words::{Word, words};
+use super::words::{Word, tokens, words};
 
 /// What a function is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,37 +171,34 @@ impl Place<'_> {
         }
     }
 
-    /// What a macro makes at the level of items: named after the types that it names, with what the
-    /// macro's own text names.
+    /// What a macro makes at the level of items, with what its own text names: the type that it
+    /// defines, or else the traits that it implements.
     fn made_by_macro(&mut self, item: &syn::ItemMacro, siblings: &[Item]) {
         if item.ident.is_some() {
             return;
         }
         let mut all = words(item.mac.tokens.clone());
-        let own = all.clone();
         let definition = siblings.iter().find_map(|sibling| match sibling {
             Item::Macro(found) if item.mac.path.is_ident(found.ident.as_ref()?) => Some(found),
             _ => None,
         });
-        if let Some(definition) = definition {
-            all.extend(words(definition.mac.tokens.clone()));
-        }
-        let types = |words: &BTreeSet<Word>| -> Vec<String> {
-            let names = words.iter().filter(|word| !word.method).map(|word| &word.name);
-            names.filter(|name| name.starts_with(char::is_uppercase)).cloned().collect()
+        let definition = definition.map_or_else(TokenStream::new, |d| d.mac.tokens.clone());
+        all.extend(words(definition.clone()));
+        let definition = tokens(definition);
+        let is_type = |name: &&String| name.starts_with(char::is_uppercase);
+        let owners: Vec<String> = if definition.iter().any(|word| word == "struct") {
+            tokens(item.mac.tokens.clone()).iter().find(is_type).into_iter().cloned().collect()
+        } else {
+            let implemented = definition.windows(2).filter(|pair| pair[0] == "impl");
+            implemented.map(|pair| &pair[1]).filter(is_type).cloned().collect()
         };
-        let mut owners = types(&own);
-        if owners.is_empty() {
-            owners = types(&all);
-        }
         let test = all.iter().any(|word| word.name == "test");
-        let name = item.mac.path.to_token_stream().to_string();
         for owner in owners.into_iter().map(Some).chain(test.then_some(None)) {
             self.functions.push(Function {
                 module: self.module.clone(),
                 kind: if owner.is_some() { Kind::OfTrait } else { Kind::Free },
+                name: if owner.is_some() { String::new() } else { "a macro".into() },
                 owner,
-                name: name.clone(),
                 public: true,
                 test,
                 python: None,

@@ -36,6 +36,13 @@ pub fn words(tokens: TokenStream) -> BTreeSet<Word> {
     words
 }
 
+/// The tokens in their order, without what groups them.
+pub fn tokens(tokens: TokenStream) -> Vec<String> {
+    let mut flat = Vec::new();
+    flatten(tokens, &mut flat, &mut BTreeSet::new());
+    flat
+}
+
 /// The tokens in one line, without what groups them; the names that `use` items import, apart.
 fn flatten(tokens: TokenStream, flat: &mut Vec<String>, imports: &mut BTreeSet<Word>) {
     let mut tokens = tokens.into_iter();
