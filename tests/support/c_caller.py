@@ -41,6 +41,8 @@ class Library:
             values = {k: v for k, v in bound.arguments.items() if k != "stream"}
             names = max(op.c, key=lambda name: len(self.inputs(name)))
             widest = [plain(name) for _, name in self.inputs(names)]
+            if len(widest) != len(values):
+                raise NotInCError
             by_name = dict(zip(widest, values.values(), strict=True))
             return self.call(self.choose(op, by_name), by_name)
 
@@ -116,6 +118,8 @@ class Library:
             stack.callback(self.lib.mlx_vector_array_free, vector)
             return [vector]
         if kind in ("const int*", "const int64_t*"):
+            if value is None:
+                raise NotInCError
             numbers = [value] if isinstance(value, int) else list(value)
             return [self.ffi.new(f"{kind[6:-1]}[]", numbers), len(numbers)]
         if kind.startswith("mlx_optional_"):

@@ -3745,6 +3745,7 @@ OPS = [
         group="random",
         cases=[
             lambda f, x: f(mx.zeros((2,)), mx.identity(2), (3,), key=mx.random.key(1)),
+            lambda f, x: f(mx.zeros((2,)), mx.identity(2), (3,), mx.float32, mx.random.key(1)),
         ],
         bad=[
             lambda f, x: f(mx.zeros((2,)), mx.identity(3)),

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from typing import final
+
 from mlx.core import Dtype, DtypeCategory, array
 
 @final

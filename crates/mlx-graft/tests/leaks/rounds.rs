@@ -1,5 +1,6 @@
 //! What is repeated: each type of handle, each transformation, and each way to fail.
 
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -32,6 +33,7 @@ pub const ROUNDS: &[Round] = &[
     ("closures that panic", panicking_closures),
     ("operations that fail", failing_operations),
     ("an operation in Rust", primitive),
+    ("files", files),
     ("files that fail", failing_files),
 ];
 
@@ -256,9 +258,23 @@ fn failing_primitive() -> Result<()> {
     Ok(())
 }
 
+/// In memory, through the tables of callbacks: a file on a disk would wait for it each time.
+fn files() -> Result<()> {
+    let x = x()?;
+    let mut npy = Vec::new();
+    io::save_to(&mut npy, &x)?;
+    io::load_from(Cursor::new(npy))?.eval()?;
+    let mut safetensors = Vec::new();
+    io::save_safetensors_to(&mut safetensors, [("x", &x)], [("key", "value")])?;
+    let loaded = io::load_safetensors_from(Cursor::new(safetensors))?;
+    transforms::eval(&loaded.arrays.values().collect::<Vec<_>>())
+}
+
 fn failing_files() -> Result<()> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     assert!(io::load_safetensors(here.join("missing.safetensors")).is_err());
     assert!(io::load_safetensors(here.join("Cargo.toml")).is_err());
+    assert!(io::load(here.join("Cargo.toml")).is_err());
+    assert!(io::save(here.join("missing/x.npy"), &x()?).is_err());
     Ok(())
 }
