@@ -53,7 +53,10 @@ impl Stubs {
                 None => body.push(line),
             }
         }
-        let _ = writeln!(self.text, "\n{}", body.join("\n").trim());
+        let body = body.join("\n");
+        if !body.trim().is_empty() {
+            let _ = writeln!(self.text, "\n{}", body.trim());
+        }
         Ok(())
     }
 
