@@ -9,6 +9,7 @@
 
 mod bindings;
 mod coverage;
+mod example;
 mod header;
 mod libclang;
 mod output;

@@ -3,21 +3,24 @@
 use std::fmt::Write;
 
 use crate::FIRST_LINE;
+use crate::example;
 use crate::header::{Function, Kind, Output, Param};
 use crate::table::{Group, Op};
 
 /// The text of a file of operations, before rustfmt.
 pub fn file(group: &Group) -> String {
-    let bodies: String = group.ops.iter().flat_map(functions).collect();
+    let bodies: String = group.ops.iter().flat_map(|op| functions(group, op)).collect();
     let names = ["Array", "Dtype", "Result", "VectorArray", "call", "sys"];
+    let code: Vec<&str> = bodies.lines().filter(|line| !line.starts_with("///")).collect();
+    let code = code.join("\n");
     let uses = |name: &&str| {
-        bodies.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *name)
+        code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *name)
     };
     let mut imports: Vec<&str> = names.into_iter().filter(uses).collect();
-    if bodies.contains("check::") {
+    if code.contains("check::") {
         imports.push("index::check");
     }
-    let norm = if bodies.contains(": Norm") { "use super::Norm;\n" } else { "" };
+    let norm = if code.contains(": Norm") { "use super::Norm;\n" } else { "" };
     format!(
         "// {FIRST_LINE} crates/mlx-graft/ops.toml\n#![allow(unsafe_code)]\n\n\
          {norm}use crate::{{{}}};\n\n{bodies}",
@@ -25,8 +28,16 @@ pub fn file(group: &Group) -> String {
     )
 }
 
-fn functions(op: &Op) -> Vec<String> {
-    op.functions.iter().map(|(suffix, function)| self::function(op, suffix, function)).collect()
+fn functions(group: &Group, op: &Op) -> Vec<String> {
+    op.functions
+        .iter()
+        .zip(&op.examples)
+        .map(|((suffix, function), example)| {
+            let name = format!("{}::{}{suffix}", group.module, op.rust);
+            let example = example::doctest(&name, example, op.gpu);
+            self::function(op, suffix, function, &example)
+        })
+        .collect()
 }
 
 /// The type of a parameter.
@@ -84,8 +95,8 @@ fn arguments(Param { name, kind }: &Param) -> String {
     }
 }
 
-fn function(op: &Op, suffix: &str, function: &Function) -> String {
-    let mut text = doc(op, suffix);
+fn function(op: &Op, suffix: &str, function: &Function, example: &str) -> String {
+    let mut text = doc(op, suffix) + example;
     let params: Vec<String> =
         function.params.iter().map(|p| format!("{}: {}", p.name, ty(p.kind))).collect();
     if params.len() > 7 {

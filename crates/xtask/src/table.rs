@@ -35,6 +35,7 @@ struct Row {
     python: Option<String>,
     aliases: Option<Vec<String>>,
     returns: Option<String>,
+    example: Option<Examples>,
     hand: Option<bool>,
     cases: Option<Vec<String>>,
     bad: Option<Vec<String>>,
@@ -48,6 +49,14 @@ struct Row {
 enum Signature {
     Text(String),
     Absent(bool),
+}
+
+/// The example of a function, or those of a function and its variants.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Examples {
+    One(String),
+    Many(Vec<String>),
 }
 
 impl Row {
@@ -67,6 +76,7 @@ impl Row {
             python: self.python.or(base.python),
             aliases: self.aliases.or(base.aliases),
             returns: self.returns.or(base.returns),
+            example: self.example.or(base.example),
             hand: self.hand.or(base.hand),
             cases: self.cases.or(base.cases),
             bad: self.bad.or(base.bad),
@@ -102,6 +112,8 @@ pub struct Op {
     pub aliases: Vec<String>,
     /// What the Python function returns, if the C type does not say it.
     pub returns: Option<String>,
+    /// The examples of the Rust function and its variants.
+    pub examples: Vec<String>,
     /// Whether the Python function is written by hand.
     pub hand: bool,
     /// Arguments of the parity test.
@@ -210,6 +222,14 @@ impl Op {
         if !check.is_empty() && check.len() != functions.len() {
             bail!("`check` needs a text for each of {} functions", functions.len());
         }
+        let examples = match row.example {
+            Some(Examples::One(example)) => vec![example],
+            Some(Examples::Many(examples)) => examples,
+            None => bail!("no `example`"),
+        };
+        if examples.len() != functions.len() {
+            bail!("{} examples for {} functions", examples.len(), functions.len());
+        }
         let cases = row.cases.unwrap_or_default();
         if signature.is_some() && cases.is_empty() {
             bail!("a Python function needs `cases`");
@@ -227,6 +247,7 @@ impl Op {
             signature,
             aliases: row.aliases.unwrap_or_default(),
             returns: row.returns,
+            examples,
             hand: row.hand.unwrap_or(false),
             cases,
             bad: row.bad.unwrap_or_default(),

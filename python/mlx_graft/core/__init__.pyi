@@ -1257,9 +1257,9 @@ def flip(
 
 def roll(
     a: array,
+    /,
     shift: int | Sequence[int],
     axis: int | Sequence[int] | None = None,
-    /,
     *,
     stream: _StreamOrDevice = None,
 ) -> array:
@@ -1275,7 +1275,7 @@ def meshgrid(
     sparse: bool = False,
     indexing: str = "xy",
     stream: _StreamOrDevice = None,
-) -> list[array]:
+) -> tuple[array, ...]:
     """Coordinate grids from coordinate vectors; `indexing` is `xy` or `ij`.
 
     Shape: all lengths; with 1 in place of the others' if `sparse`.
@@ -1350,7 +1350,7 @@ def take_along_axis(
     a: array,
     /,
     indices: array,
-    axis: int,
+    axis: int | None = None,
     *,
     stream: _StreamOrDevice = None,
 ) -> array:
@@ -1366,7 +1366,7 @@ def put_along_axis(
     /,
     indices: array,
     values: array,
-    axis: int,
+    axis: int | None,
     *,
     stream: _StreamOrDevice = None,
 ) -> array:
@@ -1771,8 +1771,8 @@ def gather_mm(
     a: array,
     b: array,
     /,
-    lhs_indices: array | None,
-    rhs_indices: array | None,
+    lhs_indices: array | None = None,
+    rhs_indices: array | None = None,
     *,
     sorted_indices: bool = False,
     stream: _StreamOrDevice = None,

@@ -2044,6 +2044,8 @@ OPS = [
         "pad",
         group="shape",
         cases=[
+            lambda f, x: f(x(2, 3), [2]),
+            lambda f, x: f(x(2, 3), [(1, 2)]),
             lambda f, x: f(x(2, 3), 1),
             lambda f, x: f(x(2, 3), (2,)),
             lambda f, x: f(x(2, 3), (1, 2), constant_values=1),
@@ -2074,6 +2076,8 @@ OPS = [
         "roll",
         group="shape",
         cases=[
+            lambda f, x: f(x(2, 3), 1, (0, 1)),
+            lambda f, x: f(x(2, 3), shift=-1, axis=-1),
             lambda f, x: f(x(2, 3), 2),
             lambda f, x: f(x(2, 3), 1, 1),
             lambda f, x: f(x(2, 3), (1, 2), (0, 1)),
@@ -2082,7 +2086,6 @@ OPS = [
             lambda f, x: f(x(2, 3), 1, 2),
         ],
         grad=True,
-        c=("mlx_roll", "mlx_roll_axis", "mlx_roll_axes",),
     ),
     Op(
         "meshgrid",
@@ -2096,7 +2099,6 @@ OPS = [
             lambda f, x: f(x(2), x(3), indexing='text'),
         ],
         grad=True,
-        c=("mlx_meshgrid",),
     ),
     Op(
         "atleast_1d",
@@ -2209,6 +2211,8 @@ OPS = [
         "take_along_axis",
         group="indexing",
         cases=[
+            lambda f, x: f(x(3, 4), x.index(12, 5)),
+            lambda f, x: f(x(3, 4), x.index(12, 5), None),
             lambda f, x: f(x(3, 4), x.index(4, 3, 2), axis=1),
             lambda f, x: f(x(3, 4), x.index(3, 1, 4), 0),
         ],
@@ -2217,12 +2221,12 @@ OPS = [
             lambda f, x: f(x(3, 4), x.index(2, 3), axis=1),
         ],
         grad=True,
-        c=("mlx_take_along_axis",),
     ),
     Op(
         "put_along_axis",
         group="indexing",
         cases=[
+            lambda f, x: f(x(3, 4), mx.array([3, 7]), x(2), None),
             lambda f, x: f(x(3, 4), x.index(4, 3, 1), x(3, 1), axis=1),
             lambda f, x: f(x(3, 4), x.index(3, 1, 4), x(1, 4), 0),
         ],
@@ -2230,7 +2234,6 @@ OPS = [
             lambda f, x: f(x(3, 4), x.index(2, 3, 1), x(3, 1), axis=2),
         ],
         grad=True,
-        c=("mlx_put_along_axis",),
     ),
     Op(
         "slice",
@@ -2362,6 +2365,9 @@ OPS = [
         "full",
         group="create",
         cases=[
+            lambda f, x: f((2,), 3.5, mx.int32),
+            lambda f, x: f((2,), 0.3, mx.float64),
+            lambda f, x: f((2,), x(2), mx.int8),
             lambda f, x: f((2, 3), 0.5),
             lambda f, x: f(4, 7, dtype=mx.float16),
             lambda f, x: f((2, 3), x(3)),
@@ -2455,6 +2461,13 @@ OPS = [
         "arange",
         group="create",
         cases=[
+            lambda f, x: f(2**31, 2**31 + 3),
+            lambda f, x: f(1, None, 1),
+            lambda f, x: f(-3, step=-1),
+            lambda f, x: f(stop=2, step=0.5),
+            lambda f, x: f(1, stop=4),
+            lambda f, x: f(start=1, stop=3),
+            lambda f, x: f(0, 5, 2, mx.int8),
             lambda f, x: f(5),
             lambda f, x: f(1, 7, 2),
             lambda f, x: f(0.5, 3),
@@ -2463,6 +2476,10 @@ OPS = [
             lambda f, x: f(stop=3),
         ],
         bad=[
+            lambda f, x: f(start=1, step=2),
+            lambda f, x: f(True),
+            lambda f, x: f(1, 2, 3, mx.int32, 4),
+            lambda f, x: f(1, start=2),
             lambda f, x: f(),
             lambda f, x: f(0, 1, 0.0),
         ],
@@ -2749,6 +2766,8 @@ OPS = [
         "gather_mm",
         group="linear",
         cases=[
+            lambda f, x: f(x(2, 3, 4), x(2, 4, 3)),
+            lambda f, x: f(x(4, 1, 3), x(3, 3, 2), rhs_indices=x.index(3, 4)),
             lambda f, x: f(x(4, 2, 3), x(3, 3, 2), x.index(4, 5), x.index(3, 5)),
             lambda f, x: f(x(4, 1, 3), x(3, 3, 2), None, x.index(3, 4)),
         ],

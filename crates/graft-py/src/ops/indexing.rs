@@ -9,8 +9,6 @@ use pyo3::prelude::*;
 
 /// Adds the functions of this file to a Python module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(take_along_axis, module)?)?;
-    module.add_function(wrap_pyfunction!(put_along_axis, module)?)?;
     module.add_function(wrap_pyfunction!(slice_dynamic, module)?)?;
     module.add_function(wrap_pyfunction!(slice_update_dynamic, module)?)?;
     module.add_function(wrap_pyfunction!(diag, module)?)?;
@@ -18,39 +16,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tril, module)?)?;
     module.add_function(wrap_pyfunction!(triu, module)?)?;
     Ok(())
-}
-
-/// Elements along an axis at indices that have one entry for each result.
-///
-/// Shape: the shape of the indices.
-///
-/// Raises: The axis is out of range, or the shapes differ in another dimension.
-#[pyfunction]
-#[pyo3(signature = (a, /, indices, axis, *, stream=None), text_signature = "(a, /, indices, axis, *, stream=None)")]
-fn take_along_axis(
-    a: In,
-    indices: In,
-    axis: Int<i32>,
-    stream: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Out> {
-    run(stream, || unchecked(|| ops::take_along_axis(&a, &indices, axis.0))).map(Out)
-}
-
-/// The array with values stored along an axis at indices.
-///
-/// Shape: the shape of `a`.
-///
-/// Raises: The axis is out of range, or the shapes do not fit.
-#[pyfunction]
-#[pyo3(signature = (a, /, indices, values, axis, *, stream=None), text_signature = "(a, /, indices, values, axis, *, stream=None)")]
-fn put_along_axis(
-    a: In,
-    indices: In,
-    values: In,
-    axis: Int<i32>,
-    stream: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Out> {
-    run(stream, || unchecked(|| ops::put_along_axis(&a, &indices, &values, axis.0))).map(Out)
 }
 
 /// A slice of fixed size whose start is an array.

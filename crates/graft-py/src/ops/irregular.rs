@@ -13,7 +13,6 @@ use crate::bridge::{In, Out};
 
 /// Adds the functions of this file to a Python module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(arange, module)?)?;
     module.add_function(wrap_pyfunction!(clip, module)?)?;
     module.add_function(wrap_pyfunction!(eye, module)?)?;
     module.add_function(wrap_pyfunction!(full, module)?)?;
@@ -24,46 +23,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(trace, module)?)?;
     module.add_function(wrap_pyfunction!(tri, module)?)?;
     Ok(())
-}
-
-/// A Python `int` or `float`.
-#[derive(Clone, Copy, FromPyObject)]
-enum Number {
-    Int(i64),
-    Float(f64),
-}
-
-impl Number {
-    fn value(self) -> f64 {
-        match self {
-            Self::Int(value) => value as f64,
-            Self::Float(value) => value,
-        }
-    }
-}
-
-/// Numbers from `start` to before `stop` in steps of `step`.
-///
-/// Called with one number, it counts from 0 to before it. Integers give int32, others float32.
-#[pyfunction]
-#[pyo3(signature = (start=None, stop=None, step=None, dtype=None, *, stream=None))]
-fn arange(
-    start: Option<Number>,
-    stop: Option<Number>,
-    step: Option<Number>,
-    dtype: Option<DtypeArg>,
-    stream: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Out> {
-    let (start, stop) = match (start, stop) {
-        (Some(start), Some(stop)) => (start, stop),
-        (Some(stop), None) | (None, Some(stop)) => (Number::Int(0), stop),
-        (None, None) => return Err(PyTypeError::new_err("arange needs where to stop")),
-    };
-    let step = step.unwrap_or(Number::Int(1));
-    let integers = [start, stop, step].iter().all(|number| matches!(number, Number::Int(_)));
-    let own = if integers { Dtype::Int32 } else { Dtype::Float32 };
-    let dtype = dtype.map_or(own, |dtype| dtype.0);
-    run(stream, || ops::arange(start.value(), stop.value(), step.value(), dtype)).map(Out)
 }
 
 /// Elements limited to the range from `a_min` to `a_max`; `None` does not limit.
@@ -118,9 +77,8 @@ fn full(
     dtype: Option<DtypeArg>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let vals = vals.array()?;
-    let dtype = dtype.map_or(vals.dtype(), |dtype| dtype.0);
-    run(stream, || ops::full(&shape.0, &vals, dtype)).map(Out)
+    let vals = vals.array_beside(dtype.map(|dtype| dtype.0))?;
+    run(stream, || ops::full(&shape.0, &vals, vals.dtype())).map(Out)
 }
 
 /// An array of the shape of another, filled with a value, which is broadcast.
@@ -132,8 +90,8 @@ fn full_like(
     dtype: Option<DtypeArg>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let vals = vals.array()?;
     let dtype = dtype.map_or(a.dtype(), |dtype| dtype.0);
+    let vals = vals.array_beside(Some(dtype))?;
     run(stream, || ops::full_like(&a, &vals, dtype)).map(Out)
 }
 
@@ -142,12 +100,33 @@ fn full_like(
 enum PadWidth {
     /// The same everywhere.
     Same(i32),
-    /// The same everywhere.
-    One((i32,)),
-    /// Before and after, the same for each dimension.
-    Pair((i32, i32)),
+    /// One number, the same everywhere, or two: before and after.
+    Sides(Vec<i32>),
     /// Before and after, for each dimension.
-    Pairs(Vec<(i32, i32)>),
+    Pairs(Vec<Vec<i32>>),
+}
+
+impl PadWidth {
+    /// Before and after, for each of so many dimensions.
+    fn pairs(self, ndim: usize) -> PyResult<Vec<(i32, i32)>> {
+        let wrong = || PyTypeError::new_err("the width of a border is a number or a pair of them");
+        match self {
+            Self::Same(width) => Ok(vec![(width, width); ndim]),
+            Self::Sides(widths) => match widths[..] {
+                [width] => Ok(vec![(width, width); ndim]),
+                [low, high] => Ok(vec![(low, high); ndim]),
+                _ => Err(wrong()),
+            },
+            Self::Pairs(pairs) => {
+                let pair = |pair: &Vec<i32>| match pair[..] {
+                    [low, high] => Ok((low, high)),
+                    _ => Err(wrong()),
+                };
+                let pairs = pairs.iter().map(pair).collect::<PyResult<Vec<_>>>()?;
+                Ok(if let [pair] = pairs[..] { vec![pair; ndim] } else { pairs })
+            }
+        }
+    }
 }
 
 /// The array with borders of a value, or of its own elements.
@@ -160,15 +139,8 @@ fn pad(
     constant_values: Operand<'_>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let value = constant_values.array()?;
-    let pairs = match pad_width {
-        PadWidth::Same(width) | PadWidth::One((width,)) => vec![(width, width); a.ndim()],
-        PadWidth::Pair(pair) => vec![pair; a.ndim()],
-        PadWidth::Pairs(pairs) => match pairs[..] {
-            [pair] => vec![pair; a.ndim()],
-            _ => pairs,
-        },
-    };
+    let value = constant_values.array_beside(Some(a.dtype()))?;
+    let pairs = pad_width.pairs(a.ndim())?;
     let axes: Vec<i32> = (0..pairs.len() as i32).collect();
     let (low, high): (Vec<i32>, Vec<i32>) = pairs.into_iter().unzip();
     run(stream, || ops::pad(&a, &axes, &low, &high, &value, mode)).map(Out)

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyTuple};
 
-use super::arguments::{Int, Shape, inputs, run};
+use super::arguments::{Axes, Int, Shape, inputs, run};
 use crate::bridge::{In, Out, unchecked};
 use crate::error::to_py;
 
@@ -18,7 +18,11 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(atleast_2d, module)?)?;
     module.add_function(wrap_pyfunction!(atleast_3d, module)?)?;
     module.add_function(wrap_pyfunction!(depends, module)?)?;
-    module.add_function(wrap_pyfunction!(take, module)?)
+    module.add_function(wrap_pyfunction!(meshgrid, module)?)?;
+    module.add_function(wrap_pyfunction!(put_along_axis, module)?)?;
+    module.add_function(wrap_pyfunction!(roll, module)?)?;
+    module.add_function(wrap_pyfunction!(take, module)?)?;
+    module.add_function(wrap_pyfunction!(take_along_axis, module)?)
 }
 
 /// One array, or several.
@@ -157,4 +161,76 @@ fn take(
         }
     })
     .map(Out)
+}
+
+/// Elements along an axis, or of the flat array, at indices that have one entry for each result.
+#[pyfunction]
+#[pyo3(signature = (a, /, indices, axis=None, *, stream=None))]
+fn take_along_axis(
+    a: In,
+    indices: In,
+    axis: Option<Int<i32>>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let take = || match axis {
+        None => ops::take_along_axis(&ops::reshape(&a, &[-1])?, &indices, 0),
+        Some(Int(axis)) => ops::take_along_axis(&a, &indices, axis),
+    };
+    run(stream, || unchecked(take)).map(Out)
+}
+
+/// The array with values stored along an axis, or in the flat array, at indices.
+#[pyfunction]
+#[pyo3(signature = (a, /, indices, values, axis, *, stream=None))]
+fn put_along_axis(
+    a: In,
+    indices: In,
+    values: In,
+    axis: Option<Int<i32>>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let put = || match axis {
+        None => {
+            let flat = ops::reshape(&a, &[-1])?;
+            ops::reshape(&ops::put_along_axis(&flat, &indices, &values, 0)?, a.shape())
+        }
+        Some(Int(axis)) => ops::put_along_axis(&a, &indices, &values, axis),
+    };
+    run(stream, || unchecked(put)).map(Out)
+}
+
+/// Elements shifted along axes, those that leave coming back on the other side.
+#[pyfunction]
+#[pyo3(signature = (a, /, shift, axis=None, *, stream=None))]
+fn roll(
+    a: In,
+    shift: Axes,
+    axis: Option<Axes>,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    let shifts = match (shift, &axis) {
+        (Axes::Many(shifts), _) => shifts,
+        (Axes::One(shift), Some(Axes::Many(axes))) => vec![shift; axes.len()],
+        (Axes::One(shift), _) => vec![shift],
+    };
+    run(stream, || match &axis {
+        None => ops::roll(&a, &shifts),
+        Some(Axes::One(axis)) => ops::roll_axis(&a, &shifts, *axis),
+        Some(Axes::Many(axes)) => ops::roll_axes(&a, &shifts, axes),
+    })
+    .map(Out)
+}
+
+/// Coordinate grids from coordinate vectors; `indexing` is `xy` or `ij`.
+#[pyfunction]
+#[pyo3(signature = (*arrays, sparse=false, indexing="xy", stream=None), text_signature = "(*arrays, sparse=False, indexing='xy', stream=None)")]
+fn meshgrid<'py>(
+    arrays: &Bound<'py, PyTuple>,
+    sparse: bool,
+    indexing: &str,
+    stream: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let vectors = inputs(arrays)?;
+    let grids = run(stream, || ops::meshgrid(&vectors, sparse, indexing))?;
+    PyTuple::new(arrays.py(), grids.into_iter().map(Out))
 }

@@ -151,7 +151,7 @@ fn block_masked_mm(
 ///
 /// Raises: The shapes do not fit.
 #[pyfunction]
-#[pyo3(signature = (a, b, /, lhs_indices, rhs_indices, *, sorted_indices=false, stream=None), text_signature = "(a, b, /, lhs_indices, rhs_indices, *, sorted_indices=False, stream=None)")]
+#[pyo3(signature = (a, b, /, lhs_indices=None, rhs_indices=None, *, sorted_indices=false, stream=None), text_signature = "(a, b, /, lhs_indices=None, rhs_indices=None, *, sorted_indices=False, stream=None)")]
 fn gather_mm(
     a: In,
     b: In,

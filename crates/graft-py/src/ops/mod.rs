@@ -8,6 +8,7 @@ mod fft;
 mod fourier;
 mod indexing;
 mod irregular;
+mod irregular_arange;
 mod irregular_conv;
 mod irregular_fast;
 mod irregular_linalg;
@@ -40,6 +41,7 @@ pub(crate) fn register(core: &Bound<'_, PyModule>) -> PyResult<()> {
     linear::register(core)?;
     quantized::register(core)?;
     irregular::register(core)?;
+    irregular_arange::register(core)?;
     irregular_conv::register(core)?;
     irregular_shape::register(core)?;
     let fast = PyModule::new(core.py(), "fast")?;

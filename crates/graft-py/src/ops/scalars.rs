@@ -66,7 +66,7 @@ impl Operand<'_> {
 
     /// The operand as an array beside one of dtype `other`: a number takes that dtype if it can
     /// hold numbers of its kind.
-    fn array_beside(self, other: Option<Dtype>) -> PyResult<Array> {
+    pub(super) fn array_beside(self, other: Option<Dtype>) -> PyResult<Array> {
         match self {
             Self::Array(array) => Ok(array),
             Self::Foreign(object) => foreign(&object, other),

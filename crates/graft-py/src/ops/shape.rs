@@ -30,8 +30,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(repeat, module)?)?;
     module.add_function(wrap_pyfunction!(tile, module)?)?;
     module.add_function(wrap_pyfunction!(flip, module)?)?;
-    module.add_function(wrap_pyfunction!(roll, module)?)?;
-    module.add_function(wrap_pyfunction!(meshgrid, module)?)?;
     module.add_function(wrap_pyfunction!(contiguous, module)?)?;
     Ok(())
 }
@@ -283,45 +281,6 @@ fn flip(a: In, axis: Option<Axes>, stream: Option<&Bound<'_, PyAny>>) -> PyResul
         Some(Axes::Many(ref axes)) => ops::flip_axes(&a, axes),
     })
     .map(Out)
-}
-
-/// Elements shifted along axes, those that leave coming back on the other side.
-///
-/// Shape: the shape of `a`.
-///
-/// Raises: An axis is out of range, or shifts and axes differ in number.
-#[pyfunction]
-#[pyo3(signature = (a, shift, axis=None, /, *, stream=None), text_signature = "(a, shift, axis=None, /, *, stream=None)")]
-fn roll(
-    a: In,
-    shift: IntOrInts,
-    axis: Option<Axes>,
-    stream: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Out> {
-    run(stream, || match axis {
-        None => ops::roll(&a, &shift.0),
-        Some(Axes::One(axis)) => ops::roll_axis(&a, &shift.0, axis),
-        Some(Axes::Many(ref axes)) => ops::roll_axes(&a, &shift.0, axes),
-    })
-    .map(Out)
-}
-
-/// Coordinate grids from coordinate vectors; `indexing` is `xy` or `ij`.
-///
-/// Shape: all lengths; with 1 in place of the others' if `sparse`.
-///
-/// Raises: `indexing` is unknown.
-#[pyfunction]
-#[pyo3(signature = (*arrays, sparse=false, indexing="xy", stream=None), text_signature = "(*arrays, sparse=False, indexing='xy', stream=None)")]
-fn meshgrid(
-    arrays: &Bound<'_, PyTuple>,
-    sparse: bool,
-    indexing: &str,
-    stream: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Vec<Out>> {
-    let arrays = inputs(arrays)?;
-    run(stream, || ops::meshgrid(&arrays, sparse, indexing))
-        .map(|arrays| arrays.into_iter().map(Out).collect())
 }
 
 /// The array in row-major order in memory, copied only if it is not; `allow_col_major` accepts

@@ -9,6 +9,13 @@ use crate::{Array, Result, call, sys};
 ///
 /// # Errors
 /// `weight` has another length than the last dimension.
+///
+/// ```
+/// # use mlx_graft::{Array, fast};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(fast::rms_norm(&o, None, 0.0)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
     call::array("rms_norm", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -22,6 +29,13 @@ pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
 ///
 /// # Errors
 /// `weight` or `bias` has another length than the last dimension.
+///
+/// ```
+/// # use mlx_graft::{Array, fast};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fast::layer_norm(&a, None, None, 1e-5)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn layer_norm(
     x: &Array,
     weight: Option<&Array>,
@@ -49,6 +63,14 @@ pub fn layer_norm(
 ///
 /// # Errors
 /// The leading lengths differ.
+///
+/// ```
+/// # use mlx_graft::{Array, fast};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(fast::cross_entropy(&a, &i)?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     call::array("cross_entropy", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -63,6 +85,12 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// There are fewer than two dimensions, or both or neither of `base` and `freqs` are given.
+///
+/// ```
+/// # use mlx_graft::{Dtype, fast, ops};
+/// assert_eq!(fast::rope(&ops::ones(&[1, 1, 4, 8], Dtype::Float32)?, 8, false, Some(10000.0), 1.0, 0, None)?.shape(), [1, 1, 4, 8]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn rope(
     x: &Array,
     dims: i32,
@@ -98,6 +126,12 @@ pub fn rope(
 ///
 /// # Errors
 /// There are fewer than two dimensions, or both or neither of `base` and `freqs` are given.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, fast, ops};
+/// assert_eq!(fast::rope_dynamic(&ops::ones(&[1, 1, 4, 8], Dtype::Float32)?, 8, false, Some(10000.0), 1.0, &Array::scalar(2)?, None)?.shape(), [1, 1, 4, 8]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn rope_dynamic(
     x: &Array,
     dims: i32,
@@ -134,6 +168,13 @@ pub fn rope_dynamic(
 ///
 /// # Errors
 /// The shapes or the mask do not fit.
+///
+/// ```
+/// # use mlx_graft::{Dtype, fast, ops};
+/// let q = ops::ones(&[1, 2, 4, 8], Dtype::Float32)?;
+/// assert_eq!(fast::scaled_dot_product_attention(&q, &q, &q, 0.35, "causal", None, None, false)?.shape(), [1, 2, 4, 8]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn scaled_dot_product_attention(
     queries: &Array,

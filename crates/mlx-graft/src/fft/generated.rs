@@ -10,6 +10,13 @@ use crate::{Array, Result, call, sys};
 ///
 /// # Errors
 /// The axis is out of range, or `n` is not positive.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::fft(&a, 3, -1, fft::Norm::Backward)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn fft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
     call::array("fft", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -23,6 +30,13 @@ pub fn fft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range, or `n` is not positive.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::ifft(&a, 3, -1, fft::Norm::Backward)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn ifft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
     call::array("ifft", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -36,6 +50,13 @@ pub fn ifft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range, or `n` is not positive.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::rfft(&a, 3, -1, fft::Norm::Backward)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn rfft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
     call::array("rfft", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -49,6 +70,13 @@ pub fn rfft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range, or `n` is not positive.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::irfft(&a, 4, -1, fft::Norm::Backward)?.shape(), [2, 4]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn irfft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
     call::array("irfft", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -63,6 +91,13 @@ pub fn irfft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
 /// # Errors
 /// An axis is out of range or given twice, a length is not positive, or there is not one for each
 /// axis.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::fft2(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn fft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("fft2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -88,6 +123,13 @@ pub fn fft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// # Errors
 /// An axis is out of range or given twice, a length is not positive, or there is not one for each
 /// axis.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::ifft2(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn ifft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("ifft2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -114,6 +156,13 @@ pub fn ifft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// # Errors
 /// An axis is out of range or given twice, a length is not positive, or there is not one for each
 /// axis.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::rfft2(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn rfft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("rfft2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -139,6 +188,13 @@ pub fn rfft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// # Errors
 /// An axis is out of range or given twice, a length is not positive, or there is not one for each
 /// axis.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::irfft2(&a, &[2, 4], &[0, 1], fft::Norm::Backward)?.shape(), [2, 4]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn irfft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("irfft2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -164,6 +220,13 @@ pub fn irfft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// # Errors
 /// An axis is out of range or given twice, a length is not positive, or there is not one for each
 /// axis.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::fftn(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn fftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("fftn", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -189,6 +252,13 @@ pub fn fftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// # Errors
 /// An axis is out of range or given twice, a length is not positive, or there is not one for each
 /// axis.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::ifftn(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn ifftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("ifftn", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -215,6 +285,13 @@ pub fn ifftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// # Errors
 /// An axis is out of range or given twice, a length is not positive, or there is not one for each
 /// axis.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::rfftn(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn rfftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("rfftn", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -240,6 +317,13 @@ pub fn rfftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// # Errors
 /// An axis is out of range or given twice, a length is not positive, or there is not one for each
 /// axis.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(fft::irfftn(&a, &[2, 4], &[0, 1], fft::Norm::Backward)?.shape(), [2, 4]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn irfftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("irfftn", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -264,6 +348,13 @@ pub fn irfftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(fft::fftshift(&b, &[0])?.to_vec::<f32>()?, [1.0, 3.0, 2.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn fftshift(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("fftshift", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -277,6 +368,13 @@ pub fn fftshift(a: &Array, axes: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, fft};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(fft::ifftshift(&b, &[0])?.to_vec::<f32>()?, [2.0, 1.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn ifftshift(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("ifftshift", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -290,6 +388,12 @@ pub fn ifftshift(a: &Array, axes: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// `n` is not positive, or `d` is 0.
+///
+/// ```
+/// # use mlx_graft::fft;
+/// assert_eq!(fft::fftfreq(4, 0.25)?.to_vec::<f32>()?, [0.0, 1.0, -2.0, -1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn fftfreq(n: i32, d: f64) -> Result<Array> {
     call::array("fftfreq", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -303,6 +407,12 @@ pub fn fftfreq(n: i32, d: f64) -> Result<Array> {
 ///
 /// # Errors
 /// `n` is not positive, or `d` is 0.
+///
+/// ```
+/// # use mlx_graft::fft;
+/// assert_eq!(fft::rfftfreq(4, 0.25)?.to_vec::<f32>()?, [0.0, 1.0, 2.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn rfftfreq(n: i32, d: f64) -> Result<Array> {
     call::array("rfftfreq", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

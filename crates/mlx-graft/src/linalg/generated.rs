@@ -11,6 +11,13 @@ use crate::{Array, Result, call, sys};
 /// # Errors
 /// The order is not one of vectors or matrices, an axis is out of range, or there are more than
 /// two.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(linalg::norm(&b, 1.0, None, false)?.to_vec::<f32>()?, [6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn norm(a: &Array, ord: f64, axis: Option<&[i32]>, keepdims: bool) -> Result<Array> {
     call::array("norm", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -34,6 +41,13 @@ pub fn norm(a: &Array, ord: f64, axis: Option<&[i32]>, keepdims: bool) -> Result
 ///
 /// # Errors
 /// The name is unknown, or there are not two axes.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::norm_matrix(&m, "fro", None, false)?.shape(), [0_i32; 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn norm_matrix(a: &Array, ord: &str, axis: Option<&[i32]>, keepdims: bool) -> Result<Array> {
     let ord = call::c_string("norm_matrix", ord)?;
     call::array("norm_matrix", |res, stream| {
@@ -58,6 +72,13 @@ pub fn norm_matrix(a: &Array, ord: &str, axis: Option<&[i32]>, keepdims: bool) -
 ///
 /// # Errors
 /// An axis is out of range, or there are more than two.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(linalg::norm_l2(&o, None, true)?.shape(), [1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn norm_l2(a: &Array, axis: Option<&[i32]>, keepdims: bool) -> Result<Array> {
     call::array("norm_l2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -80,6 +101,13 @@ pub fn norm_l2(a: &Array, axis: Option<&[i32]>, keepdims: bool) -> Result<Array>
 ///
 /// # Errors
 /// There are fewer than two dimensions, or the dtype is neither float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::qr(&m)?.1.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn qr(a: &Array) -> Result<(Array, Array)> {
     call::array2("qr", |first, second, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -94,6 +122,13 @@ pub fn qr(a: &Array) -> Result<(Array, Array)> {
 ///
 /// # Errors
 /// There are fewer than two dimensions, or the dtype is neither float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::svd(&m, true)?.len(), 3);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn svd(a: &Array, compute_uv: bool) -> Result<Vec<Array>> {
     call::arrays("svd", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -109,6 +144,13 @@ pub fn svd(a: &Array, compute_uv: bool) -> Result<Vec<Array>> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::eigh(&m, "L")?.0.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn eigh(a: &Array, uplo: &str) -> Result<(Array, Array)> {
     let uplo = call::c_string("eigh", uplo)?;
     call::array2("eigh", |first, second, stream| {
@@ -124,6 +166,13 @@ pub fn eigh(a: &Array, uplo: &str) -> Result<(Array, Array)> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::eigvalsh(&m, "L")?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn eigvalsh(a: &Array, uplo: &str) -> Result<Array> {
     let uplo = call::c_string("eigvalsh", uplo)?;
     call::array("eigvalsh", |res, stream| {
@@ -139,6 +188,13 @@ pub fn eigvalsh(a: &Array, uplo: &str) -> Result<Array> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::eig(&m)?.0.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn eig(a: &Array) -> Result<(Array, Array)> {
     call::array2("eig", |first, second, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -153,6 +209,13 @@ pub fn eig(a: &Array) -> Result<(Array, Array)> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::eigvals(&m)?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn eigvals(a: &Array) -> Result<Array> {
     call::array("eigvals", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -167,6 +230,13 @@ pub fn eigvals(a: &Array) -> Result<Array> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::inv(&m)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn inv(a: &Array) -> Result<Array> {
     call::array("inv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -181,6 +251,13 @@ pub fn inv(a: &Array) -> Result<Array> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg, ops};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::tri_inv(&ops::tril(&m, 0)?, false)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn tri_inv(a: &Array, upper: bool) -> Result<Array> {
     call::array("tri_inv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -194,6 +271,13 @@ pub fn tri_inv(a: &Array, upper: bool) -> Result<Array> {
 ///
 /// # Errors
 /// There are fewer than two dimensions, or the dtype is neither float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(linalg::pinv(&a)?.shape(), [3, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn pinv(a: &Array) -> Result<Array> {
     call::array("pinv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -208,6 +292,13 @@ pub fn pinv(a: &Array) -> Result<Array> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::det(&m)?.shape(), [0_i32; 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn det(a: &Array) -> Result<Array> {
     call::array("det", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -222,6 +313,13 @@ pub fn det(a: &Array) -> Result<Array> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::slogdet(&m)?.0.shape(), [0_i32; 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slogdet(a: &Array) -> Result<(Array, Array)> {
     call::array2("slogdet", |first, second, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -236,6 +334,13 @@ pub fn slogdet(a: &Array) -> Result<(Array, Array)> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::cholesky(&m, false)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cholesky(a: &Array, upper: bool) -> Result<Array> {
     call::array("cholesky", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -250,6 +355,13 @@ pub fn cholesky(a: &Array, upper: bool) -> Result<Array> {
 /// # Errors
 /// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
 /// float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::cholesky_inv(&linalg::cholesky(&m, false)?, false)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cholesky_inv(a: &Array, upper: bool) -> Result<Array> {
     call::array("cholesky_inv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -263,6 +375,13 @@ pub fn cholesky_inv(a: &Array, upper: bool) -> Result<Array> {
 ///
 /// # Errors
 /// There are fewer than two dimensions, or the dtype is neither float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::lu(&m)?.len(), 3);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn lu(a: &Array) -> Result<Vec<Array>> {
     call::arrays("lu", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -276,6 +395,13 @@ pub fn lu(a: &Array) -> Result<Vec<Array>> {
 ///
 /// # Errors
 /// There are fewer than two dimensions, or the dtype is neither float32 nor float64.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::lu_factor(&m)?.0.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn lu_factor(a: &Array) -> Result<(Array, Array)> {
     call::array2("lu_factor", |first, second, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -289,6 +415,13 @@ pub fn lu_factor(a: &Array) -> Result<(Array, Array)> {
 ///
 /// # Errors
 /// The matrices are not square, or the shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::solve(&m, &m)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn solve(a: &Array, b: &Array) -> Result<Array> {
     call::array("solve", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -302,6 +435,13 @@ pub fn solve(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The matrices are not square, or the shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg, ops};
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(linalg::solve_triangular(&ops::tril(&m, 0)?, &m, false)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn solve_triangular(a: &Array, b: &Array, upper: bool) -> Result<Array> {
     call::array("solve_triangular", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -315,6 +455,14 @@ pub fn solve_triangular(a: &Array, b: &Array, upper: bool) -> Result<Array> {
 ///
 /// # Errors
 /// The length along the axis is not 2 or 3, or the shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, linalg};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(linalg::cross(&b, &o, -1)?.to_vec::<f32>()?, [1.0, -2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cross(a: &Array, b: &Array, axis: i32) -> Result<Array> {
     call::array("cross", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -9,6 +9,14 @@ use crate::{Array, Result, call, sys};
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::add(&b, &o)?.to_vec::<f32>()?, [4.0, 3.0, 2.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn add(a: &Array, b: &Array) -> Result<Array> {
     call::array("add", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -22,6 +30,14 @@ pub fn add(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::subtract(&b, &o)?.to_vec::<f32>()?, [2.0, 1.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn subtract(a: &Array, b: &Array) -> Result<Array> {
     call::array("subtract", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -35,6 +51,13 @@ pub fn subtract(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::multiply(&b, &b)?.to_vec::<f32>()?, [9.0, 4.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn multiply(a: &Array, b: &Array) -> Result<Array> {
     call::array("multiply", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -48,6 +71,13 @@ pub fn multiply(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::divide(&b, &b)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn divide(a: &Array, b: &Array) -> Result<Array> {
     call::array("divide", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -61,6 +91,14 @@ pub fn divide(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::floor_divide(&a, &b)?.to_vec::<f32>()?, [0.0, 1.0, 3.0, 1.0, 2.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn floor_divide(a: &Array, b: &Array) -> Result<Array> {
     call::array("floor_divide", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -74,6 +112,14 @@ pub fn floor_divide(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::remainder(&a, &b)?.to_vec::<f32>()?, [1.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn remainder(a: &Array, b: &Array) -> Result<Array> {
     call::array("remainder", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -87,6 +133,14 @@ pub fn remainder(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::divmod(&a, &b)?.len(), 2);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn divmod(a: &Array, b: &Array) -> Result<Vec<Array>> {
     call::arrays("divmod", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -100,6 +154,14 @@ pub fn divmod(a: &Array, b: &Array) -> Result<Vec<Array>> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::power(&b, &o)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn power(a: &Array, b: &Array) -> Result<Array> {
     call::array("power", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -113,6 +175,14 @@ pub fn power(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::maximum(&a, &b)?.to_vec::<f32>()?, [3.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn maximum(a: &Array, b: &Array) -> Result<Array> {
     call::array("maximum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -126,6 +196,14 @@ pub fn maximum(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::minimum(&a, &b)?.to_vec::<f32>()?, [1.0, 2.0, 1.0, 3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn minimum(a: &Array, b: &Array) -> Result<Array> {
     call::array("minimum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -139,6 +217,14 @@ pub fn minimum(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::logaddexp(&a, &b)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logaddexp(a: &Array, b: &Array) -> Result<Array> {
     call::array("logaddexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -152,6 +238,14 @@ pub fn logaddexp(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::arctan2(&z, &o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn arctan2(a: &Array, b: &Array) -> Result<Array> {
     call::array("arctan2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -162,6 +256,13 @@ pub fn arctan2(a: &Array, b: &Array) -> Result<Array> {
 /// Each element with the other sign.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::negative(&b)?.to_vec::<f32>()?, [-3.0, -2.0, -1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn negative(a: &Array) -> Result<Array> {
     call::array("negative", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -172,6 +273,13 @@ pub fn negative(a: &Array) -> Result<Array> {
 /// The array itself.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::positive(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn positive(a: &Array) -> Result<Array> {
     call::array("positive", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -182,6 +290,13 @@ pub fn positive(a: &Array) -> Result<Array> {
 /// Absolute value of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::abs(&ops::negative(&b)?)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn abs(a: &Array) -> Result<Array> {
     call::array("abs", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -192,6 +307,13 @@ pub fn abs(a: &Array) -> Result<Array> {
 /// -1, 0 or 1 by the sign of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::sign(&b)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sign(a: &Array) -> Result<Array> {
     call::array("sign", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -202,6 +324,13 @@ pub fn sign(a: &Array) -> Result<Array> {
 /// `1 / a`.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::reciprocal(&o)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn reciprocal(a: &Array) -> Result<Array> {
     call::array("reciprocal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -212,6 +341,13 @@ pub fn reciprocal(a: &Array) -> Result<Array> {
 /// Each element times itself.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::square(&b)?.to_vec::<f32>()?, [9.0, 4.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn square(a: &Array) -> Result<Array> {
     call::array("square", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -222,6 +358,13 @@ pub fn square(a: &Array) -> Result<Array> {
 /// Square root of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::sqrt(&o)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sqrt(a: &Array) -> Result<Array> {
     call::array("sqrt", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -232,6 +375,13 @@ pub fn sqrt(a: &Array) -> Result<Array> {
 /// `1 / sqrt(a)`.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::rsqrt(&o)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn rsqrt(a: &Array) -> Result<Array> {
     call::array("rsqrt", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -245,6 +395,14 @@ pub fn rsqrt(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// Neither bound is given, or the shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::clip(&a, None, Some(&b))?.to_vec::<f32>()?, [1.0, 2.0, 1.0, 3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn clip(a: &Array, a_min: Option<&Array>, a_max: Option<&Array>) -> Result<Array> {
     call::array("clip", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

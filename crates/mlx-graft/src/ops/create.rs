@@ -9,6 +9,12 @@ use crate::{Array, Dtype, Result, VectorArray, call, sys};
 ///
 /// # Errors
 /// A length is negative.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::zeros(&[3], Dtype::Float32)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn zeros(shape: &[i32], dtype: Dtype) -> Result<Array> {
     call::array("zeros", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -22,6 +28,12 @@ pub fn zeros(shape: &[i32], dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// A length is negative.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::ones(&[3], Dtype::Float32)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn ones(shape: &[i32], dtype: Dtype) -> Result<Array> {
     call::array("ones", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -35,6 +47,12 @@ pub fn ones(shape: &[i32], dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// The value does not broadcast to the shape.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// assert_eq!(ops::full(&[3], &Array::scalar(2.5_f32)?, Dtype::Float32)?.to_vec::<f32>()?, [2.5, 2.5, 2.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn full(shape: &[i32], vals: &Array, dtype: Dtype) -> Result<Array> {
     call::array("full", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -50,6 +68,13 @@ pub fn full(shape: &[i32], vals: &Array, dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// The value does not broadcast to the shape.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::full_like(&b, &Array::scalar(2.5_f32)?, Dtype::Float32)?.to_vec::<f32>()?, [2.5, 2.5, 2.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn full_like(a: &Array, vals: &Array, dtype: Dtype) -> Result<Array> {
     call::array("full_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -60,6 +85,13 @@ pub fn full_like(a: &Array, vals: &Array, dtype: Dtype) -> Result<Array> {
 /// Zeros of the shape of another array.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::zeros_like(&b)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn zeros_like(a: &Array) -> Result<Array> {
     call::array("zeros_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -72,6 +104,13 @@ pub fn zeros_like(a: &Array) -> Result<Array> {
 /// In another dtype; otherwise as [`zeros_like()`].
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::zeros_like_dtype(&b, Dtype::Int32)?.to_vec::<i32>()?, [0_i32, 0, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn zeros_like_dtype(a: &Array, dtype: Dtype) -> Result<Array> {
     call::array("zeros_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -82,6 +121,13 @@ pub fn zeros_like_dtype(a: &Array, dtype: Dtype) -> Result<Array> {
 /// Ones of the shape of another array.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::ones_like(&b)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn ones_like(a: &Array) -> Result<Array> {
     call::array("ones_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -94,6 +140,13 @@ pub fn ones_like(a: &Array) -> Result<Array> {
 /// In another dtype; otherwise as [`ones_like()`].
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::ones_like_dtype(&b, Dtype::Int32)?.to_vec::<i32>()?, [1_i32, 1, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn ones_like_dtype(a: &Array, dtype: Dtype) -> Result<Array> {
     call::array("ones_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -107,6 +160,12 @@ pub fn ones_like_dtype(a: &Array, dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// A length is negative.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::eye(2, 2, 1, Dtype::Float32)?.to_vec::<f32>()?, [0.0, 1.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn eye(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
     call::array("eye", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -120,6 +179,12 @@ pub fn eye(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// `n` is negative.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::identity(2, Dtype::Float32)?.to_vec::<f32>()?, [1.0, 0.0, 0.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn identity(n: i32, dtype: Dtype) -> Result<Array> {
     call::array("identity", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -133,6 +198,12 @@ pub fn identity(n: i32, dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// A length is negative.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::tri(2, 2, 0, Dtype::Float32)?.to_vec::<f32>()?, [1.0, 0.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn tri(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
     call::array("tri", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -146,6 +217,12 @@ pub fn tri(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// The number of elements is not finite or too large.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::arange(1.0, 2.0, 0.5, Dtype::Float32)?.to_vec::<f32>()?, [1.0, 1.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn arange(start: f64, stop: f64, step: f64, dtype: Dtype) -> Result<Array> {
     call::array("arange", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -159,6 +236,12 @@ pub fn arange(start: f64, stop: f64, step: f64, dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// `num` is negative.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::linspace(0.0, 1.0, 3, Dtype::Float32)?.to_vec::<f32>()?, [0.0, 0.5, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn linspace(start: f64, stop: f64, num: i32, dtype: Dtype) -> Result<Array> {
     call::array("linspace", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -172,6 +255,12 @@ pub fn linspace(start: f64, stop: f64, num: i32, dtype: Dtype) -> Result<Array> 
 ///
 /// # Errors
 /// `num` is negative.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::linspace_endpoint(0.0, 1.0, 2, false, Dtype::Float32)?.to_vec::<f32>()?, [0.0, 0.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn linspace_endpoint(
     start: f64,
     stop: f64,
@@ -190,6 +279,12 @@ pub fn linspace_endpoint(
 /// The Bartlett window.
 ///
 /// Shape: `(M,)`, float32.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// assert_eq!(ops::bartlett(5)?.shape(), [5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn bartlett(m: i32) -> Result<Array> {
     call::array("bartlett", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -200,6 +295,12 @@ pub fn bartlett(m: i32) -> Result<Array> {
 /// The Blackman window.
 ///
 /// Shape: `(M,)`, float32.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// assert_eq!(ops::blackman(5)?.shape(), [5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn blackman(m: i32) -> Result<Array> {
     call::array("blackman", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -210,6 +311,12 @@ pub fn blackman(m: i32) -> Result<Array> {
 /// The Hamming window.
 ///
 /// Shape: `(M,)`, float32.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// assert_eq!(ops::hamming(5)?.shape(), [5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn hamming(m: i32) -> Result<Array> {
     call::array("hamming", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -220,6 +327,12 @@ pub fn hamming(m: i32) -> Result<Array> {
 /// The Hann window.
 ///
 /// Shape: `(M,)`, float32.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// assert_eq!(ops::hanning(5)?.shape(), [5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn hanning(m: i32) -> Result<Array> {
     call::array("hanning", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -230,6 +343,13 @@ pub fn hanning(m: i32) -> Result<Array> {
 /// The elements converted to another dtype.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::astype(&b, Dtype::Int32)?.to_vec::<i32>()?, [3_i32, 2, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn astype(a: &Array, dtype: Dtype) -> Result<Array> {
     call::array("astype", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -243,6 +363,13 @@ pub fn astype(a: &Array, dtype: Dtype) -> Result<Array> {
 ///
 /// # Errors
 /// The last dimension does not divide into elements of the dtype.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::view(&z, Dtype::Int32)?.to_vec::<i32>()?, [0_i32, 0, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn view(a: &Array, dtype: Dtype) -> Result<Array> {
     call::array("view", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -253,6 +380,13 @@ pub fn view(a: &Array, dtype: Dtype) -> Result<Array> {
 /// A copy of the array.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::copy(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn copy(a: &Array) -> Result<Array> {
     call::array("copy", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -263,6 +397,13 @@ pub fn copy(a: &Array) -> Result<Array> {
 /// The array, through which no gradient flows.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::stop_gradient(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn stop_gradient(a: &Array) -> Result<Array> {
     call::array("stop_gradient", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -273,6 +414,14 @@ pub fn stop_gradient(a: &Array) -> Result<Array> {
 /// The inputs, evaluated only after the dependencies.
 ///
 /// Shape: the shapes of `inputs`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::depends(&[&b], &[&a])?[0].shape(), [3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn depends(
     inputs: &[impl AsRef<Array>],
     dependencies: &[impl AsRef<Array>],
@@ -288,6 +437,13 @@ pub fn depends(
 /// The elements as 8-bit floating-point numbers (E4M3), stored as uint8.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::to_fp8(&o)?.shape(), [3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn to_fp8(x: &Array) -> Result<Array> {
     call::array("to_fp8", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -298,6 +454,13 @@ pub fn to_fp8(x: &Array) -> Result<Array> {
 /// 8-bit floating-point numbers (E4M3, stored as uint8) converted to `dtype`.
 ///
 /// Shape: the shape of `x`.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::from_fp8(&ops::to_fp8(&b)?, Dtype::Float32)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn from_fp8(x: &Array, dtype: Dtype) -> Result<Array> {
     call::array("from_fp8", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -23,7 +23,7 @@ pub struct EinsumPath {
 /// let (a, b) = (ops::ones(&[2, 3], Dtype::Float32)?, ops::ones(&[3, 4], Dtype::Float32)?);
 /// let c = ops::ones(&[4, 5], Dtype::Float32)?;
 /// let path = ops::einsum_path("ij,jk,kl", &[&a, &b, &c])?;
-/// assert_eq!(path.contractions, [[0, 1], [0, 1]]);
+/// assert_eq!(path.contractions, [[1, 2], [0, 1]]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn einsum_path(subscripts: &str, operands: &[impl AsRef<Array>]) -> Result<EinsumPath> {

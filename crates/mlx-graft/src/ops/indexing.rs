@@ -11,6 +11,14 @@ use crate::{Array, Dtype, Result, VectorArray, call, index::check, sys};
 /// The axis is out of range. Or an index is out of range ([`Error::Index`](crate::Error::Index)),
 /// which is found at once if the indices are evaluated, and otherwise by the evaluation: see
 /// [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::take(&b, &i)?.to_vec::<f32>()?, [1.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn take(a: &Array, indices: &Array) -> Result<Array> {
     let indices = check::flat("take", a, indices)?;
     call::array("take", |res, stream| {
@@ -29,6 +37,14 @@ pub fn take(a: &Array, indices: &Array) -> Result<Array> {
 /// The axis is out of range. Or an index is out of range ([`Error::Index`](crate::Error::Index)),
 /// which is found at once if the indices are evaluated, and otherwise by the evaluation: see
 /// [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::take_axis(&a, &i, 1)?.to_vec::<f32>()?, [3.0, 1.0, 6.0, 4.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn take_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
     let indices = check::along("take", a, indices, axis)?;
     call::array("take", |res, stream| {
@@ -45,6 +61,14 @@ pub fn take_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
 /// The axis is out of range, or the shapes differ in another dimension. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::take_along_axis(&b, &i, 0)?.to_vec::<f32>()?, [1.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
     let indices = check::along("take_along_axis", a, indices, axis)?;
     call::array("take_along_axis", |res, stream| {
@@ -61,6 +85,14 @@ pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
 /// The axis is out of range, or the shapes do not fit. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::put_along_axis(&b, &i, &Array::scalar(0.0_f32)?, 0)?.to_vec::<f32>()?, [0.0, 2.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn put_along_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> Result<Array> {
     let indices = check::along("put_along_axis", a, indices, axis)?;
     call::array("put_along_axis", |res, stream| {
@@ -84,6 +116,15 @@ pub fn put_along_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> 
 ///
 /// # Errors
 /// The mask is not boolean, or longer than `a`'s leading dimensions.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let t = Array::from_slice(&[true, false, true], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::masked_scatter(&b, &t, &z)?.to_vec::<f32>()?, [0.0, 2.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn masked_scatter(a: &Array, mask: &Array, src: &Array) -> Result<Array> {
     call::array("masked_scatter", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -99,6 +140,14 @@ pub fn masked_scatter(a: &Array, mask: &Array, src: &Array) -> Result<Array> {
 /// The numbers of indices, axes or sizes do not fit. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::gather(&b, &[&i], &[0], &[1])?.to_vec::<f32>()?, [1.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn gather(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -133,6 +182,14 @@ pub fn gather(
 /// The axis or the number of sizes does not fit. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::gather_single(&b, &i, 0, &[1])?.to_vec::<f32>()?, [1.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn gather_single(a: &Array, indices: &Array, axis: i32, slice_sizes: &[i32]) -> Result<Array> {
     let given = [indices];
     let checked = check::starts("gather", a, &given, &[axis], slice_sizes)?;
@@ -161,6 +218,14 @@ pub fn gather_single(a: &Array, indices: &Array, axis: i32, slice_sizes: &[i32])
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter(&b, &[&i], &Array::from_slice(&[5.0_f32, 6.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [6.0, 2.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -194,6 +259,14 @@ pub fn scatter(
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_single(&b, &i, &Array::from_slice(&[5.0_f32, 6.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [6.0, 2.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_single(a: &Array, indices: &Array, updates: &Array, axis: i32) -> Result<Array> {
     let given = [indices];
     let checked = check::updates("scatter", a, &given, updates, &[axis])?;
@@ -221,6 +294,14 @@ pub fn scatter_single(a: &Array, indices: &Array, updates: &Array, axis: i32) ->
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_add(&b, &[&i], &Array::from_slice(&[5.0_f32, 6.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [9.0, 2.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_add(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -254,6 +335,14 @@ pub fn scatter_add(
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_add_single(&b, &i, &Array::from_slice(&[5.0_f32, 6.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [9.0, 2.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_add_single(a: &Array, indices: &Array, updates: &Array, axis: i32) -> Result<Array> {
     let given = [indices];
     let checked = check::updates("scatter_add", a, &given, updates, &[axis])?;
@@ -281,6 +370,14 @@ pub fn scatter_add_single(a: &Array, indices: &Array, updates: &Array, axis: i32
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_add_axis(&b, &i, &Array::from_slice(&[5.0_f32, 6.0], &[2])?, 0)?.to_vec::<f32>()?, [9.0, 2.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_add_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> Result<Array> {
     let indices = check::along("scatter_add_axis", a, indices, axis)?;
     call::array("scatter_add_axis", |res, stream| {
@@ -306,6 +403,14 @@ pub fn scatter_add_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_max(&b, &[&i], &Array::from_slice(&[5.0_f32, 1.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [3.0, 2.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_max(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -339,6 +444,14 @@ pub fn scatter_max(
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_max_single(&b, &i, &Array::from_slice(&[5.0_f32, 1.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [3.0, 2.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_max_single(a: &Array, indices: &Array, updates: &Array, axis: i32) -> Result<Array> {
     let given = [indices];
     let checked = check::updates("scatter_max", a, &given, updates, &[axis])?;
@@ -366,6 +479,14 @@ pub fn scatter_max_single(a: &Array, indices: &Array, updates: &Array, axis: i32
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_min(&b, &[&i], &Array::from_slice(&[5.0_f32, 1.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [1.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_min(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -399,6 +520,14 @@ pub fn scatter_min(
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_min_single(&b, &i, &Array::from_slice(&[5.0_f32, 1.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [1.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_min_single(a: &Array, indices: &Array, updates: &Array, axis: i32) -> Result<Array> {
     let given = [indices];
     let checked = check::updates("scatter_min", a, &given, updates, &[axis])?;
@@ -426,6 +555,14 @@ pub fn scatter_min_single(a: &Array, indices: &Array, updates: &Array, axis: i32
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_prod(&b, &[&i], &Array::from_slice(&[5.0_f32, 2.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [6.0, 2.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_prod(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -459,6 +596,14 @@ pub fn scatter_prod(
 /// The shapes of the indices do not broadcast, or do not fit `updates`. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::scatter_prod_single(&b, &i, &Array::from_slice(&[5.0_f32, 2.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [6.0, 2.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn scatter_prod_single(
     a: &Array,
     indices: &Array,
@@ -489,6 +634,13 @@ pub fn scatter_prod_single(
 ///
 /// # Errors
 /// A list has another length than the number of dimensions, or a step is zero.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::slice(&a, &[0, 1], &[2, 3], &[1, 1])?.to_vec::<f32>()?, [2.0, 3.0, 5.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slice(a: &Array, start: &[i32], stop: &[i32], strides: &[i32]) -> Result<Array> {
     check::steps("slice", strides)?;
     call::array("slice", |res, stream| {
@@ -516,6 +668,14 @@ pub fn slice(a: &Array, start: &[i32], stop: &[i32], strides: &[i32]) -> Result<
 /// # Errors
 /// The slices have another rank than `src`, a step is zero, or `update` does not broadcast to the
 /// slice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::slice_update(&b, &z, &[0], &[3], &[1])?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slice_update(
     src: &Array,
     update: &Array,
@@ -550,6 +710,14 @@ pub fn slice_update(
 /// # Errors
 /// The slices have another rank than `src`, a step is zero, or `update` does not broadcast to the
 /// slice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::slice_update_add(&b, &o, &[0], &[3], &[1])?.to_vec::<f32>()?, [4.0, 3.0, 2.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slice_update_add(
     src: &Array,
     update: &Array,
@@ -584,6 +752,14 @@ pub fn slice_update_add(
 /// # Errors
 /// The slices have another rank than `src`, a step is zero, or `update` does not broadcast to the
 /// slice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::slice_update_max(&z, &b, &[0], &[3], &[1])?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slice_update_max(
     src: &Array,
     update: &Array,
@@ -618,6 +794,14 @@ pub fn slice_update_max(
 /// # Errors
 /// The slices have another rank than `src`, a step is zero, or `update` does not broadcast to the
 /// slice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::slice_update_min(&z, &b, &[0], &[3], &[1])?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slice_update_min(
     src: &Array,
     update: &Array,
@@ -652,6 +836,13 @@ pub fn slice_update_min(
 /// # Errors
 /// The slices have another rank than `src`, a step is zero, or `update` does not broadcast to the
 /// slice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::slice_update_prod(&b, &b, &[0], &[3], &[1])?.to_vec::<f32>()?, [9.0, 4.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slice_update_prod(
     src: &Array,
     update: &Array,
@@ -687,6 +878,13 @@ pub fn slice_update_prod(
 /// The lengths of the lists do not fit. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::slice_dynamic(&a, &Array::from_slice(&[1], &[1])?, &[1], &[2, 2])?.to_vec::<f32>()?, [2.0, 3.0, 5.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slice_dynamic(a: &Array, start: &Array, axes: &[i32], slice_size: &[i32]) -> Result<Array> {
     let start = check::start("slice_dynamic", a, start, axes, slice_size)?;
     call::array("slice_dynamic", |res, stream| {
@@ -714,6 +912,13 @@ pub fn slice_dynamic(a: &Array, start: &Array, axes: &[i32], slice_size: &[i32])
 /// The lengths of the lists do not fit. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::slice_update_dynamic(&b, &Array::from_slice(&[0.0_f32], &[1])?, &Array::from_slice(&[1], &[1])?, &[0])?.to_vec::<f32>()?, [3.0, 0.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn slice_update_dynamic(
     src: &Array,
     update: &Array,
@@ -743,6 +948,13 @@ pub fn slice_update_dynamic(
 ///
 /// # Errors
 /// The array has neither one dimension nor two.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::diag(&a, 0)?.to_vec::<f32>()?, [1.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn diag(a: &Array, k: i32) -> Result<Array> {
     call::array("diag", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -756,6 +968,13 @@ pub fn diag(a: &Array, k: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axes are equal or out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::diagonal(&a, 1, 0, 1)?.to_vec::<f32>()?, [2.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn diagonal(a: &Array, offset: i32, axis1: i32, axis2: i32) -> Result<Array> {
     call::array("diagonal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -769,6 +988,13 @@ pub fn diagonal(a: &Array, offset: i32, axis1: i32, axis2: i32) -> Result<Array>
 ///
 /// # Errors
 /// There are fewer than two dimensions.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::trace(&a)?.to_vec::<f32>()?, [6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn trace(a: &Array) -> Result<Array> {
     call::array("trace", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -782,6 +1008,13 @@ pub fn trace(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The axes are equal or out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::trace_axes(&a, 1, 0, 1, Dtype::Float32)?.to_vec::<f32>()?, [8.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn trace_axes(a: &Array, offset: i32, axis1: i32, axis2: i32, dtype: Dtype) -> Result<Array> {
     call::array("trace_axes", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -797,6 +1030,13 @@ pub fn trace_axes(a: &Array, offset: i32, axis1: i32, axis2: i32, dtype: Dtype) 
 ///
 /// # Errors
 /// There are fewer than two dimensions.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::tril(&a, 0)?.to_vec::<f32>()?, [1.0, 0.0, 0.0, 4.0, 5.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn tril(x: &Array, k: i32) -> Result<Array> {
     call::array("tril", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -810,6 +1050,13 @@ pub fn tril(x: &Array, k: i32) -> Result<Array> {
 ///
 /// # Errors
 /// There are fewer than two dimensions.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::triu(&a, 0)?.to_vec::<f32>()?, [1.0, 2.0, 3.0, 0.0, 5.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn triu(x: &Array, k: i32) -> Result<Array> {
     call::array("triu", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

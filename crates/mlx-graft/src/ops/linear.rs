@@ -9,6 +9,14 @@ use crate::{Array, Result, VectorArray, call, index::check, sys};
 ///
 /// # Errors
 /// The inner lengths differ, an operand is a scalar, or the leading dimensions do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::matmul(&a, &b)?.to_vec::<f32>()?, [10.0, 28.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
     call::array("matmul", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -22,6 +30,14 @@ pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let m = Array::from_slice(&[4.0_f32, 2.0, 2.0, 3.0], &[2, 2])?;
+/// assert_eq!(ops::addmm(&m, &a, &ops::transpose(&a)?, 1.0, 0.0)?.to_vec::<f32>()?, [14.0, 32.0, 32.0, 77.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn addmm(c: &Array, a: &Array, b: &Array, alpha: f32, beta: f32) -> Result<Array> {
     call::array("addmm", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -35,6 +51,13 @@ pub fn addmm(c: &Array, a: &Array, b: &Array, alpha: f32, beta: f32) -> Result<A
 ///
 /// # Errors
 /// The last lengths differ.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::inner(&b, &b)?.to_vec::<f32>()?, [14.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn inner(a: &Array, b: &Array) -> Result<Array> {
     call::array("inner", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -45,6 +68,14 @@ pub fn inner(a: &Array, b: &Array) -> Result<Array> {
 /// Products of all pairs of elements.
 ///
 /// Shape: `(a.size, b.size)`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::outer(&b, &o)?.to_vec::<f32>()?, [3.0, 3.0, 3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn outer(a: &Array, b: &Array) -> Result<Array> {
     call::array("outer", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -58,6 +89,13 @@ pub fn outer(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The lengths along the axis differ.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::vecdot(&a, &a, 1)?.to_vec::<f32>()?, [14.0, 77.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn vecdot(a: &Array, b: &Array, axis: i32) -> Result<Array> {
     call::array("vecdot", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -68,6 +106,14 @@ pub fn vecdot(a: &Array, b: &Array, axis: i32) -> Result<Array> {
 /// Kronecker product.
 ///
 /// Shape: the products of the lengths.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::kron(&b, &o)?.shape(), [9]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn kron(a: &Array, b: &Array) -> Result<Array> {
     call::array("kron", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -81,6 +127,14 @@ pub fn kron(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The lengths along the axes differ.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::tensordot(&a, &b, &[1], &[0])?.to_vec::<f32>()?, [10.0, 28.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn tensordot(a: &Array, b: &Array, axes_a: &[i32], axes_b: &[i32]) -> Result<Array> {
     call::array("tensordot", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -105,6 +159,14 @@ pub fn tensordot(a: &Array, b: &Array, axes_a: &[i32], axes_b: &[i32]) -> Result
 ///
 /// # Errors
 /// The lengths along the axes differ.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::tensordot_axis(&a, &b, 1)?.to_vec::<f32>()?, [10.0, 28.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn tensordot_axis(a: &Array, b: &Array, axis: i32) -> Result<Array> {
     call::array("tensordot_axis", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -118,6 +180,15 @@ pub fn tensordot_axis(a: &Array, b: &Array, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The subscripts do not fit the operands.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::einsum("ij,j->i", &[&a, &b])?.to_vec::<f32>()?, [10.0, 28.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn einsum(subscripts: &str, operands: &[impl AsRef<Array>]) -> Result<Array> {
     let subscripts = call::c_string("einsum", subscripts)?;
     let operands = VectorArray::from_arrays(operands)?;
@@ -133,6 +204,12 @@ pub fn einsum(subscripts: &str, operands: &[impl AsRef<Array>]) -> Result<Array>
 ///
 /// # Errors
 /// The masks do not fit the blocks.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::block_masked_mm(&ops::ones(&[32, 32], Dtype::Float32)?, &ops::ones(&[32, 32], Dtype::Float32)?, 32, None, None, None)?.shape(), [32, 32]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn block_masked_mm(
     a: &Array,
     b: &Array,
@@ -166,6 +243,13 @@ pub fn block_masked_mm(
 /// The shapes do not fit. Or an index is out of range ([`Error::Index`](crate::Error::Index)),
 /// which is found at once if the indices are evaluated, and otherwise by the evaluation: see
 /// [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::gather_mm(&ops::reshape(&a, &[1, 2, 3])?, &ops::reshape(&a, &[1, 3, 2])?, None, None, false)?.shape(), [1, 2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn gather_mm(
     a: &Array,
     b: &Array,
@@ -200,6 +284,13 @@ pub fn gather_mm(
 /// The shapes do not fit. Or an index is out of range ([`Error::Index`](crate::Error::Index)),
 /// which is found at once if the indices are evaluated, and otherwise by the evaluation: see
 /// [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::segmented_mm(&a, &ops::transpose(&a)?, &Array::from_slice(&[0_u32, 1, 1, 3], &[2, 2])?)?.shape(), [2, 2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
     let segments = check::segments("segmented_mm", a, b, segments)?;
     call::array("segmented_mm", |res, stream| {
@@ -214,6 +305,12 @@ pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The length is not `m * 2^k` with `m` of 1, 12, 20 or 28.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// assert_eq!(ops::hadamard_transform(&Array::from_slice(&[1.0_f32, 2.0], &[2])?, Some(1.0))?.to_vec::<f32>()?, [3.0, -1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn hadamard_transform(a: &Array, scale: Option<f32>) -> Result<Array> {
     let scale =
         sys::mlx_optional_float { value: scale.unwrap_or_default(), has_value: scale.is_some() };
@@ -229,6 +326,13 @@ pub fn hadamard_transform(a: &Array, scale: Option<f32>) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::conv1d(&ops::reshape(&b, &[1, 3, 1])?, &ops::ones(&[1, 2, 1], Dtype::Float32)?, 1, 0, 1, 1)?.to_vec::<f32>()?, [5.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn conv1d(
     input: &Array,
     weight: &Array,
@@ -260,6 +364,13 @@ pub fn conv1d(
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::conv2d(&ops::reshape(&a, &[1, 2, 3, 1])?, &ops::ones(&[1, 2, 2, 1], Dtype::Float32)?, 1, 1, 0, 0, 1, 1, 1)?.to_vec::<f32>()?, [12.0, 16.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn conv2d(
     input: &Array,
@@ -299,6 +410,13 @@ pub fn conv2d(
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::conv3d(&ops::reshape(&a, &[1, 1, 2, 3, 1])?, &ops::ones(&[1, 1, 2, 2, 1], Dtype::Float32)?, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1)?.to_vec::<f32>()?, [12.0, 16.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn conv3d(
     input: &Array,
@@ -343,6 +461,13 @@ pub fn conv3d(
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::conv_general(&ops::reshape(&b, &[1, 3, 1])?, &ops::ones(&[1, 2, 1], Dtype::Float32)?, &[1], &[0], &[0], &[1], &[1], 1, false)?.to_vec::<f32>()?, [5.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn conv_general(
     input: &Array,
@@ -386,6 +511,13 @@ pub fn conv_general(
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::conv_transpose1d(&ops::reshape(&b, &[1, 3, 1])?, &ops::ones(&[1, 2, 1], Dtype::Float32)?, 1, 0, 1, 0, 1)?.to_vec::<f32>()?, [3.0, 5.0, 3.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn conv_transpose1d(
     input: &Array,
     weight: &Array,
@@ -419,6 +551,13 @@ pub fn conv_transpose1d(
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::conv_transpose2d(&ops::reshape(&a, &[1, 2, 3, 1])?, &ops::ones(&[1, 2, 2, 1], Dtype::Float32)?, 1, 1, 0, 0, 1, 1, 0, 0, 1)?.shape(), [1, 3, 4, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn conv_transpose2d(
     input: &Array,
@@ -462,6 +601,13 @@ pub fn conv_transpose2d(
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::conv_transpose3d(&ops::reshape(&a, &[1, 1, 2, 3, 1])?, &ops::ones(&[1, 1, 2, 2, 1], Dtype::Float32)?, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1)?.shape(), [1, 1, 3, 4, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn conv_transpose3d(
     input: &Array,

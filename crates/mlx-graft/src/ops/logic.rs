@@ -9,6 +9,14 @@ use crate::{Array, Result, call, sys};
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::equal(&b, &o)?.to_vec::<bool>()?, [false, false, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn equal(a: &Array, b: &Array) -> Result<Array> {
     call::array("equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -22,6 +30,14 @@ pub fn equal(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::not_equal(&b, &o)?.to_vec::<bool>()?, [true, true, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn not_equal(a: &Array, b: &Array) -> Result<Array> {
     call::array("not_equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -35,6 +51,14 @@ pub fn not_equal(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::less(&b, &o)?.to_vec::<bool>()?, [false, false, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn less(a: &Array, b: &Array) -> Result<Array> {
     call::array("less", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -48,6 +72,14 @@ pub fn less(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::less_equal(&b, &o)?.to_vec::<bool>()?, [false, false, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn less_equal(a: &Array, b: &Array) -> Result<Array> {
     call::array("less_equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -61,6 +93,14 @@ pub fn less_equal(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::greater(&b, &o)?.to_vec::<bool>()?, [true, true, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn greater(a: &Array, b: &Array) -> Result<Array> {
     call::array("greater", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -74,6 +114,14 @@ pub fn greater(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::greater_equal(&b, &o)?.to_vec::<bool>()?, [true, true, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn greater_equal(a: &Array, b: &Array) -> Result<Array> {
     call::array("greater_equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -84,6 +132,13 @@ pub fn greater_equal(a: &Array, b: &Array) -> Result<Array> {
 /// Whether two arrays have the same shape and elements.
 ///
 /// Shape: a boolean.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::array_equal(&b, &b, false)?.to_vec::<bool>()?, [true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn array_equal(a: &Array, b: &Array, equal_nan: bool) -> Result<Array> {
     call::array("array_equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -97,6 +152,13 @@ pub fn array_equal(a: &Array, b: &Array, equal_nan: bool) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::allclose(&b, &b, 1e-5, 1e-8, false)?.to_vec::<bool>()?, [true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn allclose(a: &Array, b: &Array, rtol: f64, atol: f64, equal_nan: bool) -> Result<Array> {
     call::array("allclose", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -110,6 +172,14 @@ pub fn allclose(a: &Array, b: &Array, rtol: f64, atol: f64, equal_nan: bool) -> 
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::isclose(&b, &o, 1e-5, 1e-8, false)?.to_vec::<bool>()?, [false, false, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn isclose(a: &Array, b: &Array, rtol: f64, atol: f64, equal_nan: bool) -> Result<Array> {
     call::array("isclose", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -120,6 +190,13 @@ pub fn isclose(a: &Array, b: &Array, rtol: f64, atol: f64, equal_nan: bool) -> R
 /// Whether each element is NaN.
 ///
 /// Shape: the shape of `a`, of booleans.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::isnan(&b)?.to_vec::<bool>()?, [false, false, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn isnan(a: &Array) -> Result<Array> {
     call::array("isnan", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -130,6 +207,13 @@ pub fn isnan(a: &Array) -> Result<Array> {
 /// Whether each element is infinite.
 ///
 /// Shape: the shape of `a`, of booleans.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::isinf(&b)?.to_vec::<bool>()?, [false, false, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn isinf(a: &Array) -> Result<Array> {
     call::array("isinf", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -140,6 +224,13 @@ pub fn isinf(a: &Array) -> Result<Array> {
 /// Whether each element is positive infinity.
 ///
 /// Shape: the shape of `a`, of booleans.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::isposinf(&b)?.to_vec::<bool>()?, [false, false, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn isposinf(a: &Array) -> Result<Array> {
     call::array("isposinf", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -150,6 +241,13 @@ pub fn isposinf(a: &Array) -> Result<Array> {
 /// Whether each element is negative infinity.
 ///
 /// Shape: the shape of `a`, of booleans.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::isneginf(&b)?.to_vec::<bool>()?, [false, false, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn isneginf(a: &Array) -> Result<Array> {
     call::array("isneginf", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -160,6 +258,13 @@ pub fn isneginf(a: &Array) -> Result<Array> {
 /// Whether each element is neither infinite nor NaN.
 ///
 /// Shape: the shape of `a`, of booleans.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::isfinite(&b)?.to_vec::<bool>()?, [true, true, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn isfinite(a: &Array) -> Result<Array> {
     call::array("isfinite", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -170,6 +275,13 @@ pub fn isfinite(a: &Array) -> Result<Array> {
 /// Whether each element is zero.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::logical_not(&z)?.to_vec::<bool>()?, [true, true, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logical_not(a: &Array) -> Result<Array> {
     call::array("logical_not", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -183,6 +295,14 @@ pub fn logical_not(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::logical_and(&b, &z)?.to_vec::<bool>()?, [false, false, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logical_and(a: &Array, b: &Array) -> Result<Array> {
     call::array("logical_and", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -196,6 +316,14 @@ pub fn logical_and(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::logical_or(&b, &z)?.to_vec::<bool>()?, [true, true, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logical_or(a: &Array, b: &Array) -> Result<Array> {
     call::array("logical_or", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -209,6 +337,14 @@ pub fn logical_or(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::logical_xor(&b, &o)?.to_vec::<bool>()?, [false, false, false]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logical_xor(a: &Array, b: &Array) -> Result<Array> {
     call::array("logical_xor", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -222,6 +358,13 @@ pub fn logical_xor(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::bitwise_and(&i, &i)?.to_vec::<i32>()?, [2_i32, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn bitwise_and(a: &Array, b: &Array) -> Result<Array> {
     call::array("bitwise_and", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -235,6 +378,13 @@ pub fn bitwise_and(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::bitwise_or(&i, &i)?.to_vec::<i32>()?, [2_i32, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn bitwise_or(a: &Array, b: &Array) -> Result<Array> {
     call::array("bitwise_or", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -248,6 +398,13 @@ pub fn bitwise_or(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::bitwise_xor(&i, &i)?.to_vec::<i32>()?, [0_i32, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn bitwise_xor(a: &Array, b: &Array) -> Result<Array> {
     call::array("bitwise_xor", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -261,6 +418,13 @@ pub fn bitwise_xor(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::left_shift(&i, &i)?.to_vec::<i32>()?, [8_i32, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn left_shift(a: &Array, b: &Array) -> Result<Array> {
     call::array("left_shift", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -274,6 +438,13 @@ pub fn left_shift(a: &Array, b: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::right_shift(&i, &i)?.to_vec::<i32>()?, [0_i32, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn right_shift(a: &Array, b: &Array) -> Result<Array> {
     call::array("right_shift", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -284,6 +455,13 @@ pub fn right_shift(a: &Array, b: &Array) -> Result<Array> {
 /// Each element with all bits inverted.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// assert_eq!(ops::bitwise_invert(&i)?.to_vec::<i32>()?, [-3_i32, -1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn bitwise_invert(a: &Array) -> Result<Array> {
     call::array("bitwise_invert", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -297,6 +475,15 @@ pub fn bitwise_invert(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let t = Array::from_slice(&[true, false, true], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::where_(&t, &b, &z)?.to_vec::<f32>()?, [3.0, 0.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn where_(condition: &Array, x: &Array, y: &Array) -> Result<Array> {
     call::array("where", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -6,6 +6,13 @@ use crate::{Array, Result, call, sys};
 /// `e` to the power of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::exp(&z)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn exp(a: &Array) -> Result<Array> {
     call::array("exp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -16,6 +23,13 @@ pub fn exp(a: &Array) -> Result<Array> {
 /// `exp(a) - 1`, exact near zero.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::expm1(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn expm1(a: &Array) -> Result<Array> {
     call::array("expm1", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -26,6 +40,13 @@ pub fn expm1(a: &Array) -> Result<Array> {
 /// Natural logarithm of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::log(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn log(a: &Array) -> Result<Array> {
     call::array("log", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -36,6 +57,13 @@ pub fn log(a: &Array) -> Result<Array> {
 /// Logarithm to base 2 of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::log2(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn log2(a: &Array) -> Result<Array> {
     call::array("log2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -46,6 +74,13 @@ pub fn log2(a: &Array) -> Result<Array> {
 /// Logarithm to base 10 of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::log10(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn log10(a: &Array) -> Result<Array> {
     call::array("log10", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -56,6 +91,13 @@ pub fn log10(a: &Array) -> Result<Array> {
 /// `log(1 + a)`, exact near zero.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::log1p(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn log1p(a: &Array) -> Result<Array> {
     call::array("log1p", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -66,6 +108,13 @@ pub fn log1p(a: &Array) -> Result<Array> {
 /// Sine of each element, in radians.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::sin(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sin(a: &Array) -> Result<Array> {
     call::array("sin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -76,6 +125,13 @@ pub fn sin(a: &Array) -> Result<Array> {
 /// Cosine of each element, in radians.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::cos(&z)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cos(a: &Array) -> Result<Array> {
     call::array("cos", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -86,6 +142,13 @@ pub fn cos(a: &Array) -> Result<Array> {
 /// Tangent of each element, in radians.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::tan(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn tan(a: &Array) -> Result<Array> {
     call::array("tan", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -96,6 +159,13 @@ pub fn tan(a: &Array) -> Result<Array> {
 /// Inverse sine of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::arcsin(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn arcsin(a: &Array) -> Result<Array> {
     call::array("arcsin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -106,6 +176,13 @@ pub fn arcsin(a: &Array) -> Result<Array> {
 /// Inverse cosine of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::arccos(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn arccos(a: &Array) -> Result<Array> {
     call::array("arccos", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -116,6 +193,13 @@ pub fn arccos(a: &Array) -> Result<Array> {
 /// Inverse tangent of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::arctan(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn arctan(a: &Array) -> Result<Array> {
     call::array("arctan", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -126,6 +210,13 @@ pub fn arctan(a: &Array) -> Result<Array> {
 /// Hyperbolic sine of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::sinh(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sinh(a: &Array) -> Result<Array> {
     call::array("sinh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -136,6 +227,13 @@ pub fn sinh(a: &Array) -> Result<Array> {
 /// Hyperbolic cosine of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::cosh(&z)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cosh(a: &Array) -> Result<Array> {
     call::array("cosh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -146,6 +244,13 @@ pub fn cosh(a: &Array) -> Result<Array> {
 /// Hyperbolic tangent of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::tanh(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn tanh(a: &Array) -> Result<Array> {
     call::array("tanh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -156,6 +261,13 @@ pub fn tanh(a: &Array) -> Result<Array> {
 /// Inverse hyperbolic sine of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::arcsinh(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn arcsinh(a: &Array) -> Result<Array> {
     call::array("arcsinh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -166,6 +278,13 @@ pub fn arcsinh(a: &Array) -> Result<Array> {
 /// Inverse hyperbolic cosine of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::arccosh(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn arccosh(a: &Array) -> Result<Array> {
     call::array("arccosh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -176,6 +295,13 @@ pub fn arccosh(a: &Array) -> Result<Array> {
 /// Inverse hyperbolic tangent of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::arctanh(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn arctanh(a: &Array) -> Result<Array> {
     call::array("arctanh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -186,6 +312,13 @@ pub fn arctanh(a: &Array) -> Result<Array> {
 /// Radians to degrees.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::degrees(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn degrees(a: &Array) -> Result<Array> {
     call::array("degrees", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -196,6 +329,13 @@ pub fn degrees(a: &Array) -> Result<Array> {
 /// Degrees to radians.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::radians(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn radians(a: &Array) -> Result<Array> {
     call::array("radians", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -206,6 +346,13 @@ pub fn radians(a: &Array) -> Result<Array> {
 /// `1 / (1 + exp(-a))`.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::sigmoid(&z)?.to_vec::<f32>()?, [0.5, 0.5, 0.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sigmoid(a: &Array) -> Result<Array> {
     call::array("sigmoid", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -216,6 +363,13 @@ pub fn sigmoid(a: &Array) -> Result<Array> {
 /// Error function of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::erf(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn erf(a: &Array) -> Result<Array> {
     call::array("erf", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -226,6 +380,13 @@ pub fn erf(a: &Array) -> Result<Array> {
 /// Inverse of the error function of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::erfinv(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn erfinv(a: &Array) -> Result<Array> {
     call::array("erfinv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -236,6 +397,13 @@ pub fn erfinv(a: &Array) -> Result<Array> {
 /// Each element rounded down.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::floor(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn floor(a: &Array) -> Result<Array> {
     call::array("floor", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -246,6 +414,13 @@ pub fn floor(a: &Array) -> Result<Array> {
 /// Each element rounded up.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::ceil(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn ceil(a: &Array) -> Result<Array> {
     call::array("ceil", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -256,6 +431,13 @@ pub fn ceil(a: &Array) -> Result<Array> {
 /// Each element rounded towards zero.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::trunc(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn trunc(a: &Array) -> Result<Array> {
     call::array("trunc", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -266,6 +448,13 @@ pub fn trunc(a: &Array) -> Result<Array> {
 /// Each element rounded to a number of decimals, halves to the even neighbour.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::round(&b, 0)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn round(a: &Array, decimals: i32) -> Result<Array> {
     call::array("round", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -276,6 +465,13 @@ pub fn round(a: &Array, decimals: i32) -> Result<Array> {
 /// Real part of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::real(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn real(a: &Array) -> Result<Array> {
     call::array("real", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -286,6 +482,13 @@ pub fn real(a: &Array) -> Result<Array> {
 /// Imaginary part of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::imag(&b)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn imag(a: &Array) -> Result<Array> {
     call::array("imag", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -296,6 +499,13 @@ pub fn imag(a: &Array) -> Result<Array> {
 /// Complex conjugate of each element.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::conjugate(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn conjugate(a: &Array) -> Result<Array> {
     call::array("conjugate", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -306,6 +516,13 @@ pub fn conjugate(a: &Array) -> Result<Array> {
 /// NaN and infinities replaced by numbers; a missing one by the largest of the dtype.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// assert_eq!(ops::nan_to_num(&ops::divide(&z, &z)?, 0.5, None, None)?.to_vec::<f32>()?, [0.5, 0.5, 0.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn nan_to_num(a: &Array, nan: f32, posinf: Option<f32>, neginf: Option<f32>) -> Result<Array> {
     let posinf =
         sys::mlx_optional_float { value: posinf.unwrap_or_default(), has_value: posinf.is_some() };

@@ -11,6 +11,12 @@ use crate::{Array, Dtype, Result, call, index::check, sys};
 ///
 /// # Errors
 /// The last length is no multiple of the group size, or mode, bits or group size are not supported.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// assert_eq!(ops::quantize(&ops::ones(&[8, 64], Dtype::Float32)?, Some(64), Some(4), "affine", None)?[0].shape(), [8, 8]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn quantize(
     w: &Array,
     group_size: Option<i32>,
@@ -46,6 +52,13 @@ pub fn quantize(
 ///
 /// # Errors
 /// The shapes do not fit the mode, bits and group size.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// let packed = ops::quantize(&ops::ones(&[8, 64], Dtype::Float32)?, Some(64), Some(4), "affine", None)?;
+/// assert_eq!(ops::dequantize(&packed[0], &packed[1], packed.get(2), Some(64), Some(4), "affine", None, None)?.shape(), [8, 64]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn dequantize(
     w: &Array,
@@ -92,6 +105,14 @@ pub fn dequantize(
 ///
 /// # Errors
 /// The shapes do not fit the mode, bits and group size.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// let packed = ops::quantize(&ops::ones(&[8, 64], Dtype::Float32)?, Some(64), Some(4), "affine", None)?;
+/// let x = ops::ones(&[2, 64], Dtype::Float32)?;
+/// assert_eq!(ops::quantized_matmul(&x, &packed[0], &packed[1], packed.get(2), true, Some(64), Some(4), "affine")?.shape(), [2, 8]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn quantized_matmul(
     x: &Array,
@@ -136,6 +157,15 @@ pub fn quantized_matmul(
 /// The shapes do not fit. Or an index is out of range ([`Error::Index`](crate::Error::Index)),
 /// which is found at once if the indices are evaluated, and otherwise by the evaluation: see
 /// [`index`](crate::index).
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// let weights = ops::ones(&[3, 8, 64], Dtype::Float32)?;
+/// let packed = ops::quantize(&weights, Some(64), Some(4), "affine", None)?;
+/// let x = ops::ones(&[3, 2, 64], Dtype::Float32)?;
+/// assert_eq!(ops::gather_qmm(&x, &packed[0], &packed[1], packed.get(2), None, None, true, Some(64), Some(4), "affine", false)?.shape(), [3, 2, 8]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn gather_qmm(
     x: &Array,
@@ -187,6 +217,14 @@ pub fn gather_qmm(
 ///
 /// # Errors
 /// The mode is not supported on this device.
+///
+/// ```no_run
+/// # use mlx_graft::{Dtype, ops};
+/// let x = ops::ones(&[2, 64], Dtype::Float32)?;
+/// let w = ops::ones(&[8, 64], Dtype::Float32)?;
+/// assert_eq!(ops::qqmm(&x, &w, None, None, None, "nvfp4", None, None)?.shape(), [2, 8]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn qqmm(
     x: &Array,
@@ -231,6 +269,14 @@ pub fn qqmm(
 /// The mode is not supported on this device. Or an index is out of range
 /// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
 /// and otherwise by the evaluation: see [`index`](crate::index).
+///
+/// ```no_run
+/// # use mlx_graft::{Dtype, ops};
+/// let x = ops::ones(&[3, 2, 64], Dtype::Float32)?;
+/// let w = ops::ones(&[3, 8, 64], Dtype::Float32)?;
+/// assert_eq!(ops::gather_qqmm(&x, &w, None, None, None, None, None, "nvfp4", None, None, false)?.shape(), [3, 2, 8]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 #[allow(clippy::too_many_arguments)]
 pub fn gather_qqmm(
     x: &Array,

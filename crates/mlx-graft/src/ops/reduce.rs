@@ -9,6 +9,13 @@ use crate::{Array, Dtype, Result, call, sys};
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::sum(&a, false)?.to_vec::<f32>()?, [21.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sum(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("sum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -24,6 +31,13 @@ pub fn sum(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::sum_axis(&a, 1, false)?.to_vec::<f32>()?, [6.0, 15.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sum_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("sum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -39,6 +53,13 @@ pub fn sum_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::sum_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [21.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sum_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("sum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -52,6 +73,13 @@ pub fn sum_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::prod(&a, false)?.to_vec::<f32>()?, [720.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn prod(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("prod", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -67,6 +95,13 @@ pub fn prod(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::prod_axis(&a, 1, false)?.to_vec::<f32>()?, [6.0, 120.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn prod_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("prod", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -82,6 +117,13 @@ pub fn prod_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::prod_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [720.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn prod_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("prod", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -95,6 +137,13 @@ pub fn prod_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::mean(&a, false)?.to_vec::<f32>()?, [3.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn mean(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("mean", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -110,6 +159,13 @@ pub fn mean(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::mean_axis(&a, 1, false)?.to_vec::<f32>()?, [2.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn mean_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("mean", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -125,6 +181,13 @@ pub fn mean_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::mean_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [3.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn mean_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("mean", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -138,6 +201,13 @@ pub fn mean_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::median(&a, false)?.to_vec::<f32>()?, [3.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn median(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("median", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -153,6 +223,13 @@ pub fn median(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::median_axis(&a, 1, false)?.to_vec::<f32>()?, [2.0, 5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn median_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("median", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -168,6 +245,13 @@ pub fn median_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::median_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [3.5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn median_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("median", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -183,6 +267,13 @@ pub fn median_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::var(&a, false, 0)?.shape(), [0_i32; 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn var(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("var", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -198,6 +289,13 @@ pub fn var(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::var_axis(&a, 1, false, 0)?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn var_axis(a: &Array, axis: i32, keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("var", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -213,6 +311,13 @@ pub fn var_axis(a: &Array, axis: i32, keepdims: bool, ddof: i32) -> Result<Array
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::var_axes(&a, &[0, 1], true, 0)?.shape(), [1, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn var_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("var", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -228,6 +333,13 @@ pub fn var_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Ar
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::std(&a, false, 0)?.shape(), [0_i32; 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn std(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("std", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -243,6 +355,13 @@ pub fn std(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::std_axis(&a, 1, false, 0)?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn std_axis(a: &Array, axis: i32, keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("std", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -258,6 +377,13 @@ pub fn std_axis(a: &Array, axis: i32, keepdims: bool, ddof: i32) -> Result<Array
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::std_axes(&a, &[0, 1], true, 0)?.shape(), [1, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn std_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("std", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -273,6 +399,13 @@ pub fn std_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Ar
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::max(&a, false)?.to_vec::<f32>()?, [6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn max(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("max", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -288,6 +421,13 @@ pub fn max(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::max_axis(&a, 1, false)?.to_vec::<f32>()?, [3.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn max_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("max", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -303,6 +443,13 @@ pub fn max_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::max_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn max_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("max", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -316,6 +463,13 @@ pub fn max_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::min(&a, false)?.to_vec::<f32>()?, [1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn min(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("min", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -331,6 +485,13 @@ pub fn min(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::min_axis(&a, 1, false)?.to_vec::<f32>()?, [1.0, 4.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn min_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("min", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -346,6 +507,13 @@ pub fn min_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::min_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn min_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("min", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -359,6 +527,13 @@ pub fn min_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::logsumexp(&a, false)?.shape(), [0_i32; 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logsumexp(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("logsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -374,6 +549,13 @@ pub fn logsumexp(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::logsumexp_axis(&a, 1, false)?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logsumexp_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("logsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -389,6 +571,13 @@ pub fn logsumexp_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::logsumexp_axes(&a, &[0, 1], true)?.shape(), [1, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logsumexp_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("logsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -404,6 +593,13 @@ pub fn logsumexp_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> 
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::all(&a, false)?.to_vec::<bool>()?, [true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn all(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("all", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -419,6 +615,13 @@ pub fn all(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::all_axis(&a, 1, false)?.to_vec::<bool>()?, [true, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn all_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("all", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -434,6 +637,13 @@ pub fn all_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::all_axes(&a, &[0, 1], true)?.to_vec::<bool>()?, [true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn all_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("all", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -447,6 +657,13 @@ pub fn all_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::any(&a, false)?.to_vec::<bool>()?, [true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn any(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("any", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -462,6 +679,13 @@ pub fn any(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::any_axis(&a, 1, false)?.to_vec::<bool>()?, [true, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn any_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("any", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -477,6 +701,13 @@ pub fn any_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::any_axes(&a, &[0, 1], true)?.to_vec::<bool>()?, [true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn any_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("any", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -490,6 +721,13 @@ pub fn any_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::count_nonzero(&a, false)?.to_vec::<i32>()?, [6_i32]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn count_nonzero(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("count_nonzero", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -505,6 +743,13 @@ pub fn count_nonzero(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::count_nonzero_axis(&a, 1, false)?.to_vec::<i32>()?, [3_i32, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn count_nonzero_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("count_nonzero", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -520,6 +765,13 @@ pub fn count_nonzero_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array>
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::count_nonzero_axes(&a, &[0, 1], true)?.to_vec::<i32>()?, [6_i32]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn count_nonzero_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("count_nonzero", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -542,6 +794,13 @@ pub fn count_nonzero_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Arr
 ///
 /// # Errors
 /// The axis is out of range, or there is no element.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::argmax(&a, false)?.to_vec::<u32>()?, [5_u32]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn argmax(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("argmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -557,6 +816,13 @@ pub fn argmax(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range, or there is no element.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::argmax_axis(&a, 1, false)?.to_vec::<u32>()?, [2_u32, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn argmax_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("argmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -570,6 +836,13 @@ pub fn argmax_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range, or there is no element.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::argmin(&a, false)?.to_vec::<u32>()?, [0_u32]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn argmin(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("argmin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -585,6 +858,13 @@ pub fn argmin(a: &Array, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range, or there is no element.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::argmin_axis(&a, 1, false)?.to_vec::<u32>()?, [0_u32, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn argmin_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("argmin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -598,6 +878,13 @@ pub fn argmin_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::softmax(&a, false)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn softmax(a: &Array, precise: bool) -> Result<Array> {
     call::array("softmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -613,6 +900,13 @@ pub fn softmax(a: &Array, precise: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::softmax_axis(&a, 1, true)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn softmax_axis(a: &Array, axis: i32, precise: bool) -> Result<Array> {
     call::array("softmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -628,6 +922,13 @@ pub fn softmax_axis(a: &Array, axis: i32, precise: bool) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::softmax_axes(&a, &[0, 1], false)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn softmax_axes(a: &Array, axes: &[i32], precise: bool) -> Result<Array> {
     call::array("softmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -643,6 +944,13 @@ pub fn softmax_axes(a: &Array, axes: &[i32], precise: bool) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::cumsum(&b, false, true, None)?.to_vec::<f32>()?, [3.0, 5.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cumsum(a: &Array, reverse: bool, inclusive: bool, dtype: Option<Dtype>) -> Result<Array> {
     let dtype = sys::mlx_optional_dtype {
         value: dtype.map_or(sys::MLX_FLOAT32, Dtype::as_raw),
@@ -662,6 +970,13 @@ pub fn cumsum(a: &Array, reverse: bool, inclusive: bool, dtype: Option<Dtype>) -
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::cumsum_axis(&a, 1, true, true, None)?.to_vec::<f32>()?, [6.0, 5.0, 3.0, 15.0, 11.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cumsum_axis(
     a: &Array,
     axis: i32,
@@ -685,6 +1000,13 @@ pub fn cumsum_axis(
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::cumprod(&b, false, true, None)?.to_vec::<f32>()?, [3.0, 6.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cumprod(a: &Array, reverse: bool, inclusive: bool, dtype: Option<Dtype>) -> Result<Array> {
     let dtype = sys::mlx_optional_dtype {
         value: dtype.map_or(sys::MLX_FLOAT32, Dtype::as_raw),
@@ -704,6 +1026,13 @@ pub fn cumprod(a: &Array, reverse: bool, inclusive: bool, dtype: Option<Dtype>) 
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::cumprod_axis(&a, 0, false, false, None)?.to_vec::<f32>()?, [1.0, 1.0, 1.0, 1.0, 2.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cumprod_axis(
     a: &Array,
     axis: i32,
@@ -727,6 +1056,13 @@ pub fn cumprod_axis(
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::cummax(&b, false, true)?.to_vec::<f32>()?, [3.0, 3.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cummax(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("cummax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -742,6 +1078,13 @@ pub fn cummax(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::cummax_axis(&a, 1, true, true)?.to_vec::<f32>()?, [3.0, 3.0, 3.0, 6.0, 6.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cummax_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("cummax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -755,6 +1098,13 @@ pub fn cummax_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Resu
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::cummin(&b, false, true)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cummin(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("cummin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -770,6 +1120,13 @@ pub fn cummin(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::cummin_axis(&a, 1, true, true)?.to_vec::<f32>()?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn cummin_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("cummin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -783,6 +1140,13 @@ pub fn cummin_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Resu
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::logcumsumexp(&a, false, true)?.shape(), [6]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logcumsumexp(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("logcumsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -798,6 +1162,13 @@ pub fn logcumsumexp(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> 
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::logcumsumexp_axis(&a, 1, false, true)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn logcumsumexp_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("logcumsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -811,6 +1182,13 @@ pub fn logcumsumexp_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -
 ///
 /// # Errors
 /// The axis is out of range or `n` is negative.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::diff(&b, 1, -1)?.to_vec::<f32>()?, [-1.0, -1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn diff(a: &Array, n: i32, axis: i32) -> Result<Array> {
     call::array("diff", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -824,6 +1202,13 @@ pub fn diff(a: &Array, n: i32, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::number_of_elements(&a, &[0], false, Dtype::Int32)?.to_vec::<i32>()?, [2_i32]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn number_of_elements(a: &Array, axes: &[i32], inverted: bool, dtype: Dtype) -> Result<Array> {
     call::array("number_of_elements", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -9,6 +9,13 @@ use crate::{Array, Result, VectorArray, call, sys};
 ///
 /// # Errors
 /// The number of elements differs.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::reshape(&a, &[3, -1])?.shape(), [3, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn reshape(a: &Array, shape: &[i32]) -> Result<Array> {
     call::array("reshape", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -22,6 +29,13 @@ pub fn reshape(a: &Array, shape: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range, or the start is after the end.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::flatten(&a, 0, -1)?.shape(), [6]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn flatten(a: &Array, start_axis: i32, end_axis: i32) -> Result<Array> {
     call::array("flatten", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -35,6 +49,13 @@ pub fn flatten(a: &Array, start_axis: i32, end_axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The number of elements differs.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::unflatten(&a, 1, &[3, 1])?.shape(), [2, 3, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn unflatten(a: &Array, axis: i32, shape: &[i32]) -> Result<Array> {
     call::array("unflatten", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -48,6 +69,13 @@ pub fn unflatten(a: &Array, axis: i32, shape: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// The axes are no permutation of the dimensions.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::transpose(&a)?.shape(), [3, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn transpose(a: &Array) -> Result<Array> {
     call::array("transpose", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -63,6 +91,13 @@ pub fn transpose(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The axes are no permutation of the dimensions.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::transpose_axes(&a, &[1, 0])?.shape(), [3, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn transpose_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("transpose", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -76,6 +111,13 @@ pub fn transpose_axes(a: &Array, axes: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::swapaxes(&a, 0, 1)?.shape(), [3, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn swapaxes(a: &Array, axis1: i32, axis2: i32) -> Result<Array> {
     call::array("swapaxes", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -89,6 +131,13 @@ pub fn swapaxes(a: &Array, axis1: i32, axis2: i32) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::moveaxis(&a, 0, 1)?.shape(), [3, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn moveaxis(a: &Array, source: i32, destination: i32) -> Result<Array> {
     call::array("moveaxis", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -102,6 +151,13 @@ pub fn moveaxis(a: &Array, source: i32, destination: i32) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::expand_dims(&a, 0)?.shape(), [1, 2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn expand_dims(a: &Array, axis: i32) -> Result<Array> {
     call::array("expand_dims", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -117,6 +173,13 @@ pub fn expand_dims(a: &Array, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::expand_dims_axes(&a, &[0, -1])?.shape(), [1, 2, 3, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn expand_dims_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("expand_dims", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -130,6 +193,13 @@ pub fn expand_dims_axes(a: &Array, axes: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// A given dimension is longer than 1, out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::squeeze(&ops::reshape(&b, &[1, 3])?)?.shape(), [3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn squeeze(a: &Array) -> Result<Array> {
     call::array("squeeze", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -145,6 +215,13 @@ pub fn squeeze(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// A given dimension is longer than 1, out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::squeeze_axis(&ops::reshape(&b, &[1, 3])?, 0)?.shape(), [3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn squeeze_axis(a: &Array, axis: i32) -> Result<Array> {
     call::array("squeeze", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -160,6 +237,13 @@ pub fn squeeze_axis(a: &Array, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// A given dimension is longer than 1, out of range or given twice.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::squeeze_axes(&ops::reshape(&b, &[1, 3, 1])?, &[0, 2])?.shape(), [3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn squeeze_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("squeeze", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -173,6 +257,13 @@ pub fn squeeze_axes(a: &Array, axes: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// The array does not broadcast to the shape.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::broadcast_to(&b, &[2, 3])?.to_vec::<f32>()?, [3.0, 2.0, 1.0, 3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn broadcast_to(a: &Array, shape: &[i32]) -> Result<Array> {
     call::array("broadcast_to", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -186,6 +277,14 @@ pub fn broadcast_to(a: &Array, shape: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// The shapes do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::broadcast_arrays(&[&a, &b])?[1].shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn broadcast_arrays(inputs: &[impl AsRef<Array>]) -> Result<Vec<Array>> {
     let inputs = VectorArray::from_arrays(inputs)?;
     call::arrays("broadcast_arrays", |res, stream| {
@@ -200,6 +299,14 @@ pub fn broadcast_arrays(inputs: &[impl AsRef<Array>]) -> Result<Vec<Array>> {
 ///
 /// # Errors
 /// There is no array, the axis is out of range, or the other lengths differ.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::concatenate(&[&a, &b])?.shape(), [9]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn concatenate(arrays: &[impl AsRef<Array>]) -> Result<Array> {
     let arrays = VectorArray::from_arrays(arrays)?;
     call::array("concatenate", |res, stream| {
@@ -216,6 +323,13 @@ pub fn concatenate(arrays: &[impl AsRef<Array>]) -> Result<Array> {
 ///
 /// # Errors
 /// There is no array, the axis is out of range, or the other lengths differ.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::concatenate_axis(&[&a, &a], 1)?.shape(), [2, 6]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn concatenate_axis(arrays: &[impl AsRef<Array>], axis: i32) -> Result<Array> {
     let arrays = VectorArray::from_arrays(arrays)?;
     call::array("concatenate", |res, stream| {
@@ -230,6 +344,14 @@ pub fn concatenate_axis(arrays: &[impl AsRef<Array>], axis: i32) -> Result<Array
 ///
 /// # Errors
 /// There is no array, or the shapes differ.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::stack(&[&b, &o])?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn stack(arrays: &[impl AsRef<Array>]) -> Result<Array> {
     let arrays = VectorArray::from_arrays(arrays)?;
     call::array("stack", |res, stream| {
@@ -246,6 +368,14 @@ pub fn stack(arrays: &[impl AsRef<Array>]) -> Result<Array> {
 ///
 /// # Errors
 /// There is no array, or the shapes differ.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::stack_axis(&[&b, &o], 1)?.shape(), [3, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn stack_axis(arrays: &[impl AsRef<Array>], axis: i32) -> Result<Array> {
     let arrays = VectorArray::from_arrays(arrays)?;
     call::array("stack", |res, stream| {
@@ -260,6 +390,13 @@ pub fn stack_axis(arrays: &[impl AsRef<Array>], axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::unstack(&a)?.len(), 2);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn unstack(a: &Array) -> Result<Vec<Array>> {
     call::arrays("unstack", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -275,6 +412,13 @@ pub fn unstack(a: &Array) -> Result<Vec<Array>> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::unstack_axis(&a, 1)?.len(), 3);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn unstack_axis(a: &Array, axis: i32) -> Result<Vec<Array>> {
     call::arrays("unstack", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -288,6 +432,13 @@ pub fn unstack_axis(a: &Array, axis: i32) -> Result<Vec<Array>> {
 ///
 /// # Errors
 /// The length is no multiple of `num_splits`, or the axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::split(&a, 3, 1)?.len(), 3);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn split(a: &Array, num_splits: i32, axis: i32) -> Result<Vec<Array>> {
     call::arrays("split", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -301,6 +452,13 @@ pub fn split(a: &Array, num_splits: i32, axis: i32) -> Result<Vec<Array>> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::split_sections(&a, &[1], 1)?[1].shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn split_sections(a: &Array, indices: &[i32], axis: i32) -> Result<Vec<Array>> {
     call::arrays("split_sections", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -316,6 +474,13 @@ pub fn split_sections(a: &Array, indices: &[i32], axis: i32) -> Result<Vec<Array
 ///
 /// # Errors
 /// `repeats` is negative or the axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::repeat(&b, 2)?.to_vec::<f32>()?, [3.0, 3.0, 2.0, 2.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn repeat(arr: &Array, repeats: i32) -> Result<Array> {
     call::array("repeat", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -331,6 +496,13 @@ pub fn repeat(arr: &Array, repeats: i32) -> Result<Array> {
 ///
 /// # Errors
 /// `repeats` is negative or the axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::repeat_axis(&a, 2, 0)?.shape(), [4, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn repeat_axis(arr: &Array, repeats: i32, axis: i32) -> Result<Array> {
     call::array("repeat", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -344,6 +516,13 @@ pub fn repeat_axis(arr: &Array, repeats: i32, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// A number of repetitions is negative.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::tile(&b, &[2])?.to_vec::<f32>()?, [3.0, 2.0, 1.0, 3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn tile(arr: &Array, reps: &[i32]) -> Result<Array> {
     call::array("tile", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -358,6 +537,13 @@ pub fn tile(arr: &Array, reps: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// A size is negative, or the lists differ in length.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::pad(&b, &[0], &[1], &[0], &Array::scalar(0.0_f32)?, "constant")?.to_vec::<f32>()?, [0.0, 3.0, 2.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn pad(
     a: &Array,
     axes: &[i32],
@@ -393,6 +579,13 @@ pub fn pad(
 ///
 /// # Errors
 /// The width is negative.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::pad_symmetric(&b, 1, &Array::scalar(0.0_f32)?, "constant")?.to_vec::<f32>()?, [0.0, 3.0, 2.0, 1.0, 0.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn pad_symmetric(a: &Array, pad_width: i32, pad_value: &Array, mode: &str) -> Result<Array> {
     let mode = call::c_string("pad_symmetric", mode)?;
     call::array("pad_symmetric", |res, stream| {
@@ -416,6 +609,13 @@ pub fn pad_symmetric(a: &Array, pad_width: i32, pad_value: &Array, mode: &str) -
 ///
 /// # Errors
 /// An axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::flip(&b)?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn flip(a: &Array) -> Result<Array> {
     call::array("flip", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -431,6 +631,13 @@ pub fn flip(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::flip_axis(&b, 0)?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn flip_axis(a: &Array, axis: i32) -> Result<Array> {
     call::array("flip", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -446,6 +653,13 @@ pub fn flip_axis(a: &Array, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::flip_axes(&b, &[0])?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn flip_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("flip", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -459,6 +673,13 @@ pub fn flip_axes(a: &Array, axes: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range, or shifts and axes differ in number.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::roll(&b, &[1])?.to_vec::<f32>()?, [1.0, 3.0, 2.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn roll(a: &Array, shift: &[i32]) -> Result<Array> {
     call::array("roll", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -474,6 +695,13 @@ pub fn roll(a: &Array, shift: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range, or shifts and axes differ in number.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::roll_axis(&b, &[1], 0)?.to_vec::<f32>()?, [1.0, 3.0, 2.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn roll_axis(a: &Array, shift: &[i32], axis: i32) -> Result<Array> {
     call::array("roll", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -489,6 +717,13 @@ pub fn roll_axis(a: &Array, shift: &[i32], axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// An axis is out of range, or shifts and axes differ in number.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::roll_axes(&b, &[1], &[0])?.to_vec::<f32>()?, [1.0, 3.0, 2.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn roll_axes(a: &Array, shift: &[i32], axes: &[i32]) -> Result<Array> {
     call::array("roll", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -512,6 +747,14 @@ pub fn roll_axes(a: &Array, shift: &[i32], axes: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// `indexing` is unknown.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// assert_eq!(ops::meshgrid(&[&b, &o], false, "ij")?[0].shape(), [3, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn meshgrid(arrays: &[impl AsRef<Array>], sparse: bool, indexing: &str) -> Result<Vec<Array>> {
     let arrays = VectorArray::from_arrays(arrays)?;
     let indexing = call::c_string("meshgrid", indexing)?;
@@ -524,6 +767,12 @@ pub fn meshgrid(arrays: &[impl AsRef<Array>], sparse: bool, indexing: &str) -> R
 /// The array with at least one dimension.
 ///
 /// Shape: the shape of `a`; `(1,)` for a scalar.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// assert_eq!(ops::atleast_1d(&Array::scalar(1.0_f32)?)?.shape(), [1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn atleast_1d(a: &Array) -> Result<Array> {
     call::array("atleast_1d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -534,6 +783,13 @@ pub fn atleast_1d(a: &Array) -> Result<Array> {
 /// The array with at least two dimensions.
 ///
 /// Shape: the shape of `a`, with 1 in front where a dimension is missing.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::atleast_2d(&b)?.shape(), [1, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn atleast_2d(a: &Array) -> Result<Array> {
     call::array("atleast_2d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -544,6 +800,13 @@ pub fn atleast_2d(a: &Array) -> Result<Array> {
 /// The array with at least three dimensions.
 ///
 /// Shape: the shape of `a`, with 1 where a dimension is missing.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::atleast_3d(&b)?.shape(), [1, 3, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn atleast_3d(a: &Array) -> Result<Array> {
     call::array("atleast_3d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -561,6 +824,14 @@ pub fn atleast_3d(a: &Array) -> Result<Array> {
 /// # Safety
 /// `shape`, `strides` and `offset` must stay inside the elements of `a`: MLX does not check, and
 /// reads outside.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// // SAFETY: all three elements are in `a`.
+/// assert_eq!(unsafe { ops::as_strided(&a, &[3], &[2], 1) }?.to_vec::<f32>()?, [2.0, 4.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub unsafe fn as_strided(
     a: &Array,
     shape: &[i32],
@@ -588,6 +859,13 @@ pub unsafe fn as_strided(
 /// column-major order too.
 ///
 /// Shape: the shape of `a`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::contiguous(&ops::transpose(&a)?, false)?.to_vec::<f32>()?, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn contiguous(a: &Array, allow_col_major: bool) -> Result<Array> {
     call::array("contiguous", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -9,6 +9,13 @@ use crate::{Array, Result, call, sys};
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::sort(&b)?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sort(a: &Array) -> Result<Array> {
     call::array("sort", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -24,6 +31,13 @@ pub fn sort(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::sort_axis(&a, 0)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn sort_axis(a: &Array, axis: i32) -> Result<Array> {
     call::array("sort", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -37,6 +51,13 @@ pub fn sort_axis(a: &Array, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::argsort(&b)?.to_vec::<u32>()?, [2_u32, 1, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn argsort(a: &Array) -> Result<Array> {
     call::array("argsort", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -52,6 +73,13 @@ pub fn argsort(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::argsort_axis(&a, 0)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn argsort_axis(a: &Array, axis: i32) -> Result<Array> {
     call::array("argsort", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -65,6 +93,13 @@ pub fn argsort_axis(a: &Array, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::partition(&b, 1)?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn partition(a: &Array, kth: i32) -> Result<Array> {
     call::array("partition", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -80,6 +115,13 @@ pub fn partition(a: &Array, kth: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::partition_axis(&a, 1, 1)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn partition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
     call::array("partition", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -93,6 +135,13 @@ pub fn partition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::argpartition(&b, 1)?.to_vec::<u32>()?, [2_u32, 1, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn argpartition(a: &Array, kth: i32) -> Result<Array> {
     call::array("argpartition", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -108,6 +157,13 @@ pub fn argpartition(a: &Array, kth: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::argpartition_axis(&a, 1, 1)?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn argpartition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
     call::array("argpartition", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -121,6 +177,13 @@ pub fn argpartition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::topk(&b, 2)?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn topk(a: &Array, k: i32) -> Result<Array> {
     call::array("topk", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -136,6 +199,13 @@ pub fn topk(a: &Array, k: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// assert_eq!(ops::topk_axis(&a, 2, 1)?.shape(), [2, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn topk_axis(a: &Array, k: i32, axis: i32) -> Result<Array> {
     call::array("topk", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -149,6 +219,13 @@ pub fn topk_axis(a: &Array, k: i32, axis: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The sequence has not one dimension, or `side` is neither `left` nor `right`.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// assert_eq!(ops::searchsorted(&Array::from_slice(&[1.0_f32, 2.0], &[2])?, &b, "left")?.to_vec::<u32>()?, [2_u32, 1, 0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn searchsorted(sorted_sequence: &Array, values: &Array, side: &str) -> Result<Array> {
     let side = call::c_string("searchsorted", side)?;
     call::array("searchsorted", |res, stream| {

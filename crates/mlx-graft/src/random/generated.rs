@@ -6,6 +6,13 @@ use crate::{Array, Dtype, Result, call, sys};
 /// A random key from a seed.
 ///
 /// Shape: `(2,)`, of uint32.
+///
+/// ```
+/// # use mlx_graft::random;
+/// let key = random::key(0)?;
+/// assert_eq!(random::key(3)?.to_vec::<u32>()?, [0_u32, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn key(seed: u64) -> Result<Array> {
     call::array("key", |res, _| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -14,6 +21,12 @@ pub fn key(seed: u64) -> Result<Array> {
 }
 
 /// Sets the key of the generator that is used when a function gets no key.
+///
+/// ```
+/// # use mlx_graft::random;
+/// random::seed(3)?;
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn seed(seed: u64) -> Result<()> {
     call::status("seed", || {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -27,6 +40,13 @@ pub fn seed(seed: u64) -> Result<()> {
 ///
 /// # Errors
 /// The key is none.
+///
+/// ```
+/// # use mlx_graft::random;
+/// let key = random::key(0)?;
+/// assert_eq!(random::split(&key)?.0.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn split(key: &Array) -> Result<(Array, Array)> {
     call::array2("split", |first, second, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -40,6 +60,13 @@ pub fn split(key: &Array) -> Result<(Array, Array)> {
 ///
 /// # Errors
 /// The key is none.
+///
+/// ```
+/// # use mlx_graft::random;
+/// let key = random::key(0)?;
+/// assert_eq!(random::split_num(&key, 4)?.shape(), [4, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn split_num(key: &Array, num: i32) -> Result<Array> {
     call::array("split_num", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -53,6 +80,13 @@ pub fn split_num(key: &Array, num: i32) -> Result<Array> {
 ///
 /// # Errors
 /// The width is not 1, 2 or 4.
+///
+/// ```
+/// # use mlx_graft::random;
+/// let key = random::key(0)?;
+/// assert_eq!(random::bits(&[2], 4, Some(&key))?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn bits(shape: &[i32], width: i32, key: Option<&Array>) -> Result<Array> {
     call::array("bits", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -75,6 +109,13 @@ pub fn bits(shape: &[i32], width: i32, key: Option<&Array>) -> Result<Array> {
 ///
 /// # Errors
 /// The bounds do not broadcast, or the dtype is no floating-point one.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, random};
+/// let key = random::key(0)?;
+/// assert_eq!(random::uniform(&Array::scalar(0.0_f32)?, &Array::scalar(1.0_f32)?, &[2], Dtype::Float32, Some(&key))?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn uniform(
     low: &Array,
     high: &Array,
@@ -105,6 +146,13 @@ pub fn uniform(
 ///
 /// # Errors
 /// The dtype is no floating-point one.
+///
+/// ```
+/// # use mlx_graft::{Dtype, random};
+/// let key = random::key(0)?;
+/// assert_eq!(random::normal(&[2], Dtype::Float32, 0.0, 1.0, Some(&key))?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn normal(
     shape: &[i32],
     dtype: Dtype,
@@ -135,6 +183,14 @@ pub fn normal(
 ///
 /// # Errors
 /// They do not broadcast, or the dtype is no floating-point one.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, random};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let key = random::key(0)?;
+/// assert_eq!(random::normal_broadcast(&[3], Dtype::Float32, Some(&b), None, Some(&key))?.shape(), [3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn normal_broadcast(
     shape: &[i32],
     dtype: Dtype,
@@ -165,6 +221,14 @@ pub fn normal_broadcast(
 ///
 /// # Errors
 /// The shapes do not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, ops, random};
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// let key = random::key(0)?;
+/// assert_eq!(random::multivariate_normal(&z, &ops::identity(3, Dtype::Float32)?, &[2], Dtype::Float32, Some(&key))?.shape(), [2, 3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn multivariate_normal(
     mean: &Array,
     cov: &Array,
@@ -195,6 +259,13 @@ pub fn multivariate_normal(
 ///
 /// # Errors
 /// The bounds do not broadcast, or the dtype is no integer one.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, random};
+/// let key = random::key(0)?;
+/// assert_eq!(random::randint(&Array::scalar(0)?, &Array::scalar(9)?, &[2], Dtype::Int32, Some(&key))?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn randint(
     low: &Array,
     high: &Array,
@@ -225,6 +296,13 @@ pub fn randint(
 ///
 /// # Errors
 /// `p` does not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, random};
+/// let key = random::key(0)?;
+/// assert_eq!(random::bernoulli(&Array::scalar(1.0_f32)?, &[2], Some(&key))?.to_vec::<bool>()?, [true, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn bernoulli(p: &Array, shape: &[i32], key: Option<&Array>) -> Result<Array> {
     call::array("bernoulli", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -247,6 +325,15 @@ pub fn bernoulli(p: &Array, shape: &[i32], key: Option<&Array>) -> Result<Array>
 ///
 /// # Errors
 /// The bounds do not broadcast.
+///
+/// ```
+/// # use mlx_graft::{Array, Dtype, random};
+/// let o = Array::from_slice(&[1.0_f32, 1.0, 1.0], &[3])?;
+/// let z = Array::from_slice(&[0.0_f32, 0.0, 0.0], &[3])?;
+/// let key = random::key(0)?;
+/// assert_eq!(random::truncated_normal(&z, &o, &[3], Dtype::Float32, Some(&key))?.shape(), [3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn truncated_normal(
     lower: &Array,
     upper: &Array,
@@ -277,6 +364,13 @@ pub fn truncated_normal(
 ///
 /// # Errors
 /// The dtype is no floating-point one.
+///
+/// ```
+/// # use mlx_graft::{Dtype, random};
+/// let key = random::key(0)?;
+/// assert_eq!(random::gumbel(&[2], Dtype::Float32, Some(&key))?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn gumbel(shape: &[i32], dtype: Dtype, key: Option<&Array>) -> Result<Array> {
     call::array("gumbel", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -299,6 +393,13 @@ pub fn gumbel(shape: &[i32], dtype: Dtype, key: Option<&Array>) -> Result<Array>
 ///
 /// # Errors
 /// The dtype is no floating-point one.
+///
+/// ```
+/// # use mlx_graft::{Dtype, random};
+/// let key = random::key(0)?;
+/// assert_eq!(random::laplace(&[2], Dtype::Float32, 0.0, 1.0, Some(&key))?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn laplace(
     shape: &[i32],
     dtype: Dtype,
@@ -329,6 +430,14 @@ pub fn laplace(
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, random};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let key = random::key(0)?;
+/// assert_eq!(random::categorical(&a, -1, Some(&key))?.shape(), [2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn categorical(logits: &Array, axis: i32, key: Option<&Array>) -> Result<Array> {
     call::array("categorical", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -344,6 +453,14 @@ pub fn categorical(logits: &Array, axis: i32, key: Option<&Array>) -> Result<Arr
 ///
 /// # Errors
 /// The shape does not fit.
+///
+/// ```
+/// # use mlx_graft::{Array, random};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let key = random::key(0)?;
+/// assert_eq!(random::categorical_shape(&a, -1, &[4, 2], Some(&key))?.shape(), [4, 2]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn categorical_shape(
     logits: &Array,
     axis: i32,
@@ -372,6 +489,14 @@ pub fn categorical_shape(
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, random};
+/// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
+/// let key = random::key(0)?;
+/// assert_eq!(random::categorical_num_samples(&a, -1, 5, Some(&key))?.shape(), [2, 5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn categorical_num_samples(
     logits: &Array,
     axis: i32,
@@ -399,6 +524,14 @@ pub fn categorical_num_samples(
 ///
 /// # Errors
 /// The axis is out of range.
+///
+/// ```
+/// # use mlx_graft::{Array, random};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let key = random::key(0)?;
+/// assert_eq!(random::permutation(&b, 0, Some(&key))?.shape(), [3]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn permutation(x: &Array, axis: i32, key: Option<&Array>) -> Result<Array> {
     call::array("permutation", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -409,6 +542,13 @@ pub fn permutation(x: &Array, axis: i32, key: Option<&Array>) -> Result<Array> {
 /// The numbers below `x` in random order.
 ///
 /// Shape: `(x,)`.
+///
+/// ```
+/// # use mlx_graft::random;
+/// let key = random::key(0)?;
+/// assert_eq!(random::permutation_arange(5, Some(&key))?.shape(), [5]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
 pub fn permutation_arange(x: i32, key: Option<&Array>) -> Result<Array> {
     call::array("permutation_arange", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
