@@ -42,6 +42,8 @@ for backend in BACKENDS:
     agree(backend, lambda d: d.init(strict=True, backend=backend) and None)
 agree("any", lambda d: d.is_available())
 agree("a number", lambda d: d.is_available(3))
+agree("no factory", lambda d: d.init(True, "jaccl", all_gather_factory="no") and None)
+agree("no factory", lambda d: d.init(False, "ring", all_gather_factory=3) and None)
 agree("a wrong factory", lambda d: d.init(True, "ring", all_gather_factory=print) and None)
 agree("a factory", lambda d: d.init(True, "jaccl", all_gather_factory=print) and None)
 for backend in ["any", "ring", "jaccl"]:

@@ -10,13 +10,13 @@ use mlx_graft::{
 const THREADS: u16 = 8;
 
 /// What a thread does in a round: operations, a gradient and a compiled function.
-fn round(number: f32) -> Result<f32> {
+fn round(number: f32) -> Result<Vec<f32>> {
     let x = Array::from_slice(&[number, number + 1.0, number + 2.0], &[3])?;
     let square_sum = |x: &[Array]| Ok(vec![ops::sum(&ops::square(&x[0])?, false)?]);
     let gradient = transforms::grad(square_sum, &[0], &[&x])?;
     let compiled = transforms::compile(square_sum, false)?;
     let value = compiled.call(&[&gradient[0]])?;
-    ops::sum(&ops::add(&value[0], &x)?, false)?.item::<f32>()
+    ops::sum(&ops::add(&value[0], &x)?, false)?.to_vec::<f32>()
 }
 
 fn expected(n: f32) -> f32 {
@@ -37,7 +37,7 @@ fn eight_threads_each_with_their_own() {
                     let of_this_thread = shared.stream().unwrap();
                     let stream = if step % 2 == 0 { &of_this_thread } else { &own };
                     let found = with_stream(stream, || round(n)).unwrap().unwrap();
-                    assert_eq!([found], [expected(n)], "thread {thread}, step {step}");
+                    assert_eq!(found, vec![expected(n)], "thread {thread}, step {step}");
                     if step % 10 == 0 {
                         assert!(ops::reshape(&Array::scalar(n).unwrap(), &[2]).is_err());
                         stream.synchronize().unwrap();

@@ -6,7 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
-use crate::bridge::{DtypeArg, GroupIn, GroupOut, Out};
+use crate::bridge::{DtypeArg, GroupIn, GroupOut, Out, wrong_type};
 use crate::error::to_py;
 use crate::ops::arguments::run;
 use crate::ops::scalars::Operand;
@@ -40,7 +40,14 @@ fn is_available(backend: &str) -> bool {
 /// of this process with their number, and returns those of all.
 #[pyfunction]
 #[pyo3(signature = (strict=false, backend="any", *, all_gather_factory=None))]
-fn init(strict: bool, backend: &str, all_gather_factory: Option<Py<PyAny>>) -> PyResult<GroupOut> {
+fn init(
+    strict: bool,
+    backend: &str,
+    all_gather_factory: Option<Bound<'_, PyAny>>,
+) -> PyResult<GroupOut> {
+    if let Some(other) = all_gather_factory.as_ref().filter(|factory| !factory.is_callable()) {
+        return Err(wrong_type("a callable", other.as_borrowed()));
+    }
     let Some(found) = Backend::from_name(backend) else {
         let names: Vec<String> = Backend::ALL.iter().map(|(_, name)| format!("'{name}'")).collect();
         return Err(PyValueError::new_err(format!(
@@ -56,6 +63,7 @@ fn init(strict: bool, backend: &str, all_gather_factory: Option<Py<PyAny>>) -> P
             "all_gather_factory is only supported with backend='jaccl'.",
         ));
     }
+    let factory = factory.unbind();
     distributed::init_jaccl(strict, move |bytes, rank, size| {
         gather(&factory, bytes, rank, size).map_err(|error| Error::closure(Box::new(error)))
     })

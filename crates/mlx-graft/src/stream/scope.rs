@@ -69,11 +69,11 @@ pub fn with_device<R>(device: Device, f: impl FnOnce() -> R) -> Result<R> {
 /// use mlx_graft::{Array, Device, Stream, ops, with_stream};
 ///
 /// let stream = Stream::new(Device::cpu())?;
-/// let two = with_stream(&stream, || {
+/// let nine = with_stream(&stream, || {
 ///     assert_eq!(Stream::default_of(Device::cpu())?, stream);
-///     ops::exp2(&Array::scalar(1.0_f32)?)?.item::<f32>()
+///     ops::square(&Array::scalar(3.0_f32)?)?.item::<f32>()
 /// })??;
-/// assert_eq!(two, 2.0);
+/// assert_eq!(nine, 9.0);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn with_stream<R>(stream: &Stream, f: impl FnOnce() -> R) -> Result<R> {
