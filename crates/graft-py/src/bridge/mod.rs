@@ -4,8 +4,10 @@
 
 mod dtype;
 mod group;
+mod held;
 mod owned;
 mod stream;
+mod traces;
 
 use std::ffi::c_void;
 use std::ops::Deref;
@@ -18,10 +20,12 @@ use pyo3::types::PyType;
 
 pub(crate) use dtype::DtypeArg;
 pub(crate) use group::{GroupIn, GroupOut};
+pub(crate) use held::Held;
 pub(crate) use owned::Owned;
 pub(crate) use stream::{
     DeviceIn, DeviceOut, DeviceTypeIn, StreamIn, StreamOrDevice, StreamOut, ThreadLocalStreamOut,
 };
+pub(crate) use traces::PyTraces;
 
 unsafe extern "C" {
     fn graft_bridge_join(module: *mut PyObject, ty: *mut PyObject) -> bool;
@@ -80,17 +84,34 @@ impl<'py> FromPyObject<'_, 'py> for In {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        // SAFETY: the object is live and the GIL is held.
-        let array = unsafe { graft_bridge_from_python(object.as_ptr()) };
-        if array.is_null() {
+        let Some(array) = borrowed(&object) else {
             return Err(wrong_type("an mlx.core.array", object));
-        }
-        // SAFETY: `array` points to the C++ array inside the object, which the reference beside it
-        // keeps alive; mlx.core and this crate are linked to the same libmlx. Only code with the
-        // GIL changes an array, and it is held where `In` is used.
-        let array = unsafe { BorrowedArray::new(array) };
+        };
         Ok(Self { array, _object: object.to_owned().unbind() })
     }
+}
+
+/// The array inside an object, if it is one. The result lives as long as the object.
+fn borrowed(object: &Bound<'_, PyAny>) -> Option<BorrowedArray<'static>> {
+    // SAFETY: the object is live and the GIL is held.
+    let array = unsafe { graft_bridge_from_python(object.as_ptr()) };
+    if array.is_null() {
+        return None;
+    }
+    // SAFETY: `array` points to the C++ array inside the object, which the callers keep alive;
+    // mlx.core and this crate are linked to the same libmlx. Only code with the GIL changes an
+    // array, and it is held where the result is used.
+    Some(unsafe { BorrowedArray::new(array) })
+}
+
+/// A handle of our own of the array that an object is, if it is one.
+pub(crate) fn array_of(object: &Bound<'_, PyAny>) -> Option<Array> {
+    borrowed(object).map(|array| array.clone())
+}
+
+/// Whether an object is an array.
+pub(crate) fn is_array(object: &Bound<'_, PyAny>) -> bool {
+    borrowed(object).is_some()
 }
 
 /// A result that becomes an `mlx.core.array`.

@@ -2,28 +2,40 @@
 //! defines is typed in `core/memory.pyi`, which `cargo xtask gen` puts into the stub of the package;
 //! `core/fast/kernel.pyi` goes into that of `fast`.
 
+mod autodiff;
+mod compile;
 mod convolve;
 mod cuda;
+mod custom_function;
 mod device;
 mod distributed;
 mod dtype;
 mod einsum_path;
+mod eval;
 mod fast;
 mod io;
 mod memory;
 mod metal;
 mod printing;
 mod stream;
+mod transformed;
+mod trees;
+mod vmap;
 
 use pyo3::prelude::*;
 
 /// Adds the functions of all concepts to `core` and to its modules.
 pub(crate) fn register(core: &Bound<'_, PyModule>) -> PyResult<()> {
+    autodiff::register(core)?;
+    compile::register(core)?;
     convolve::register(core)?;
+    custom_function::register(core)?;
     dtype::register(core)?;
     einsum_path::register(core)?;
+    eval::register(core)?;
     io::register(core)?;
     memory::register(core)?;
+    vmap::register(core)?;
     device::register(core)?;
     stream::register(core)?;
     printing::register(core)?;

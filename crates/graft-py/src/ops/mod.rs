@@ -20,7 +20,7 @@ mod logic;
 mod math;
 mod quantized;
 mod random;
-mod random_state;
+pub(crate) mod random_state;
 mod reduce;
 pub(crate) mod scalars;
 mod shape;

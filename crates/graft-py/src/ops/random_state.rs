@@ -8,7 +8,8 @@ use std::cell::RefCell;
 
 use mlx_graft::{Array, random};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyType};
 
 use crate::bridge::{In, Out, references};
 use crate::error::to_py;
@@ -32,7 +33,23 @@ pub(super) fn next_key(py: Python<'_>, given: Option<In>) -> PyResult<Array> {
 
 /// Starts the state from a seed.
 pub(super) fn seed(py: Python<'_>, seed: u64) -> PyResult<()> {
-    let key = random::key(seed).map_err(to_py)?;
+    set_key(py, random::key(seed).map_err(to_py)?)
+}
+
+/// Whether an object is `mlx.core.random.state`, the view of the state.
+pub(crate) fn is_state(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let ty = TYPE.import(object.py(), "mlx.core.random", "_RandomState")?;
+    Ok(object.get_type().is(ty))
+}
+
+/// The key of this thread.
+pub(crate) fn key(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    list(py)?.get_item(0)
+}
+
+/// Sets the key of this thread.
+pub(crate) fn set_key(py: Python<'_>, key: Array) -> PyResult<()> {
     list(py)?.set_item(0, Out(key))
 }
 
