@@ -139,6 +139,25 @@ def test_traces_go_with_the_function() -> None:
         assert settle() == before
 
 
+def test_a_trace_may_own_a_compiled_function() -> None:
+    """MLX locks its cache while it frees a trace; what is freed with it may need the same lock."""
+
+    def make() -> Callable[[mx.array], object]:
+        inner = mg.compile(mx.sin)
+        inner(mx.array(1.0))
+        rule = mg.compile(mx.cos)
+        rule(mx.array(1.0))
+        f = mg.custom_function(mx.sin)
+        f.vjp(lambda x, dy, _: dy * rule(x))
+        return mg.compile(lambda x: (f(x), inner))
+
+    before = settle()
+    function = make()
+    function(mx.array(1.0))
+    del function
+    assert settle() == before
+
+
 def rounds() -> list[Callable[[mx.array], object]]:
     def fails(x: mx.array) -> mx.array:
         raise ValueError(x)

@@ -261,6 +261,33 @@ fn axes_of_vmap_are_checked() {
     assert_eq!(none.kind(), ErrorKind::InvalidArgument);
 }
 
+#[test]
+fn a_trace_may_own_a_compiled_function() {
+    let x = scalar(2.0);
+    for clear in [false, true] {
+        let outer = transforms::compile(
+            move |x: &[Array]| {
+                // The rule stays in the graph, and with it what it captured.
+                let inner = transforms::compile(sum_of_squares, false)?;
+                inner.call(&[&scalar(1.0)])?;
+                let also = transforms::compile_closure(&Closure::new(sum_of_squares), false)?;
+                also.call(&[&scalar(1.0)])?;
+                let rule = move |x: &[Array], _: &[Array], _: &[Array]| {
+                    also.call(x)?;
+                    inner.call(x)
+                };
+                transforms::custom_vjp(|x| Ok(vec![ops::square(&x[0])?]), rule)?.call(x)
+            },
+            false,
+        )
+        .unwrap();
+        assert_eq!(host(&outer.call(&[&x]).unwrap()[0]), [4.0]);
+        if clear {
+            transforms::clear_compile_cache().unwrap();
+        }
+    }
+}
+
 /// Every way in which `f` can be called by MLX.
 fn everywhere(f: fn(&[Array]) -> Result<Vec<Array>>) -> Vec<Box<dyn Fn() -> Result<()>>> {
     let x = vector(&[1.0, 2.0]);

@@ -124,10 +124,11 @@ impl Gradient {
         }
         for name in &self.argnames {
             if !kwargs.contains(name)? {
-                let names: String = kwargs.keys().iter().map(|key| format!("{key},")).collect();
+                let names: Vec<String> = kwargs.keys().iter().map(|key| key.to_string()).collect();
+                let names = names.join(",");
                 return Err(self.error(&format!(
                     "Can't compute the gradient of keyword argument '{name}' because the function \
-                     is called with the following keyword arguments {{{names}}}"
+                     is called with the following keyword arguments {{{names},}}"
                 )));
             }
         }

@@ -13,7 +13,7 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use super::autodiff::{closure_error, type_name};
 use super::transformed::{Callable, Transformation, Transformed};
 use super::trees::{self, Snapshot};
-use crate::bridge::{Out, PyTraces, array_of};
+use crate::bridge::{Held, Out, PyTraces, array_of};
 use crate::error::to_py;
 
 /// Adds the functions of this file to a Python module.
@@ -100,7 +100,7 @@ impl Drop for Returned {
         let structure = by_trace.remove(&self.number);
         // Freeing it may run Python code, which may come back here.
         drop(by_trace);
-        drop(structure);
+        drop(structure.map(Held::new));
     }
 }
 

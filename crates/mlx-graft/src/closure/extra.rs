@@ -5,7 +5,7 @@ use std::any::Any;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-use super::handle::{Payload, drop_payload, function};
+use super::handle::{Payload, discard, drop_payload, function, without_drops};
 use crate::handles::Live;
 use crate::{Array, Error, ErrorKind, Result, VectorArray, call, containers, error, sys};
 
@@ -29,11 +29,8 @@ struct Extra {
 }
 
 extern "C" fn drop_value(value: *mut c_void) {
-    let _: c_int = error::guarded(|| {
-        // SAFETY: C++ gives back the box made in `with_payload`, once.
-        drop(unsafe { Box::from_raw(value.cast::<Value>()) });
-        Ok(())
-    });
+    // SAFETY: C++ gives back the box made in `with_payload`, once.
+    discard(unsafe { Box::from_raw(value.cast::<Value>()) });
 }
 
 extern "C" fn with_payload<F, T>(
@@ -132,7 +129,7 @@ impl ClosureExtra {
 impl Drop for ClosureExtra {
     fn drop(&mut self) {
         // SAFETY: frees the handle we own, once.
-        unsafe { sys::graft_closure_extra_free(self.raw) };
+        without_drops(|| unsafe { sys::graft_closure_extra_free(self.raw) });
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the handles of all kinds of closures have in common.
 #![allow(unsafe_code)]
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
@@ -30,13 +32,48 @@ pub(super) unsafe fn function<'a, F>(payload: *mut c_void) -> &'a F {
     unsafe { &(*payload.cast::<Payload<F>>()).function }
 }
 
-pub(super) extern "C" fn drop_payload<F>(payload: *mut c_void) {
+pub(super) extern "C" fn drop_payload<F: 'static>(payload: *mut c_void) {
+    // SAFETY: C++ gives back the box made in `Payload::give`, once.
+    discard(unsafe { Box::from_raw(payload.cast::<Payload<F>>()) });
+}
+
+thread_local! {
+    /// What C++ gave back within [`without_drops`].
+    static GIVEN_BACK: RefCell<Option<Vec<Box<dyn Any>>>> = const { RefCell::new(None) };
+}
+
+/// Drops what C++ gave back, at once or at the end of [`without_drops`].
+pub(super) fn discard(mut value: Box<dyn Any>) {
+    // A thread that ends has no list any more.
+    let _ = GIVEN_BACK.try_with(|list| {
+        if let Some(list) = &mut *list.borrow_mut() {
+            list.push(std::mem::replace(&mut value, Box::new(())));
+        }
+    });
     // A destructor runs inside C++ and must not unwind into it.
     let _: c_int = error::guarded(|| {
-        // SAFETY: C++ gives back the box made in `Payload::give`, once.
-        drop(unsafe { Box::from_raw(payload.cast::<Payload<F>>()) });
+        drop(value);
         Ok(())
     });
+}
+
+/// Runs a call of C++ that frees closures under a lock, and drops what they held afterwards.
+///
+/// MLX locks its cache of traces while it frees some of them. What a closure in a trace held may
+/// own a compiled function, whose drop needs the same lock.
+pub(crate) fn without_drops<R>(f: impl FnOnce() -> R) -> R {
+    let outermost = GIVEN_BACK
+        .try_with(|list| {
+            let mut list = list.borrow_mut();
+            list.is_none().then(|| *list = Some(Vec::new())).is_some()
+        })
+        .unwrap_or(false);
+    let result = f();
+    if outermost {
+        let given_back = GIVEN_BACK.try_with(RefCell::take).ok().flatten();
+        given_back.into_iter().flatten().for_each(discard);
+    }
+    result
 }
 
 /// Whether a function captures nothing, so that a C function without a payload can stand for it.
@@ -89,8 +126,11 @@ macro_rules! closure_handle {
 
         impl Drop for $name {
             fn drop(&mut self) {
-                // SAFETY: frees the handle we own, once; an empty one is freed as a no-op.
-                unsafe { $crate::sys::$free(self.raw) };
+                // A compiled function that goes frees its traces.
+                $crate::closure::without_drops(|| {
+                    // SAFETY: frees the handle we own, once; an empty one is freed as a no-op.
+                    unsafe { $crate::sys::$free(self.raw) }
+                });
             }
         }
 

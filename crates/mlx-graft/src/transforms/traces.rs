@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
-use crate::closure::ClosureExtra;
+use crate::closure::{ClosureExtra, without_drops};
 use crate::handles::Live;
 use crate::{Array, Closure, Result, call, sys};
 
@@ -30,16 +30,20 @@ impl Cache {
     }
 
     pub(super) fn clear(&self) -> Result<()> {
-        call::status("clear_compile_cache", || {
-            // SAFETY: the handle is live; it holds the cache weakly.
-            unsafe { sys::mlx_detail_compile_clear_cache(self.raw) }
+        without_drops(|| {
+            call::status("clear_compile_cache", || {
+                // SAFETY: the handle is live; it holds the cache weakly.
+                unsafe { sys::mlx_detail_compile_clear_cache(self.raw) }
+            })
         })
     }
 
     fn erase(&self, id: usize) -> Result<()> {
-        call::status("compile_erase", || {
-            // SAFETY: the handle is live; it holds the cache weakly, and the cache has a lock.
-            unsafe { sys::mlx_detail_compile_erase(self.raw, id) }
+        without_drops(|| {
+            call::status("compile_erase", || {
+                // SAFETY: the handle is live; it holds the cache weakly, and the cache has a lock.
+                unsafe { sys::mlx_detail_compile_erase(self.raw, id) }
+            })
         })
     }
 }
