@@ -93,8 +93,9 @@ impl Crate {
             .filter(|(source, function)| {
                 if callee.kind == Kind::OfTrait {
                     let owner = callee.owner.as_deref();
+                    let named = [owner, callee.of_trait.as_deref()];
                     return function.owner.as_deref() == owner
-                        || function.words.iter().any(|word| Some(word.name.as_str()) == owner);
+                        || function.words.iter().any(|w| named.contains(&Some(w.name.as_str())));
                 }
                 let inside = function.module == callee.module
                     && (callee.owner.is_none() || function.owner == callee.owner);
@@ -186,6 +187,12 @@ fn export(
                     note(module, &name, format!("{prefix}{name}"));
                 }
             }
+        }
+    }
+    for function in &source.functions {
+        if function.made && function.owner.is_none() && !function.test && function.module == module
+        {
+            note(module, &function.name, format!("{prefix}{}", function.name));
         }
     }
     for (module, prefix) in modules {

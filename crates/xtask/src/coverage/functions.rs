@@ -1,6 +1,6 @@
 //! The functions of a crate, with what each names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -27,8 +27,12 @@ pub struct Function {
     pub module: Vec<String>,
     /// The type that it belongs to.
     pub owner: Option<String>,
-    /// Its name.
+    /// The trait that it implements a part of.
+    pub of_trait: Option<String>,
+    /// Its name; none if a macro makes all of a type.
     pub name: String,
+    /// Whether a macro makes it.
+    pub made: bool,
     /// What it is.
     pub kind: Kind,
     /// Whether it is `pub`.
@@ -62,7 +66,31 @@ pub fn read(root: &Path, folder: &str) -> Result<Vec<Source>> {
     let mut paths = Vec::new();
     files(&root.join(folder), &mut paths)?;
     paths.sort();
-    paths.iter().map(|path| source(root, &root.join(folder), path)).collect()
+    let files = paths
+        .iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(path)?;
+            let parsed =
+                syn::parse_file(&text).with_context(|| format!("in {}", path.display()))?;
+            Ok((path, text, parsed.items))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let macros: Macros = files.iter().flat_map(|(_, _, items)| definitions(items)).collect();
+    let folder = root.join(folder);
+    files
+        .into_iter()
+        .map(|(path, text, items)| source(root, &folder, path, text, items, &macros))
+        .collect()
+}
+
+/// What the macros of a crate expand to, by name.
+type Macros = BTreeMap<String, TokenStream>;
+
+fn definitions(items: &[Item]) -> impl Iterator<Item = (String, TokenStream)> {
+    items.iter().filter_map(|item| match item {
+        Item::Macro(item) => Some((item.ident.as_ref()?.to_string(), item.mac.tokens.clone())),
+        _ => None,
+    })
 }
 
 fn files(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
@@ -78,9 +106,14 @@ fn files(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn source(root: &Path, folder: &Path, path: &Path) -> Result<Source> {
-    let text = std::fs::read_to_string(path)?;
-    let parsed = syn::parse_file(&text).with_context(|| format!("in {}", path.display()))?;
+fn source(
+    root: &Path,
+    folder: &Path,
+    path: &Path,
+    text: String,
+    items: Vec<Item>,
+    macros: &Macros,
+) -> Result<Source> {
     let mut module: Vec<String> = path
         .strip_prefix(folder)?
         .with_extension("")
@@ -93,23 +126,24 @@ fn source(root: &Path, folder: &Path, path: &Path) -> Result<Source> {
     let file = path.strip_prefix(root)?.to_string_lossy().into_owned();
     let mut functions = Vec::new();
     let mut place =
-        Place { items: &parsed.items, module: module.clone(), functions: &mut functions };
-    for item in &parsed.items {
-        place.item(item, &parsed.items);
+        Place { items: &items, macros, module: module.clone(), functions: &mut functions };
+    for item in &items {
+        place.item(item);
     }
-    let all = words(parsed.items.iter().map(ToTokens::to_token_stream).collect());
-    Ok(Source { file, module, functions, items: parsed.items, words: all, text })
+    let all = words(items.iter().map(ToTokens::to_token_stream).collect());
+    Ok(Source { file, module, functions, items, words: all, text })
 }
 
 /// Where the functions are that are being read.
 struct Place<'a> {
     items: &'a [Item],
+    macros: &'a Macros,
     module: Vec<String>,
     functions: &'a mut Vec<Function>,
 }
 
 impl Place<'_> {
-    fn item(&mut self, item: &Item, siblings: &[Item]) {
+    fn item(&mut self, item: &Item) {
         match item {
             Item::Fn(function) => {
                 let tokens = function.to_token_stream();
@@ -118,6 +152,11 @@ impl Place<'_> {
             }
             Item::Impl(item) => self.methods(item),
             Item::Trait(item) => {
+                // What it asks for is reached where it is named.
+                let owner = Some(item.ident.to_string());
+                let bounds = item.supertraits.to_token_stream();
+                let all = words(bounds);
+                self.add(owner, String::new(), Kind::OfTrait, &item.vis, &[], all);
                 for function in &item.items {
                     if let TraitItem::Fn(function) = function {
                         let tokens = function.to_token_stream();
@@ -132,12 +171,12 @@ impl Place<'_> {
                 if let Some((_, items)) = &module.content {
                     self.module.push(module.ident.to_string());
                     for item in items {
-                        self.item(item, items);
+                        self.item(item);
                     }
                     self.module.pop();
                 }
             }
-            Item::Macro(item) => self.made_by_macro(item, siblings),
+            Item::Macro(item) => self.made_by_macro(item),
             _ => {}
         }
     }
@@ -158,6 +197,10 @@ impl Place<'_> {
             return;
         };
         let class = has(&item.attrs, "pymethods").then(|| self.class(&owner)).flatten();
+        let of_trait = item
+            .trait_
+            .as_ref()
+            .and_then(|(_, path, _)| path.segments.last().map(|segment| segment.ident.to_string()));
         for function in &item.items {
             let ImplItem::Fn(function) = function else { continue };
             let tokens = function.to_token_stream();
@@ -165,46 +208,63 @@ impl Place<'_> {
             let kind = if item.trait_.is_some() { Kind::OfTrait } else { Kind::Method };
             let owner = Some(owner.clone());
             self.add(owner, name, kind, &function.vis, &function.attrs, words(tokens));
-            if let Some(function) = self.functions.last_mut().filter(|_| class.is_some()) {
-                function.python.clone_from(&class);
+            if let Some(function) = self.functions.last_mut() {
+                function.of_trait.clone_from(&of_trait);
+                if class.is_some() {
+                    function.python.clone_from(&class);
+                }
             }
         }
     }
 
-    /// What a macro makes at the level of items, with what its own text names: the type that it
-    /// defines, or else the traits that it implements.
-    fn made_by_macro(&mut self, item: &syn::ItemMacro, siblings: &[Item]) {
-        if item.ident.is_some() {
+    /// What a macro makes at the level of items, with what its own text names: functions, the type
+    /// that it defines, or else parts of the traits that it implements.
+    fn made_by_macro(&mut self, item: &syn::ItemMacro) {
+        let Some(called) = item.mac.path.segments.last().filter(|_| item.ident.is_none()) else {
             return;
-        }
+        };
+        let definition = self.macros.get(&called.ident.to_string()).cloned().unwrap_or_default();
         let mut all = words(item.mac.tokens.clone());
-        let definition = siblings.iter().find_map(|sibling| match sibling {
-            Item::Macro(found) if item.mac.path.is_ident(found.ident.as_ref()?) => Some(found),
-            _ => None,
-        });
-        let definition = definition.map_or_else(TokenStream::new, |d| d.mac.tokens.clone());
         all.extend(words(definition.clone()));
-        let definition = tokens(definition);
+        let (given, definition) = (tokens(item.mac.tokens.clone()), tokens(definition));
         let is_type = |name: &&String| name.starts_with(char::is_uppercase);
-        let owners: Vec<String> = if definition.iter().any(|word| word == "struct") {
-            tokens(item.mac.tokens.clone()).iter().find(is_type).into_iter().cloned().collect()
+        if all.iter().any(|word| word.name == "test") {
+            self.make(None, "a macro".into(), true, all.clone());
+        }
+        if let Some(at) = definition.iter().position(|word| word == "struct") {
+            let own = definition.get(at + 1).filter(is_type);
+            if let Some(owner) = own.or_else(|| given.iter().find(is_type)) {
+                self.make(Some(owner.clone()), String::new(), false, all);
+            }
+        } else if definition.windows(2).any(|pair| pair == ["fn", "$"]) {
+            // A name and then the C function that it calls.
+            let is_c = |word: &String| word.starts_with("mlx_") || word.starts_with("graft_");
+            for pair in given.windows(2).filter(|pair| is_c(&pair[1])) {
+                let mut own = words(pair[1].parse().unwrap_or_default());
+                own.extend(definition.iter().flat_map(|w| words(w.parse().unwrap_or_default())));
+                self.make(None, pair[0].clone(), false, own);
+            }
         } else {
             let implemented = definition.windows(2).filter(|pair| pair[0] == "impl");
-            implemented.map(|pair| &pair[1]).filter(is_type).cloned().collect()
-        };
-        let test = all.iter().any(|word| word.name == "test");
-        for owner in owners.into_iter().map(Some).chain(test.then_some(None)) {
-            self.functions.push(Function {
-                module: self.module.clone(),
-                kind: if owner.is_some() { Kind::OfTrait } else { Kind::Free },
-                name: if owner.is_some() { String::new() } else { "a macro".into() },
-                owner,
-                public: true,
-                test,
-                python: None,
-                words: all.clone(),
-            });
+            for owner in implemented.map(|pair| &pair[1]).filter(is_type) {
+                self.make(Some(owner.clone()), String::new(), false, all.clone());
+            }
         }
+    }
+
+    fn make(&mut self, owner: Option<String>, name: String, test: bool, words: BTreeSet<Word>) {
+        self.functions.push(Function {
+            module: self.module.clone(),
+            kind: if owner.is_some() { Kind::OfTrait } else { Kind::Free },
+            owner,
+            of_trait: None,
+            name,
+            made: true,
+            public: true,
+            test,
+            python: None,
+            words,
+        });
     }
 
     fn add(
@@ -218,6 +278,8 @@ impl Place<'_> {
     ) {
         self.functions.push(Function {
             module: self.module.clone(),
+            of_trait: None,
+            made: false,
             python: has(attributes, "pyfunction").then(|| python_name(attributes, &name)),
             owner,
             name,

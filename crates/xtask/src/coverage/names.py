@@ -44,6 +44,8 @@ def stub_names(package: Path) -> list[str]:
                 names.append(prefix + node.name)
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names.append(prefix + node.target.id)
+            elif isinstance(node, ast.Assign):
+                names += [prefix + t.id for t in node.targets if isinstance(t, ast.Name)]
             elif isinstance(node, ast.ImportFrom):
                 names += [prefix + a.name for a in node.names if a.name == a.asname]
     return sorted({name for name in names if not name.rpartition(".")[2].startswith("_")})
