@@ -443,6 +443,97 @@ pub const GRAFT_ERROR_RUNTIME: graft_error_kind_ = 5;
 pub type graft_error_kind_ = core::ffi::c_uint;
 /// The type of the C++ exception that made a call fail.
 pub use self::graft_error_kind_ as graft_error_kind;
+/// An array of the graph, by its name in it.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_export_array_ {
+    pub name: *const core::ffi::c_char,
+    pub shape: *const core::ffi::c_int,
+    pub ndim: usize,
+    pub dtype: mlx_dtype,
+}
+/// An array of the graph, by its name in it.
+pub type graft_export_array = graft_export_array_;
+/// A keyword of the function, and the name of its array in the graph.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_export_keyword_ {
+    pub keyword: *const core::ffi::c_char,
+    pub name: *const core::ffi::c_char,
+}
+/// A keyword of the function, and the name of its array in the graph.
+pub type graft_export_keyword = graft_export_keyword_;
+/// An array that the graph holds, by its name in it.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_export_constant_ {
+    pub name: *const core::ffi::c_char,
+    pub value: mlx_array,
+}
+/// An array that the graph holds, by its name in it.
+pub type graft_export_constant = graft_export_constant_;
+pub const GRAFT_EXPORT_NONE: graft_export_argument_kind_ = 0;
+pub const GRAFT_EXPORT_BOOL: graft_export_argument_kind_ = 1;
+pub const GRAFT_EXPORT_INT: graft_export_argument_kind_ = 2;
+pub const GRAFT_EXPORT_FLOAT: graft_export_argument_kind_ = 3;
+pub const GRAFT_EXPORT_DTYPE: graft_export_argument_kind_ = 4;
+pub const GRAFT_EXPORT_STRING: graft_export_argument_kind_ = 5;
+/// The lengths or the positions of a shape.
+pub const GRAFT_EXPORT_SHAPE: graft_export_argument_kind_ = 6;
+/// The lengths or the positions of a shape.
+pub const GRAFT_EXPORT_LIST: graft_export_argument_kind_ = 7;
+/// The lengths or the positions of a shape.
+pub const GRAFT_EXPORT_TUPLE: graft_export_argument_kind_ = 8;
+/// The type of an argument of a primitive.
+pub type graft_export_argument_kind_ = core::ffi::c_uint;
+/// The type of an argument of a primitive.
+pub use self::graft_export_argument_kind_ as graft_export_argument_kind;
+/// An argument of a primitive. What belongs to another kind is zero.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_export_argument_ {
+    pub kind: graft_export_argument_kind,
+    /// The value of a bool or an integer, whose bits are those of a size_t if it was one.
+    pub integer: i64,
+    pub real: f64,
+    pub dtype: mlx_dtype,
+    pub text: *const core::ffi::c_char,
+    /// The elements of a shape, a list or a tuple.
+    pub items: *const graft_export_argument_,
+    pub num_items: usize,
+}
+/// An argument of a primitive. What belongs to another kind is zero.
+pub type graft_export_argument = graft_export_argument_;
+pub const GRAFT_EXPORT_INPUTS: graft_export_event_kind_ = 0;
+pub const GRAFT_EXPORT_KEYWORD_INPUTS: graft_export_event_kind_ = 1;
+pub const GRAFT_EXPORT_OUTPUTS: graft_export_event_kind_ = 2;
+pub const GRAFT_EXPORT_CONSTANTS: graft_export_event_kind_ = 3;
+pub const GRAFT_EXPORT_PRIMITIVE: graft_export_event_kind_ = 4;
+/// What a part of the graph is. They come in this order; primitives in that of computation.
+pub type graft_export_event_kind_ = core::ffi::c_uint;
+/// What a part of the graph is. They come in this order; primitives in that of computation.
+pub use self::graft_export_event_kind_ as graft_export_event_kind;
+/// A part of the graph. What belongs to another kind is empty. Valid during the call only.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_export_event_ {
+    pub kind: graft_export_event_kind,
+    /// Of the function, or of the primitive.
+    pub inputs: *const graft_export_array,
+    pub num_inputs: usize,
+    pub outputs: *const graft_export_array,
+    pub num_outputs: usize,
+    pub keywords: *const graft_export_keyword,
+    pub num_keywords: usize,
+    pub constants: *const graft_export_constant,
+    pub num_constants: usize,
+    /// The name of the primitive.
+    pub name: *const core::ffi::c_char,
+    pub arguments: *const graft_export_argument,
+    pub num_arguments: usize,
+}
+/// A part of the graph. What belongs to another kind is empty. Valid during the call only.
+pub type graft_export_event = graft_export_event_;
 pub const GRAFT_METAL_MATH_SAFE: graft_metal_math_mode_ = 0;
 pub const GRAFT_METAL_MATH_RELAXED: graft_metal_math_mode_ = 1;
 pub const GRAFT_METAL_MATH_FAST: graft_metal_math_mode_ = 2;
@@ -4063,6 +4154,33 @@ unsafe extern "C" {
     pub fn graft_error_last_message() -> *const core::ffi::c_char;
     /// Forget the last failure on this thread.
     pub fn graft_error_clear();
+    /// A new exporter of a function with keyword arguments, which saves metadata; null if it fails.
+    pub fn graft_function_exporter_new(
+        file: *const core::ffi::c_char,
+        fun: mlx_closure_kwargs,
+        shapeless: bool,
+        metadata: *const core::ffi::c_char,
+    ) -> mlx_function_exporter;
+    /// The metadata that was saved with a function, empty if there was none.
+    pub fn graft_imported_function_metadata(
+        res: *mut mlx_string,
+        xfunc: mlx_imported_function,
+    ) -> core::ffi::c_int;
+    /// Trace a function and give its graph to a callback, part by part, on this thread before this
+    /// returns. The callback returns 0, or non-zero to end with a failure; it may not throw.
+    pub fn graft_export_function_callback(
+        callback: ::core::option::Option<
+            unsafe extern "C" fn(
+                event: *const graft_export_event,
+                payload: *mut core::ffi::c_void,
+            ) -> core::ffi::c_int,
+        >,
+        payload: *mut core::ffi::c_void,
+        fun: mlx_closure_kwargs,
+        args: mlx_vector_array,
+        kwargs: mlx_map_string_to_array,
+        shapeless: bool,
+    ) -> core::ffi::c_int;
     /// As mlx_fast_metal_kernel_new, with compile options.
     pub fn graft_fast_metal_kernel_new(
         name: *const core::ffi::c_char,

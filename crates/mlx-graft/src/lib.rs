@@ -65,6 +65,7 @@ pub mod closure;
 pub mod containers;
 pub mod cuda;
 pub mod distributed;
+pub mod export;
 pub mod fast;
 pub mod fft;
 pub mod index;

@@ -12,6 +12,7 @@ mod distributed;
 mod dtype;
 mod einsum_path;
 mod eval;
+mod export;
 mod fast;
 mod io;
 mod memory;
@@ -33,6 +34,7 @@ pub(crate) fn register(core: &Bound<'_, PyModule>) -> PyResult<()> {
     dtype::register(core)?;
     einsum_path::register(core)?;
     eval::register(core)?;
+    export::register(core)?;
     io::register(core)?;
     memory::register(core)?;
     vmap::register(core)?;

@@ -123,4 +123,8 @@ impl ClosureKwargs {
         })?;
         res.to_vec()
     }
+
+    pub(crate) fn as_raw(&self) -> sys::mlx_closure_kwargs {
+        self.raw
+    }
 }

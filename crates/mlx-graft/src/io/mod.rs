@@ -37,6 +37,7 @@ use crate::{Device, Error, ErrorKind, Result, Stream, stream as streams, sys, wi
 pub use gguf::{Gguf, GgufValue, load_gguf, save_gguf};
 pub use npy::{load, load_from, save, save_to};
 pub use npz::{Compression, load_npz, load_npz_from, save_npz, save_npz_to};
+pub(crate) use replace::Pending;
 pub use replace::replace;
 pub use safetensors::{
     Safetensors, load_safetensors, load_safetensors_from, save_safetensors, save_safetensors_to,
@@ -48,13 +49,13 @@ const STREAM: &str = "the stream";
 
 /// Where a failure belongs: the operation and the name of the file.
 #[derive(Clone)]
-struct At {
+pub(crate) struct At {
     op: &'static str,
     file: String,
 }
 
 impl At {
-    fn path(op: &'static str, path: &Path) -> Self {
+    pub(crate) fn path(op: &'static str, path: &Path) -> Self {
         Self { op, file: path.display().to_string() }
     }
 
@@ -63,7 +64,7 @@ impl At {
     }
 
     /// The content of the file is not what it should be.
-    fn broken(&self, message: impl Into<String>) -> Error {
+    pub(crate) fn broken(&self, message: impl Into<String>) -> Error {
         self.error(ErrorKind::Runtime, message)
     }
 
@@ -73,7 +74,7 @@ impl At {
     }
 
     /// The system, or a stream, refused.
-    fn refused(&self) -> impl Fn(std::io::Error) -> Error {
+    pub(crate) fn refused(&self) -> impl Fn(std::io::Error) -> Error {
         let at = self.clone();
         move |error| match error.downcast::<Error>() {
             Ok(own) => own,
@@ -81,12 +82,12 @@ impl At {
         }
     }
 
-    fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
+    pub(crate) fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
         Error::File { kind, op: self.op, file: self.file.clone(), message: message.into() }
     }
 
     /// Opens a regular file; `missing` is the kind of the error if there is none.
-    fn open(&self, path: &Path, missing: ErrorKind) -> Result<(File, u64)> {
+    pub(crate) fn open(&self, path: &Path, missing: ErrorKind) -> Result<(File, u64)> {
         // Before opening: that would wait for a writer if this is a pipe.
         let found = fs::metadata(path).map_err(|error| self.error(missing, error.to_string()))?;
         if !found.is_file() {
@@ -98,7 +99,7 @@ impl At {
     }
 
     /// The path as C functions take it.
-    fn c_path(&self, path: &Path) -> Result<CString> {
+    pub(crate) fn c_path(&self, path: &Path) -> Result<CString> {
         #[cfg(unix)]
         let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec();
         #[cfg(not(unix))]
@@ -111,7 +112,7 @@ impl At {
     }
 
     /// A name or a text as C functions take it.
-    fn c_text(&self, text: &str) -> Result<CString> {
+    pub(crate) fn c_text(&self, text: &str) -> Result<CString> {
         CString::new(text).map_err(|_| {
             self.unsupported(format!(
                 "{text:?} contains a zero byte, where MLX's C API ends a text"

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempPath;
+
 /// Replaces the file at `path` by what `write` puts at the path it is given.
 ///
 /// That path is an empty temporary file in the same folder and with the same extension. After
@@ -28,24 +30,49 @@ pub fn replace<E>(
     write: impl FnOnce(&Path) -> Result<(), E>,
     refused: impl Fn(io::Error) -> E,
 ) -> Result<(), E> {
-    let path = target(path).map_err(&refused)?;
-    let folder = folder_of(&path);
-    let suffix = path.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".graft-").suffix(suffix.as_deref().unwrap_or_default());
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As for any new file: the process's mask takes its share away.
-        builder.permissions(fs::Permissions::from_mode(0o666));
+    let pending = Pending::new(path).map_err(&refused)?;
+    write(pending.path())?;
+    pending.commit().map_err(&refused)
+}
+
+/// A temporary file that becomes another when it is whole, and is removed when dropped before.
+pub(crate) struct Pending {
+    temporary: TempPath,
+    target: PathBuf,
+}
+
+impl Pending {
+    /// An empty file beside `path` with the same extension.
+    pub(crate) fn new(path: &Path) -> io::Result<Self> {
+        let target = target(path)?;
+        let suffix =
+            target.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".graft-").suffix(suffix.as_deref().unwrap_or_default());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As for any new file: the process's mask takes its share away.
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let temporary = builder.tempfile_in(folder_of(&target))?.into_temp_path();
+        Ok(Self { temporary, target })
     }
-    let temporary = builder.tempfile_in(&folder).map_err(&refused)?.into_temp_path();
-    write(&temporary)?;
-    sync(&temporary).map_err(&refused)?;
-    temporary.persist(&path).map_err(|error| refused(error.error))?;
-    // The rename is done and stands; syncing a folder is refused by some file systems.
-    let _ = File::open(&folder).and_then(|folder| folder.sync_all());
-    Ok(())
+
+    /// Where to write.
+    pub(crate) fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Puts the file in the place of the other.
+    pub(crate) fn commit(self) -> io::Result<()> {
+        // Opened for writing, as syncing a read-only handle is refused on some systems.
+        File::options().write(true).open(&self.temporary)?.sync_all()?;
+        self.temporary.persist(&self.target).map_err(|error| error.error)?;
+        // The rename is done and stands; syncing a folder is refused by some file systems.
+        let _ = File::open(folder_of(&self.target)).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
 }
 
 /// What a path leads to, which must be a file if it is there.
@@ -58,14 +85,9 @@ fn target(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn sync(path: &Path) -> io::Result<()> {
-    // Opened for writing, as syncing a read-only handle is refused on some systems.
-    File::options().write(true).open(path)?.sync_all()
-}
-
-fn folder_of(path: &Path) -> PathBuf {
+fn folder_of(path: &Path) -> &Path {
     match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-        _ => PathBuf::from("."),
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
