@@ -117,7 +117,7 @@ def _finite(number: float) -> float:
 
 Case: TypeAlias = Callable[[Callable[..., Any], Any], Any]
 MakeMaker: TypeAlias = Callable[..., Maker]
-Outcome: TypeAlias = "list[mx.array] | type[Exception]"
+Outcome: TypeAlias = list[mx.array] | type[Exception]
 
 
 @dataclass
@@ -279,7 +279,6 @@ def _loss(case: Case, make: MakeMaker, f: Callable[..., Any], *inputs: mx.array)
     return total
 
 
-@functools.cache
 def _find(module: str, name: str) -> Callable[..., Any]:
     found: Any = importlib.import_module(module)
     for part in name.split("."):

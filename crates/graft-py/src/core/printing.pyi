@@ -1,12 +1,14 @@
 from contextlib import AbstractContextManager
+from typing import final
 
+@final
 class PrintOptions:
     """How arrays are printed."""
 
     precision: int
     """The number of decimal places; -1 for as many as MLX sees fit."""
 
-    def __init__(self, precision: int = -1) -> None: ...
+    def __new__(cls, precision: int = -1) -> PrintOptions: ...
 
 def get_printoptions() -> PrintOptions:
     """The options in force, also for the arrays of `mlx.core`."""

@@ -39,14 +39,14 @@ fn get_printoptions() -> PyResult<PrintOptions> {
 
 /// Sets the number of decimal places of printed numbers.
 #[pyfunction]
-#[pyo3(signature = (precision=-1))]
+#[pyo3(signature = (precision=-1), text_signature = "(precision=-1)")]
 fn set_printoptions(precision: i32) -> PyResult<()> {
     printing::PrintOptions { precision }.set().map_err(to_py)
 }
 
 /// A context manager in which numbers are printed with so many decimal places.
 #[pyfunction]
-#[pyo3(signature = (precision=-1))]
+#[pyo3(signature = (precision=-1), text_signature = "(precision=-1)")]
 fn printoptions(precision: i32) -> PrintOptionsContext {
     let options = printing::PrintOptions { precision };
     PrintOptionsContext { options, former: Vec::new() }

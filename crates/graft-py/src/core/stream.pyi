@@ -1,4 +1,5 @@
 from types import TracebackType
+from typing import final
 
 from mlx.core import Device, DeviceType, Stream, ThreadLocalStream
 
@@ -38,10 +39,11 @@ def stream(s: Stream | ThreadLocalStream | Device | DeviceType) -> StreamContext
     """A context manager in which a stream, or the default stream of a device, is the default one,
     and its device the default device."""
 
+@final
 class StreamContext:
     """A context manager that sets the default device and stream, made by `stream`."""
 
-    def __init__(self, s: Stream | ThreadLocalStream | Device | DeviceType) -> None: ...
+    def __new__(cls, s: Stream | ThreadLocalStream | Device | DeviceType) -> StreamContext: ...
     def __enter__(self) -> None: ...
     def __exit__(
         self,
