@@ -2423,13 +2423,14 @@ def set_wired_limit(limit: int) -> int:
 def clear_cache() -> None:
     """Gives the memory kept for reuse back to the system."""
 
+@final
 class PrintOptions:
     """How arrays are printed."""
 
     precision: int
     """The number of decimal places; -1 for as many as MLX sees fit."""
 
-    def __init__(self, precision: int = -1) -> None: ...
+    def __new__(cls, precision: int = -1) -> PrintOptions: ...
 
 def get_printoptions() -> PrintOptions:
     """The options in force, also for the arrays of `mlx.core`."""
@@ -2476,10 +2477,11 @@ def stream(s: Stream | ThreadLocalStream | Device | DeviceType) -> StreamContext
     """A context manager in which a stream, or the default stream of a device, is the default one,
     and its device the default device."""
 
+@final
 class StreamContext:
     """A context manager that sets the default device and stream, made by `stream`."""
 
-    def __init__(self, s: Stream | ThreadLocalStream | Device | DeviceType) -> None: ...
+    def __new__(cls, s: Stream | ThreadLocalStream | Device | DeviceType) -> StreamContext: ...
     def __enter__(self) -> None: ...
     def __exit__(
         self,

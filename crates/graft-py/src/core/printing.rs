@@ -24,7 +24,7 @@ struct PrintOptions {
 #[pymethods]
 impl PrintOptions {
     #[new]
-    #[pyo3(signature = (precision=-1))]
+    #[pyo3(signature = (precision=-1), text_signature = "(precision=-1)")]
     fn new(precision: i32) -> Self {
         Self { precision }
     }
