@@ -49,6 +49,7 @@ test: lint gen-check test-rust test-python ## Run every test and linter.
 .PHONY: gen-check
 gen-check: $(SETUP)
 	cargo xtask gen --check
+	cargo xtask coverage --check
 
 test-rust: build
 	$(WITH_MLX) cargo test --workspace --exclude graft-py --lib --bins --tests

@@ -29,11 +29,6 @@ macro_rules! dtypes {
                 match self { $(Self::$variant => $name),* }
             }
 
-            /// The size of an element in bytes.
-            pub fn size(self) -> usize {
-                match self { $(Self::$variant => $size),* }
-            }
-
             pub(crate) fn as_raw(self) -> sys::mlx_dtype {
                 match self { $(Self::$variant => sys::$raw),* }
             }
@@ -63,6 +58,12 @@ dtypes! {
 }
 
 impl Dtype {
+    /// The size of an element in bytes.
+    pub fn size(self) -> usize {
+        // SAFETY: takes one of the values of the enumeration.
+        unsafe { sys::mlx_dtype_size(self.as_raw()) }
+    }
+
     /// Whether this is an integer type, signed or not.
     pub fn is_integer(self) -> bool {
         !self.is_floating() && !matches!(self, Self::Bool | Self::Complex64)

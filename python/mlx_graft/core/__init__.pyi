@@ -2441,6 +2441,8 @@ def set_printoptions(precision: int = -1) -> None:
 def printoptions(precision: int = -1) -> AbstractContextManager[object]:
     """A context manager in which numbers are printed with so many decimal places."""
 
+matrix_norm = linalg.norm
+
 def default_stream(device: Device | DeviceType) -> Stream:
     """The default stream of a device on this thread.
 

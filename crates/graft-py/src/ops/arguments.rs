@@ -3,7 +3,7 @@
 use mlx_graft::stream::on_stream;
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyTuple};
+use pyo3::types::{PyInt, PyList, PyTuple};
 
 pub(crate) use crate::bridge::DtypeArg;
 use crate::bridge::{In, StreamOrDevice, wrong_type};
@@ -31,8 +31,19 @@ impl<'py> FromPyObject<'_, 'py> for Ints {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        object.extract().map(Self).map_err(|_| wrong_type("a sequence of integers", object))
+        integers(object).map(Self).map_err(|_| wrong_type("a sequence of integers", object))
     }
+}
+
+/// The elements of a sequence. Most are tuples and lists, which need no search for a protocol.
+fn integers(object: Borrowed<'_, '_, PyAny>) -> PyResult<Vec<i32>> {
+    if let Ok(tuple) = object.cast::<PyTuple>() {
+        return tuple.iter_borrowed().map(Borrowed::extract).collect();
+    }
+    if let Ok(list) = object.cast::<PyList>() {
+        return list.iter().map(|item| item.extract()).collect();
+    }
+    object.extract()
 }
 
 /// One axis or several.
@@ -47,11 +58,11 @@ impl<'py> FromPyObject<'_, 'py> for Axes {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(axis) = object.extract() {
+        let sequence = object.is_instance_of::<PyTuple>() || object.is_instance_of::<PyList>();
+        if !sequence && let Ok(axis) = object.extract() {
             return Ok(Self::One(axis));
         }
-        object
-            .extract()
+        integers(object)
             .map(Self::Many)
             .map_err(|_| wrong_type("an integer or a sequence of them", object))
     }

@@ -111,7 +111,11 @@ impl Crate {
         if let Some(owner) = &function.owner {
             parents.insert(owner.clone());
         } else {
-            parents.insert(function.module.last().map_or("crate", String::as_str).to_string());
+            // A module may hand on what its own modules define.
+            parents.extend(function.module.iter().rev().take(2).cloned());
+            if function.module.is_empty() {
+                parents.insert("crate".into());
+            }
             let key = (function.module.clone(), function.name.clone());
             if let Some(path) = self.public.get(&key) {
                 let parent = path.rsplit("::").nth(1).unwrap_or("mlx_graft");

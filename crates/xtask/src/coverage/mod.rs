@@ -77,7 +77,7 @@ impl Coverage {
 
     /// Prints the table; a failure if `check` is asked for and something is missing.
     pub fn print(&self, check: bool) -> ExitCode {
-        print!("{}", report::plain(self));
+        print!("{}", if check { report::totals(self) } else { report::plain(self) });
         let missing = report::missing(self);
         if !check || missing.is_empty() {
             return ExitCode::SUCCESS;

@@ -48,7 +48,19 @@ def stub_names(package: Path) -> list[str]:
                 names += [prefix + t.id for t in node.targets if isinstance(t, ast.Name)]
             elif isinstance(node, ast.ImportFrom):
                 names += [prefix + a.name for a in node.names if a.name == a.asname]
+                names += [prefix + a.asname for a in node.names if a.name != a.asname and a.asname]
+                if [alias.name for alias in node.names] == ["*"] and node.module:
+                    source = package / f"{node.module.rpartition('.')[2]}.py"
+                    names += [prefix + name for name in exported(ast.parse(source.read_text()))]
     return sorted({name for name in names if not name.rpartition(".")[2].startswith("_")})
+
+
+def exported(tree: ast.Module) -> list[str]:
+    """What `__all__` of a module says."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [ast.literal_eval(item) for item in node.value.elts]  # type: ignore[attr-defined]
+    return []
 
 
 def bindings(tree: ast.Module) -> Bindings:

@@ -82,7 +82,7 @@ fn rows(coverage: &Coverage) -> impl Iterator<Item = &Row> {
     coverage.c.iter().chain(&coverage.mlx).flat_map(|(_, rows)| rows)
 }
 
-fn totals(coverage: &Coverage) -> String {
+pub fn totals(coverage: &Coverage) -> String {
     let c: Vec<&Row> = coverage.c.iter().flat_map(|(_, rows)| rows).collect();
     let mlx: Vec<&Row> = coverage.mlx.iter().flat_map(|(_, rows)| rows).collect();
     let count = |rows: &[&Row], is: fn(&Row) -> bool| rows.iter().filter(|row| is(row)).count();
