@@ -49,6 +49,11 @@
 //! # Ok::<(), mlx_graft::Error>(())
 //! ```
 
+/// The guide, so that its program is tested. Its file is outside of the crate's folder.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rust.md")]
+struct Guide;
+
 mod array;
 mod call;
 mod device;
