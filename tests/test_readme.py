@@ -52,7 +52,7 @@ def test_commands_run(guide: str, root: Path, checkpoint, data, tmp_path) -> Non
     }
     # Both doors, and whatever a command writes stays in the temporary folder.
     for words in commands(root, guide):
-        if words[0] not in ("graft", "graft-train") or "--help" in words:
+        if words[0] not in ("graft", "graft-train", "python") or "--help" in words:
             continue
         if "--config" in words:
             continue
@@ -64,7 +64,10 @@ def test_commands_run(guide: str, root: Path, checkpoint, data, tmp_path) -> Non
         programs = {
             "graft": Path(sys.executable).parent / "graft",
             "graft-train": target / "debug/graft-train",
+            "python": sys.executable,
         }
+        if "--self-test" in words:
+            words += ["--seconds", "3"]
         if "--train" in words and "--num-layers" not in words:
             words += ["--num-layers", "2"]  # the stand-in has fewer layers than the default trains
         words[0] = str(programs[words[0]])
