@@ -37,6 +37,11 @@
 //! ```
 //!
 //! ```compile_fail,E0277
+//! let stream = mlx_graft::Stream::new(mlx_graft::Device::cpu()).unwrap();
+//! std::thread::spawn(move || stream.synchronize());
+//! ```
+//!
+//! ```compile_fail,E0277
 //! let f = mlx_graft::Closure::new(|x| Ok(x.to_vec()));
 //! std::thread::spawn(move || f.call::<mlx_graft::Array>(&[]));
 //! ```

@@ -185,6 +185,17 @@ impl<'a> OutputBuffer<'a> {
     ///
     /// # Errors
     /// If the elements are not `T`.
+    ///
+    /// There is one such slice at a time:
+    ///
+    /// ```compile_fail,E0499
+    /// # use mlx_graft::primitive::OutputBuffer;
+    /// fn kernel(output: &mut OutputBuffer<'_>) {
+    ///     let a = output.as_mut_slice::<f32>().unwrap();
+    ///     let b = output.as_mut_slice::<f32>().unwrap();
+    ///     a[0] = b[0];
+    /// }
+    /// ```
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], KernelError> {
         // SAFETY: every element is written below, before anybody can read it.
         let elements = unsafe { self.as_uninit_slice::<T>()? };
