@@ -37,12 +37,10 @@ def test_wrong_options(options: list[str]) -> None:
 def test_a_wrong_operation_is_found(monkeypatch, capsys) -> None:
     from mlx_graft.core import _parity
 
-    _parity._find.cache_clear()
     monkeypatch.setattr(mc, "square", lambda a, stream=None: mc.add(a, a, stream=stream))
     monkeypatch.setattr(_self_test, "OPS", [op for op in OPS if op.name in ("square", "sqrt")])
     monkeypatch.setattr(_self_test, "SECTIONS", {})
     assert _self_test.run(1.0, 7) == 1
-    _parity._find.cache_clear()
     assert "failed: square, case 0" in capsys.readouterr().out
 
 
