@@ -44,7 +44,7 @@ build: $(SETUP) ## Compile the Rust code and install the Python package into .ve
 demo: build ## Train a small language model, LoRA-tune it, print samples, plot demo/loss.png.
 	python examples/demo.py
 
-test: lint gen-check test-rust test-python ## Run every test and linter.
+test: lint gen-check docs test-rust test-python ## Run every test and linter.
 
 .PHONY: gen-check
 gen-check: $(SETUP)

@@ -29,7 +29,7 @@ pub struct ImportedFunction {
     _thread: PhantomData<*const ()>,
 }
 
-/// Imports a function from a file; see the [module](self) about which files to trust.
+/// Imports a function from a file; see the [module](crate::export) about which files to trust.
 ///
 /// # Errors
 /// [`Error::File`] if the file is missing, cut short or no exported function, or has an operation
