@@ -2,6 +2,7 @@
 // C++ objects that mlx.core holds.
 #include <nanobind/nanobind.h>
 
+#include <new>
 #include <utility>
 
 #include "mlx/array.h"
@@ -17,6 +18,9 @@ using mlx::core::ThreadLocalStream;
 using mlx::core::distributed::Group;
 
 namespace {
+
+// The class of arrays. Arrays pass here with every call, and this spares the search in the registry.
+PyTypeObject* array_type = nullptr;
 
 // The C++ object behind a Python object, null if it is of another type. Borrowed from the object.
 template <typename T>
@@ -46,6 +50,7 @@ PyObject* made(T&& value) {
 extern "C" bool graft_bridge_join(PyObject* module, PyObject* type) {
   try {
     nb::detail::nb_module_exec("mlx", module);
+    array_type = reinterpret_cast<PyTypeObject*>(type);
     return nb::type<array>().ptr() == type;
   } catch (...) {
     return false;
@@ -53,12 +58,21 @@ extern "C" bool graft_bridge_join(PyObject* module, PyObject* type) {
 }
 
 extern "C" const void* graft_bridge_from_python(PyObject* object) {
-  return borrowed<array>(object);
+  return Py_TYPE(object) == array_type ? nb::inst_ptr<array>(nb::handle(object))
+                                       : borrowed<array>(object);
 }
 
 // Moves out of the array.
 extern "C" PyObject* graft_bridge_to_python(void* value) {
-  return made(std::move(*static_cast<array*>(value)));
+  try {
+    nb::object object = nb::inst_alloc(nb::handle(reinterpret_cast<PyObject*>(array_type)));
+    new (nb::inst_ptr<array>(object)) array(std::move(*static_cast<array*>(value)));
+    nb::inst_mark_ready(object);
+    return object.release().ptr();
+  } catch (nb::python_error& e) {
+    e.restore();
+    return nullptr;
+  }
 }
 
 extern "C" const void* graft_bridge_device_from_python(PyObject* object) {

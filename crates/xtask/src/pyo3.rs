@@ -337,7 +337,7 @@ fn one_call(
                 | Type::AllAxes
                 | Type::Plain(Kind::Array | Kind::Arrays | Kind::Int64s) => format!("&{name}"),
                 Type::Key => format!("Some(&{name})"),
-                Type::OptionalScalar => format!("{name}.as_ref()"),
+                Type::OptionalScalar => format!("{name}.as_deref()"),
                 Type::IntOrInts | Type::Plain(Kind::Ints) => format!("&{name}.0"),
                 Type::Each(_) => {
                     let dimension = py.feeds.iter().position(|feed| *feed == param.name);

@@ -74,6 +74,11 @@ impl AsRef<Array> for In {
 }
 
 impl In {
+    /// The object as an array, if it is one.
+    pub(crate) fn of(object: Borrowed<'_, '_, PyAny>) -> Option<Self> {
+        borrowed(&object).map(|array| Self { array, _object: object.to_owned().unbind() })
+    }
+
     /// A handle of our own.
     pub(crate) fn into_array(self) -> Array {
         self.array.clone()
@@ -84,10 +89,7 @@ impl<'py> FromPyObject<'_, 'py> for In {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let Some(array) = borrowed(&object) else {
-            return Err(wrong_type("an mlx.core.array", object));
-        };
-        Ok(Self { array, _object: object.to_owned().unbind() })
+        Self::of(object).ok_or_else(|| wrong_type("an mlx.core.array", object))
     }
 }
 

@@ -104,7 +104,7 @@ impl<'py> FromPyObject<'_, 'py> for Shape {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(lengths) = object.extract() {
+        if let Ok(lengths) = integers(object) {
             return Ok(Self(lengths));
         }
         let lengths: Vec<i64> = object.extract().map_err(|_| wrong_type("a shape", object))?;

@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::arguments::{Axes, DtypeArg, Int, IntOrShape, run};
-use super::scalars::{Operand, weak};
+use super::scalars::Operand;
 use crate::bridge::{In, Out};
 
 /// Adds the functions of this file to a Python module.
@@ -34,10 +34,10 @@ fn clip(
     a_max: Option<Operand<'_>>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let beside = |bound| weak(Operand::Array((*a).clone()), bound).map(|(_, bound)| bound);
+    let beside = |bound: Operand<'_>| bound.array_beside(Some(a.dtype()));
     let a_min = a_min.map(beside).transpose()?;
     let a_max = a_max.map(beside).transpose()?;
-    run(stream, || ops::clip(&a, a_min.as_ref(), a_max.as_ref())).map(Out)
+    run(stream, || ops::clip(&a, a_min.as_deref(), a_max.as_deref())).map(Out)
 }
 
 /// A matrix with ones on the `k`th diagonal, square unless `m` is given.

@@ -97,8 +97,8 @@ fn normal_broadcast(
         random::normal_broadcast(
             &shape.0,
             dtype.map_or(Dtype::Float32, |dtype| dtype.0),
-            loc.as_ref(),
-            scale.as_ref(),
+            loc.as_deref(),
+            scale.as_deref(),
             Some(&key),
         )
     })

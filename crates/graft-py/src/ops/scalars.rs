@@ -1,5 +1,7 @@
 //! Python numbers as operands, with the dtypes that `mlx.core` gives them.
 
+use std::ops::Deref;
+
 use mlx_graft::{Array, Dtype, bf16, f16};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -7,6 +9,31 @@ use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt};
 
 use crate::bridge::In;
 use crate::error::to_py;
+
+/// An operand as an array: the one that Python holds, or one made for the call.
+pub(crate) enum Converted {
+    /// What Python holds.
+    Lent(In),
+    /// Made of a number.
+    Made(Array),
+}
+
+impl Deref for Converted {
+    type Target = Array;
+
+    fn deref(&self) -> &Array {
+        match self {
+            Self::Lent(array) => array,
+            Self::Made(array) => array,
+        }
+    }
+}
+
+impl AsRef<Array> for Converted {
+    fn as_ref(&self) -> &Array {
+        self
+    }
+}
 
 /// An array, or what becomes one.
 pub(crate) enum Operand<'py> {
@@ -19,7 +46,7 @@ pub(crate) enum Operand<'py> {
     /// A `complex`.
     Complex(f32, f32),
     /// An `mlx.core.array`, or an object that gives one (`__mlx_array__`).
-    Array(Array),
+    Array(In),
     /// An array of `NumPy`, or of another package that speaks its protocol.
     Foreign(Bound<'py, PyAny>),
 }
@@ -28,6 +55,9 @@ impl<'py> FromPyObject<'_, 'py> for Operand<'py> {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Some(array) = In::of(object) {
+            return Ok(Self::Array(array));
+        }
         if object.is_instance_of::<PyBool>() {
             return Ok(Self::Bool(object.extract()?));
         }
@@ -43,12 +73,8 @@ impl<'py> FromPyObject<'_, 'py> for Operand<'py> {
         if let Ok(number) = object.cast::<PyComplex>() {
             return Ok(Self::Complex(number.real() as f32, number.imag() as f32));
         }
-        if let Ok(array) = object.extract::<In>() {
-            return Ok(Self::Array(array.into_array()));
-        }
         if object.hasattr("__mlx_array__")? {
-            let array: In = object.call_method0("__mlx_array__")?.extract()?;
-            return Ok(Self::Array(array.into_array()));
+            return object.call_method0("__mlx_array__")?.extract().map(Self::Array);
         }
         if object.hasattr("__array__")? {
             return Ok(Self::Foreign(object.to_owned()));
@@ -60,15 +86,15 @@ impl<'py> FromPyObject<'_, 'py> for Operand<'py> {
 
 impl Operand<'_> {
     /// The operand as an array of its own dtype.
-    pub(crate) fn array(self) -> PyResult<Array> {
+    pub(crate) fn array(self) -> PyResult<Converted> {
         self.array_beside(None)
     }
 
     /// The operand as an array beside one of dtype `other`: a number takes that dtype if it can
     /// hold numbers of its kind.
-    pub(super) fn array_beside(self, other: Option<Dtype>) -> PyResult<Array> {
-        match self {
-            Self::Array(array) => Ok(array),
+    pub(super) fn array_beside(self, other: Option<Dtype>) -> PyResult<Converted> {
+        let made = match self {
+            Self::Array(array) => return Ok(Converted::Lent(array)),
             Self::Foreign(object) => foreign(&object, other),
             Self::Bool(value) => integer(value.into(), other.unwrap_or(Dtype::Bool)),
             Self::Int(value) => match other {
@@ -79,7 +105,8 @@ impl Operand<'_> {
             },
             Self::Float(value) => floating(value, other.filter(|dtype| dtype.is_floating())),
             Self::Complex(real, imaginary) => complex(real, imaginary),
-        }
+        };
+        made.map(Converted::Made)
     }
 }
 
@@ -133,13 +160,14 @@ fn complex(real: f32, imaginary: f32) -> PyResult<Array> {
 }
 
 /// Two operands as arrays; a number beside an array takes the array's dtype if it fits.
-pub(super) fn weak(a: Operand<'_>, b: Operand<'_>) -> PyResult<(Array, Array)> {
+pub(super) fn weak(a: Operand<'_>, b: Operand<'_>) -> PyResult<(Converted, Converted)> {
     match (a, b) {
+        (Operand::Array(a), Operand::Array(b)) => Ok((Converted::Lent(a), Converted::Lent(b))),
         (Operand::Array(a), b) => {
             let dtype = a.dtype();
-            Ok((a, b.array_beside(Some(dtype))?))
+            Ok((Converted::Lent(a), b.array_beside(Some(dtype))?))
         }
-        (a, Operand::Array(b)) => Ok((a.array_beside(Some(b.dtype()))?, b)),
+        (a, Operand::Array(b)) => Ok((a.array_beside(Some(b.dtype()))?, Converted::Lent(b))),
         (a, b) => Ok((a.array()?, b.array()?)),
     }
 }

@@ -1,10 +1,10 @@
 //! Kernels for the GPU from source text.
 
+use mlx_graft::DeviceType;
 use mlx_graft::fast::kernel::{
     CudaKernel, KernelSource, Launch, MathMode, MetalKernel, PrecompiledCudaKernel, ScalarArg,
     TemplateArg,
 };
-use mlx_graft::{Array, DeviceType};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList};
@@ -12,7 +12,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList};
 use crate::bridge::{DtypeArg, Out, StreamOrDevice, wrong_type};
 use crate::error::to_py;
 use crate::ops::arguments::run;
-use crate::ops::scalars::Operand;
+use crate::ops::scalars::{Converted, Operand};
 
 /// Adds the functions of this file to a Python module.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -183,7 +183,7 @@ fn with_source<T>(
     .map_err(to_py)
 }
 
-fn arrays(inputs: Vec<Operand<'_>>) -> PyResult<Vec<Array>> {
+fn arrays(inputs: Vec<Operand<'_>>) -> PyResult<Vec<Converted>> {
     inputs.into_iter().map(Operand::array).collect()
 }
 
