@@ -35,8 +35,6 @@ def test_wrong_options(options: list[str]) -> None:
 
 
 def test_a_wrong_operation_is_found(monkeypatch, capsys) -> None:
-    from mlx_graft.core import _parity
-
     monkeypatch.setattr(mc, "square", lambda a, stream=None: mc.add(a, a, stream=stream))
     monkeypatch.setattr(_self_test, "OPS", [op for op in OPS if op.name in ("square", "sqrt")])
     monkeypatch.setattr(_self_test, "SECTIONS", {})
