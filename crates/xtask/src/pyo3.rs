@@ -337,7 +337,6 @@ fn one_call(
                 | Type::AllAxes
                 | Type::Plain(Kind::Array | Kind::Arrays | Kind::Int64s) => format!("&{name}"),
                 Type::Key => format!("Some(&{name})"),
-                Type::OptionalScalar => format!("{name}.as_deref()"),
                 Type::IntOrInts | Type::Plain(Kind::Ints) => format!("&{name}.0"),
                 Type::Each(_) => {
                     let dimension = py.feeds.iter().position(|feed| *feed == param.name);
@@ -348,7 +347,9 @@ fn one_call(
                 Type::Dtype | Type::Plain(Kind::Int | Kind::Size | Kind::Uint64) => {
                     format!("{name}.0")
                 }
-                Type::Plain(Kind::OptionalArray) => format!("{name}.as_deref()"),
+                Type::OptionalScalar | Type::Plain(Kind::OptionalArray) => {
+                    format!("{name}.as_deref()")
+                }
                 Type::Plain(Kind::OptionalInt) => format!("{name}.map(|number| number.0)"),
                 Type::Plain(Kind::OptionalInts) => {
                     format!("{name}.as_ref().map(|list| &list.0[..])")
