@@ -1,11 +1,13 @@
 """C through cffi, Rust through `mlx_graft.core`, and `mlx.core`: the same bytes, the same errors.
 
 The shared libmlxc is driven as by a stranger: declarations from the shipped headers, arrays handed
-over as bytes and read back as bytes.
+over as bytes and read back as bytes. The operations run the cases of the generated table; what is
+no operation has samples by hand, and the headers say whether a group of functions has none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +18,11 @@ import pytest
 
 import mlx_graft as mg
 from mlx_graft.core._cases import OPS
-from mlx_graft.core._parity import Maker, Op, outcome, raw
+from mlx_graft.core._parity import Maker, Op, outcome
 from support import c_headers
 from support.c_caller import Library, NotInCError
+from support.c_samples import SAMPLES, Sample
+from support.c_samples import sample as samples
 
 cffi = pytest.importorskip("cffi")
 GENERATED = [op for op in OPS if op.c]
@@ -114,7 +118,7 @@ def in_python(c: Library, run: Callable[[], Any]) -> Any:
     found = outcome(run)
     if isinstance(found, type):
         return found
-    return [(c.dtype(a.dtype), a.shape, raw(a)) for a in found]
+    return [c.plain(a) for a in found]
 
 
 @pytest.mark.parametrize("op", GENERATED, ids=lambda op: op.name)
@@ -144,19 +148,41 @@ def test_arguments_of_their_own(function: str, c: Library) -> None:
         assert found == in_python(c, lambda: call(module, *values().values()))  # noqa: B023
 
 
-def test_every_signature_of_an_operation_is_called(c: Library) -> None:
-    """One function of each group of functions with the same types."""
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
+def test_sample(sample: Sample, c: Library, tmp_path: Path) -> None:
+    found = samples.in_c(c, sample, tmp_path)
+    assert sample.fails or not isinstance(found, type), found
+    for module in (mx, mg.core):
+        assert found == samples.in_python(c, sample, module, tmp_path)
+
+
+#: Functions that cannot be called where a platform is absent, whose groups have no other member.
+NEEDED = {
+    "mlx_fast_cuda_kernel_apply": ("CUDA", mx.cuda.is_available),
+}
+
+
+def test_every_signature_group_has_a_sample(c: Library, tmp_path: Path) -> None:
+    """Functions whose results and parameters have the same types are a group."""
+    c.called.clear()
     for op in GENERATED:
         for case in op.cases:
-            try:
+            with contextlib.suppress(NotInCError):
                 in_c(lambda: case(c.operation(op), Maker(mx.float32)))  # noqa: B023
-            except NotInCError:
-                continue
+    for function, (values, _) in DIRECT.items():
+        c.call(function, values())
+    for sample in SAMPLES:
+        samples.in_c(c, sample, tmp_path)
     signatures = c_headers.signatures(Path(mg.capi.include()))
-    called = {signatures[name] for name in c.called}
-    direct = {signatures[name] for name in DIRECT}
-    wanted = {signatures[name] for op in GENERATED for name in chosen(op)} - direct
-    assert wanted <= called
+    called = {signatures[name] for name in c.called & set(signatures)}
+    absent = {name for name, (_, is_available) in NEEDED.items() if not is_available()}
+    groups: dict[str, list[str]] = {}
+    for name, signature in signatures.items():
+        groups.setdefault(signature, []).append(name)
+    without = [names for signature, names in groups.items() if signature not in called]
+    missing = [names for names in without if not set(names) <= absent]
+    assert not missing, "\n".join(map(str, missing))
+    assert len(groups) > 400, "the headers declare fewer groups than they should"
 
 
 def chosen(op: Op) -> tuple[str, ...]:

@@ -21,14 +21,27 @@ class NotInCError(Exception):
     """The arguments have no counterpart in C, such as a number in the place of an array."""
 
 
+class Recorded:
+    """A library that notes the names of the functions that are looked up in it."""
+
+    def __init__(self, lib: Any, called: set[str]) -> None:
+        self._lib = lib
+        self._called = called
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._lib, name)
+        self._called.add(name)
+        return found
+
+
 class Library:
     """libmlxc, with what is needed to hand arrays over as bytes and read them back."""
 
     def __init__(self, ffi: Any, lib: Any, functions: dict[str, list[tuple[str, str]]]) -> None:
         self.ffi = ffi
-        self.lib = lib
         self.functions = functions
         self.called: set[str] = set()
+        self.lib = Recorded(lib, self.called)
         self.alone = False
 
     def operation(self, op: Op) -> Callable[..., Any]:
@@ -72,7 +85,6 @@ class Library:
 
     def call(self, function: str, values: dict[str, Any]) -> Any:
         """Calls a function and returns bytes of its outputs; raises what `mlx.core` would."""
-        self.called.add(function)
         # The dtype of a number depends on the arrays beside it, if there are any.
         self.alone = not any(isinstance(v, mx.array) for k, v in values.items() if k != "key")
         with contextlib.ExitStack() as stack:
@@ -152,6 +164,10 @@ class Library:
         )
         stack.callback(self.lib.mlx_array_free, array)
         return array
+
+    def plain(self, array: mx.array) -> tuple[int, tuple[int, ...], bytes]:
+        """Dtype, shape and bytes of an array of `mlx.core`."""
+        return self.dtype(array.dtype), array.shape, raw(array)
 
     def dtype(self, dtype: mx.Dtype) -> int:
         """The number of a dtype."""

@@ -12,8 +12,9 @@ _DROPPED = (
     re.compile(r"^[ \t]*#(?:[^\n\\]|\\\n)*$", re.M),
 )
 _FUNCTION = re.compile(r"([\w\s*]+?)\b((?:_?mlx|graft)_\w+)\s*\(([^;{}]*)\)$", re.S)
-# Half-precision numbers exist on arm64 only, complex ones need <complex.h>, FILE needs <stdio.h>.
-_FOREIGN = re.compile(r"float16_t|bfloat16_t|_Complex|FILE|mlx_complex64_t")
+# Half-precision numbers exist on arm64 only, and cffi has no type for them; the complex type of the
+# C compiler of Windows is no C.
+_FOREIGN = re.compile(r"float16_t|bfloat16_t|_Fcomplex")
 
 
 def declarations(include: Path) -> str:
@@ -48,11 +49,18 @@ def _parsed(include: Path) -> dict[str, tuple[str, list[tuple[str, str]]]]:
         match = _FUNCTION.match(line.rstrip(";"))
         if match and not line.startswith("typedef"):
             result, name, parameters = match.groups()
-            typed = [
-                re.match(r"(.*?)\s*\b(\w+)$", part.strip(), re.S) for part in split(parameters)
-            ]
-            found[name] = (result.strip(), [m.groups() for m in typed if m])
+            found[name] = (result.strip(), [typed(part.strip()) for part in split(parameters)])
     return found
+
+
+def typed(parameter: str) -> tuple[str, str]:
+    """Type and name of a parameter; what has no name, as `...`, is a type."""
+    pointer = re.match(r"(.*?\(\*)(\w+)(\).*)$", parameter)
+    if pointer:
+        before, name, after = pointer.groups()
+        return before + after, name
+    plain = re.match(r"(.*?)\s*\b(\w+)$", parameter)
+    return (plain[1], plain[2]) if plain and plain[1] else (parameter, "")
 
 
 def ordered(include: Path) -> list[Path]:
@@ -97,4 +105,4 @@ def split(parameters: str) -> list[str]:
             found.append("")
         else:
             found[-1] += letter
-    return [part for part in found if part.strip()]
+    return [part for part in found if part.strip() not in ("", "void")]
