@@ -1,5 +1,6 @@
 //! Low-rank adapters (Hu et al., 2021), applied as mlx-lm's `linear_to_lora_layers` does.
 
+use mlx_graft::random::UniformOptions;
 use mlx_graft::{Array, Dtype, ops, random};
 
 use crate::models::Decoder;
@@ -72,13 +73,10 @@ impl Leaf {
         // mlx-lm makes a layer with random weights first, and replaces it: one key is unused.
         keys.next_key()?;
         let bound = 1.0 / (inputs as f32).sqrt();
-        let lora_a = random::uniform(
-            &Array::scalar(-bound)?,
-            &Array::scalar(bound)?,
-            &[inputs, options.rank],
-            Dtype::Float32,
-            Some(&keys.next_key()?),
-        )?;
+        let (low, high) = (Array::scalar(-bound)?, Array::scalar(bound)?);
+        let key = keys.next_key()?;
+        let drawn = UniformOptions::default().low(&low).high(&high).key(&key);
+        let lora_a = random::uniform(&[inputs, options.rank], &drawn)?;
         let lora_b = ops::zeros(&[options.rank, outputs], Dtype::Float32)?;
         match self {
             Self::Linear(linear) => linear.adapt(&lora_a, &lora_b, options.scale, options.dropout),

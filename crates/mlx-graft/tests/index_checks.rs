@@ -160,10 +160,10 @@ fn matrices_picked_from_batches() -> Result<()> {
         ops::gather_mm(&a, &b, None, Some(i), false)
     });
     let (x, w) = (numbers(&[4, 1, 64]), numbers(&[3, 8, 64]));
-    let packed = ops::quantize(&w, None, None, "affine", None)?;
+    let packed = ops::quantize(&w, &ops::QuantizeOptions::default())?;
     assert_out_of_range(3, 3, &indices(&[0, 3, 0, 0]), move |i| {
-        let (w, scales, biases) = (&packed[0], &packed[1], Some(&packed[2]));
-        ops::gather_qmm(&x, w, scales, biases, None, Some(i), true, None, None, "affine", false)
+        let options = ops::GatherQmmOptions::default().biases(&packed[2]).rhs_indices(i);
+        ops::gather_qmm(&x, &packed[0], &packed[1], &options)
     });
     let segments = |k: i32, to: u32| {
         let segments = Array::from_slice(&[0, 4, 4, to], &[2, 2])?;

@@ -56,6 +56,7 @@ fn statement(line: &str) -> String {
     }
     match line.split_once(" == ") {
         Some((left, right)) => format!("assert_eq!({left}, {});", array(right)),
+        None if line.ends_with(';') => line.into(),
         None => format!("{line}?;"),
     }
 }
@@ -106,5 +107,6 @@ mod tests {
         assert_eq!(statement("f() has shape []"), "assert_eq!(f()?.shape(), [0_i32; 0]);");
         assert_eq!(statement("f()?.len() == 2"), "assert_eq!(f()?.len(), 2);");
         assert_eq!(statement("f(3)"), "f(3)?;");
+        assert_eq!(statement("let x = f(3);"), "let x = f(3);");
     }
 }

@@ -12,6 +12,7 @@ mod coverage;
 mod example;
 mod header;
 mod libclang;
+mod options;
 mod output;
 mod parity;
 mod pyo3;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result};
 
 use crate::FIRST_LINE;
-use crate::header::{Function, Kind, Output};
+use crate::header::{Function, Kind, Output, Param};
 use crate::rust::{lower_first, wrap};
 use crate::signature::{self, Item, PyParam, Signature, Type};
 use crate::table::{Group, Op};
@@ -323,49 +323,64 @@ fn one_call(
     function: &Function,
     signature: &Signature,
 ) -> String {
-    let arguments: Vec<String> = function
+    let positional = |param: &&Param| {
+        op.options.as_ref().is_none_or(|options| options.feeding(&param.name).is_none())
+    };
+    let mut arguments: Vec<String> = function
         .params
         .iter()
-        .map(|param| {
-            let Some(py) = signature.feeding(&param.name) else { return param.name.clone() };
-            let name = &py.rust;
-            match &py.ty {
-                Type::Scalar
-                | Type::Weak
-                | Type::Lengths(_)
-                | Type::LengthAxes
-                | Type::AllAxes
-                | Type::Plain(Kind::Array | Kind::Arrays | Kind::Int64s) => format!("&{name}"),
-                Type::Key => format!("Some(&{name})"),
-                Type::IntOrInts | Type::Plain(Kind::Ints) => format!("&{name}.0"),
-                Type::Each(_) => {
-                    let dimension = py.feeds.iter().position(|feed| *feed == param.name);
-                    format!("{name}.0[{}]", dimension.unwrap_or_default())
-                }
-                // The pattern that chose this function binds them.
-                Type::Axis | Type::AxisOrAxes | Type::GivenAxes | Type::Axes => param.name.clone(),
-                Type::Dtype | Type::Plain(Kind::Int | Kind::Size | Kind::Uint64) => {
-                    format!("{name}.0")
-                }
-                Type::OptionalScalar | Type::Plain(Kind::OptionalArray) => {
-                    format!("{name}.as_deref()")
-                }
-                Type::Plain(Kind::OptionalInt) => format!("{name}.map(|number| number.0)"),
-                Type::Plain(Kind::OptionalInts) => {
-                    format!("{name}.as_ref().map(|list| &list.0[..])")
-                }
-                Type::Plain(Kind::Dtype) => match &py.default {
-                    Some(default) => {
-                        format!("{name}.map_or(Dtype::{}, |dtype| dtype.0)", capitalized(default))
-                    }
-                    None => format!("{name}.0"),
-                },
-                Type::Plain(Kind::OptionalDtype) => format!("{name}.map(|dtype| dtype.0)"),
-                Type::Plain(_) | Type::ByHand(_) | Type::Length(_) => name.clone(),
-            }
-        })
+        .filter(positional)
+        .map(|param| argument(&param.name, signature))
         .collect();
+    if let Some(options) = &op.options {
+        let mut text = format!("&{}::{}::default()", group.module, options.name);
+        for field in &options.fields {
+            let value = match signature.feeding(&field.feeds[0]) {
+                // A setter takes what an array may be made into, so nothing is dereferenced for it.
+                Some(PyParam { rust, ty: Type::Scalar, .. }) => format!("&*{rust}"),
+                _ => argument(&field.feeds[0], signature),
+            };
+            let _ = write!(text, ".{}({value})", field.name);
+        }
+        arguments.push(text);
+    }
     format!("{}::{}{suffix}({})", group.module, op.rust, arguments.join(", "))
+}
+
+/// What is handed over for a parameter of a C function.
+fn argument(param: &str, signature: &Signature) -> String {
+    let Some(py) = signature.feeding(param) else { return param.into() };
+    let name = &py.rust;
+    match &py.ty {
+        Type::Scalar
+        | Type::Weak
+        | Type::Lengths(_)
+        | Type::LengthAxes
+        | Type::AllAxes
+        | Type::Plain(Kind::Array | Kind::Arrays | Kind::Int64s) => format!("&{name}"),
+        Type::Key => format!("Some(&{name})"),
+        Type::IntOrInts | Type::Plain(Kind::Ints) => format!("&{name}.0"),
+        // The pattern that chose this function binds them.
+        Type::Axis | Type::AxisOrAxes | Type::GivenAxes | Type::Axes => param.into(),
+        Type::Dtype | Type::Each(_) | Type::Plain(Kind::Int | Kind::Size | Kind::Uint64) => {
+            format!("{name}.0")
+        }
+        Type::OptionalScalar | Type::Plain(Kind::OptionalArray) => {
+            format!("{name}.as_deref()")
+        }
+        Type::Plain(Kind::OptionalInt) => format!("{name}.map(|number| number.0)"),
+        Type::Plain(Kind::OptionalInts) => {
+            format!("{name}.as_ref().map(|list| &list.0[..])")
+        }
+        Type::Plain(Kind::Dtype) => match &py.default {
+            Some(default) => {
+                format!("{name}.map_or(Dtype::{}, |dtype| dtype.0)", capitalized(default))
+            }
+            None => format!("{name}.0"),
+        },
+        Type::Plain(Kind::OptionalDtype) => format!("{name}.map(|dtype| dtype.0)"),
+        Type::Plain(_) | Type::ByHand(_) | Type::Length(_) => name.clone(),
+    }
 }
 
 fn capitalized(name: &str) -> String {

@@ -1,15 +1,24 @@
 //! The Rust function of an operation.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::FIRST_LINE;
 use crate::example;
 use crate::header::{Function, Kind, Output, Param};
+use crate::options::Options;
 use crate::table::{Group, Op};
 
 /// The text of a file of operations, before rustfmt.
 pub fn file(group: &Group) -> String {
-    let bodies: String = group.ops.iter().flat_map(|op| functions(group, op)).collect();
+    let mut bodies = String::new();
+    let mut written = BTreeSet::new();
+    for op in &group.ops {
+        if let Some(options) = op.options.as_ref().filter(|o| written.insert(&o.name)) {
+            bodies += &options.item(group);
+        }
+        bodies.extend(functions(group, op));
+    }
     let names = ["Array", "Dtype", "Result", "VectorArray", "call", "sys"];
     let code: Vec<&str> = bodies.lines().filter(|line| !line.starts_with("///")).collect();
     let code = code.join("\n");
@@ -21,9 +30,10 @@ pub fn file(group: &Group) -> String {
         imports.push("index::check");
     }
     let norm = if code.contains(": Norm") { "use super::Norm;\n" } else { "" };
+    let cow = if uses(&"Cow") { "use std::borrow::Cow;\n\n" } else { "" };
     format!(
         "// {FIRST_LINE} crates/mlx-graft/ops.toml\n#![allow(unsafe_code)]\n\n\
-         {norm}use crate::{{{}}};\n\n{bodies}",
+         {cow}{norm}use crate::{{{}}};\n\n{bodies}",
         imports.join(", ")
     )
 }
@@ -97,14 +107,12 @@ fn arguments(Param { name, kind }: &Param) -> String {
 
 fn function(op: &Op, suffix: &str, function: &Function, example: &str) -> String {
     let mut text = doc(op, suffix) + example;
-    let params: Vec<String> =
-        function.params.iter().map(|p| format!("{}: {}", p.name, ty(p.kind))).collect();
-    if params.len() > 7 {
-        text += "#[allow(clippy::too_many_arguments)]\n";
-    }
-    if function.params.iter().filter(|p| p.kind == Kind::Bool).count() > 3 {
-        text += "#[allow(clippy::fn_params_excessive_bools)]\n";
-    }
+    let options = op.options.as_deref();
+    let given = |p: &&Param| options.is_none_or(|options| options.feeding(&p.name).is_none());
+    let required = function.params.iter().filter(given);
+    let mut params: Vec<String> = required.map(|p| format!("{}: {}", p.name, ty(p.kind))).collect();
+    params.extend(options.map(Options::argument));
+    let unpacked = options.map(|options| options.unpacked(&function.params)).unwrap_or_default();
     let (runner, outputs, result) = match function.output {
         Output::Nothing => ("status", vec![], "()"),
         Output::Array => ("array", vec!["res"], "Array"),
@@ -132,7 +140,7 @@ fn function(op: &Op, suffix: &str, function: &Function, example: &str) -> String
     let prepared: String = function.params.iter().filter_map(|param| prepare(op, param)).collect();
     let _ = write!(
         text,
-        "pub {qualifier}fn {}{suffix}({}) -> Result<{result}> {{\n{check}\n{prepared}\
+        "pub {qualifier}fn {}{suffix}({}) -> Result<{result}> {{\n{unpacked}{check}\n{prepared}\
          call::{runner}({:?}, |{}| {{\n// SAFETY: {safety}\nunsafe {{ sys::{}({}) }}\n}})\n}}\n\n",
         op.rust,
         params.join(", "),
@@ -171,6 +179,11 @@ fn doc(op: &Op, suffix: &str) -> String {
     if let Some(safety) = &op.safety {
         let _ = write!(text, "\n\n# Safety\n{safety}");
     }
+    documentation(&text)
+}
+
+/// The text as documentation comments.
+pub fn documentation(text: &str) -> String {
     text.lines().fold(String::new(), |mut doc, line| {
         for line in wrap(line, 96) {
             let _ = writeln!(doc, "{}", format!("/// {line}").trim_end());

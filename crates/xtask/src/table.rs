@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::header::{Function, Headers};
+use crate::options::{self, Options};
 
 /// The modules of `mlx-graft` that operations are generated into, with their prefix in C.
 pub const MODULES: [(&str, &str); 5] = [
@@ -31,8 +33,9 @@ struct Row {
     c: Option<String>,
     rust: Option<String>,
     variants: Option<Vec<String>>,
-    py: Option<Signature>,
+    py: Option<TextOrFalse>,
     python: Option<String>,
+    options: Option<TextOrFalse>,
     aliases: Option<Vec<String>>,
     returns: Option<String>,
     example: Option<Examples>,
@@ -43,10 +46,10 @@ struct Row {
     grad: Option<bool>,
 }
 
-/// A Python signature, or `false`.
+/// A Python signature or the name of a struct, or `false`.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
-enum Signature {
+enum TextOrFalse {
     Text(String),
     Absent(bool),
 }
@@ -74,6 +77,7 @@ impl Row {
             variants: self.variants.or(base.variants),
             py: self.py.or(base.py),
             python: self.python.or(base.python),
+            options: self.options.or(base.options),
             aliases: self.aliases.or(base.aliases),
             returns: self.returns.or(base.returns),
             example: self.example.or(base.example),
@@ -84,6 +88,13 @@ impl Row {
             grad: self.grad.or(base.grad),
         }
     }
+}
+
+/// What the rows refer to.
+struct Sources<'a> {
+    like: BTreeMap<String, Row>,
+    options: BTreeMap<String, Rc<Options>>,
+    headers: &'a Headers,
 }
 
 /// One operation.
@@ -108,6 +119,8 @@ pub struct Op {
     pub functions: Vec<(String, Function)>,
     /// The Python signature without the stream.
     pub signature: Option<String>,
+    /// The options that its Rust functions take.
+    pub options: Option<Rc<Options>>,
     /// Further names of the Python function.
     pub aliases: Vec<String>,
     /// What the Python function returns, if the C type does not say it.
@@ -158,7 +171,11 @@ impl Table {
         let mut take = |key: &str| {
             table.remove(key).with_context(|| format!("{}: no [{key}]", path.display()))
         };
-        let like: BTreeMap<String, Row> = take("like")?.try_into()?;
+        let sources = Sources {
+            like: take("like")?.try_into()?,
+            options: options::read(take("options")?, take("option")?)?,
+            headers,
+        };
         let handwritten = take("handwritten")?.try_into()?;
         let skip = take("skip")?.try_into()?;
         let pending = take("pending")?.try_into()?;
@@ -172,7 +189,7 @@ impl Table {
                 let ops = rows
                     .into_iter()
                     .map(|(name, row)| {
-                        Op::new(&name, prefix, row.try_into()?, &like, headers)
+                        Op::new(&name, prefix, row.try_into()?, &sources)
                             .with_context(|| format!("[{module}.{file}] {name}"))
                     })
                     .collect::<Result<_>>()?;
@@ -201,8 +218,7 @@ impl Op {
         name: &str,
         prefix: &str,
         mut row: Row,
-        like: &BTreeMap<String, Row>,
-        headers: &Headers,
+        Sources { like, options, headers }: &Sources<'_>,
     ) -> Result<Self> {
         while let Some(base) = row.like.take() {
             let base = like.get(&base).with_context(|| format!("no [like.{base}]"))?;
@@ -214,9 +230,15 @@ impl Op {
             functions.push((suffix.clone(), headers.function(&format!("{c}{suffix}"))?));
         }
         let signature = match row.py {
-            Some(Signature::Text(text)) => Some(text),
-            Some(Signature::Absent(false)) => None,
+            Some(TextOrFalse::Text(text)) => Some(text),
+            Some(TextOrFalse::Absent(false)) => None,
             _ => bail!("`py` must be the Python signature, or false"),
+        };
+        let options = match &row.options {
+            Some(TextOrFalse::Text(name)) => {
+                Some(options.get(name).with_context(|| format!("no [options] {name}"))?)
+            }
+            _ => None,
         };
         let check = row.check.unwrap_or_default();
         if !check.is_empty() && check.len() != functions.len() {
@@ -234,7 +256,7 @@ impl Op {
         if signature.is_some() && cases.is_empty() {
             bail!("a Python function needs `cases`");
         }
-        Ok(Self {
+        let op = Self {
             name: name.to_string(),
             rust: row.rust.unwrap_or_else(|| name.to_string()),
             python: row.python.unwrap_or_else(|| name.to_string()),
@@ -245,6 +267,7 @@ impl Op {
             check,
             functions,
             signature,
+            options: options.cloned(),
             aliases: row.aliases.unwrap_or_default(),
             returns: row.returns,
             examples,
@@ -253,6 +276,10 @@ impl Op {
             bad: row.bad.unwrap_or_default(),
             gpu: row.gpu.unwrap_or(false),
             grad: row.grad.unwrap_or(true),
-        })
+        };
+        if !matches!(row.options, Some(TextOrFalse::Absent(_))) {
+            options::check(&op)?;
+        }
+        Ok(op)
     }
 }

@@ -76,8 +76,7 @@ def scaled_dot_product_attention(
     force_fused: bool = False,
     stream: _StreamOrDevice = None,
 ) -> array:
-    """`softmax(scale * q @ k.T + mask) @ v`; `mask_mode` is `causal`, `array`, or empty for
-    none.
+    """`softmax(scale * q @ k.T + mask) @ v`.
 
     Shape: queries `(B, N, T, D)`, keys and values `(B, M, S, D)` with `N` a multiple of `M`;
     result as the queries.

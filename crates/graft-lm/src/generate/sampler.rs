@@ -114,8 +114,7 @@ impl SamplerOptions {
             let spared = Array::from_slice(special, &[1, special.len() as i32])?;
             mask = ops::put_along_axis(&mask, &spared, &Array::scalar(false)?, -1)?;
         }
-        let (zero, one) = (Array::scalar(0.0_f32)?, Array::scalar(1.0_f32)?);
-        let draw = random::uniform(&zero, &one, &[], Dtype::Float32, Some(key))?;
+        let draw = random::uniform(&[], &random::UniformOptions::default().key(key))?;
         let skip = ops::greater(&draw, &Array::scalar(self.xtc_probability)?)?;
         let hidden = hide(logprobs, &mask)?;
         Ok(ops::where_(&skip, logprobs, &hidden)?)
@@ -131,7 +130,8 @@ fn hide(logprobs: &Array, mask: &Array) -> Result<Array> {
 fn top_p(logprobs: &Array, top_p: f32) -> Result<Array> {
     let sorted = ops::sort_axis(logprobs, -1)?;
     let probs = ops::exp(&ops::astype(&sorted, Dtype::Float32)?)?;
-    let above = ops::cumsum_axis(&probs, -1, true, false, None)?;
+    let from_end = ops::CumulativeOptions::default().reverse(true).inclusive(false);
+    let above = ops::cumsum_axis(&probs, -1, &from_end)?;
     let first = |x: &Array| -> Result<Array> {
         let stop: Vec<i32> = [&x.shape()[..x.ndim() - 1], &[1]].concat();
         Ok(ops::slice(x, &vec![0; x.ndim()], &stop, &vec![1; x.ndim()])?)

@@ -56,12 +56,13 @@ pub fn scaled_dot_product_attention(
         }
         KeysValues::Quantized(k, v) => quantized_attention(q, k, v, scale, mask),
         KeysValues::Dense(k, v) => {
-            let (mode, array) = match mask {
-                Mask::None => ("", None),
-                Mask::Causal => ("causal", None),
-                Mask::Array(array) => ("array", Some(array)),
+            let options = fast::ScaledDotProductAttentionOptions::default();
+            let options = match mask {
+                Mask::None => options,
+                Mask::Causal => options.mask_mode("causal"),
+                Mask::Array(allowed) => options.mask(allowed),
             };
-            Ok(fast::scaled_dot_product_attention(q, k, v, scale, mode, array, None, false)?)
+            Ok(fast::scaled_dot_product_attention(q, k, v, scale, &options)?)
         }
     }
 }
@@ -137,7 +138,7 @@ mod tests {
 
     fn packed(x: &Array) -> Result<QuantizedRows> {
         let quantization = Quantization { group_size: 32, bits: 4, mode: "affine".into() };
-        let parts = ops::quantize(x, Some(32), Some(4), "affine", None)?;
+        let parts = ops::quantize(x, &ops::QuantizeOptions::default().group_size(32).bits(4))?;
         let [weight, scales, biases] = parts.try_into().expect("three arrays");
         Ok(QuantizedRows { weight, scales, biases, quantization })
     }
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn packed_keys_and_values_give_what_unpacked_ones_give() -> Result<()> {
         let normal = |seed: u64, shape: &[i32]| {
-            random::normal(shape, Dtype::Float32, 0.0, 1.0, Some(&random::key(seed)?))
+            random::normal(shape, &random::LocScaleOptions::default().key(&random::key(seed)?))
         };
         let q = normal(0, &[2, 4, 3, 32])?;
         let (k, v) = (packed(&normal(1, &[2, 2, 7, 32])?)?, packed(&normal(2, &[2, 2, 7, 32])?)?);

@@ -1,6 +1,6 @@
 //! Keys and values as a cache holds them.
 
-use mlx_graft::{Array, Dtype, ops};
+use mlx_graft::{Array, ops};
 
 use super::Quantization;
 use crate::Result;
@@ -45,31 +45,13 @@ impl QuantizedRows {
 
     /// The elements.
     pub fn dequantize(&self) -> Result<Array> {
-        let Quantization { group_size, bits, mode } = &self.quantization;
-        Ok(ops::dequantize(
-            &self.weight,
-            &self.scales,
-            Some(&self.biases),
-            Some(*group_size),
-            Some(*bits),
-            mode,
-            None,
-            None::<Dtype>,
-        )?)
+        let options = self.quantization.dequantize_options().biases(&self.biases);
+        Ok(ops::dequantize(&self.weight, &self.scales, &options)?)
     }
 
     /// `x @ rows.T` if `transpose`, else `x @ rows`.
     pub fn matmul(&self, x: &Array, transpose: bool) -> Result<Array> {
-        let Quantization { group_size, bits, mode } = &self.quantization;
-        Ok(ops::quantized_matmul(
-            x,
-            &self.weight,
-            &self.scales,
-            Some(&self.biases),
-            transpose,
-            Some(*group_size),
-            Some(*bits),
-            mode,
-        )?)
+        let options = self.quantization.matmul_options().biases(&self.biases);
+        Ok(ops::quantized_matmul(x, &self.weight, &self.scales, &options.transpose(transpose))?)
     }
 }

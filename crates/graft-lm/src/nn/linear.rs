@@ -47,6 +47,20 @@ pub struct Quantization {
     pub mode: String,
 }
 
+impl Quantization {
+    /// What tells [`ops::dequantize`] how rows are packed.
+    pub(crate) fn dequantize_options(&self) -> ops::DequantizeOptions<'_> {
+        let options = ops::DequantizeOptions::default();
+        options.group_size(self.group_size).bits(self.bits).mode(&self.mode)
+    }
+
+    /// What tells [`ops::quantized_matmul`] how rows are packed.
+    pub(crate) fn matmul_options(&self) -> ops::QuantizedMatmulOptions<'_> {
+        let options = ops::QuantizedMatmulOptions::default();
+        options.group_size(self.group_size).bits(self.bits).mode(&self.mode)
+    }
+}
+
 /// A packed weight of shape `(O, I)`.
 #[derive(Debug, Module)]
 pub struct QuantizedWeight {
@@ -104,16 +118,9 @@ impl QuantizedWeight {
             Dtype::Uint8 => Ok(x),
             _ => ops::astype(&x, Dtype::Float32),
         };
-        Ok(ops::dequantize(
-            &self.weight.get(),
-            &wide(self.scales.get())?,
-            self.bias_rows().map(wide).transpose()?.as_ref(),
-            Some(q.group_size),
-            Some(q.bits),
-            &q.mode,
-            None,
-            Some(Dtype::Float32),
-        )?)
+        let biases = self.bias_rows().map(wide).transpose()?;
+        let options = q.dequantize_options().biases(biases.as_ref()).dtype(Dtype::Float32);
+        Ok(ops::dequantize(&self.weight.get(), &wide(self.scales.get())?, &options)?)
     }
 
     /// The `biases`, where the mode has them.
@@ -128,9 +135,8 @@ impl QuantizedWeight {
         scales: &Array,
         biases: Option<&Array>,
     ) -> Result<Array> {
-        let q = &self.quantization;
-        let (group_size, bits) = (Some(q.group_size), Some(q.bits));
-        Ok(ops::dequantize(weight, scales, biases, group_size, bits, &q.mode, None, None)?)
+        let options = self.quantization.dequantize_options().biases(biases);
+        Ok(ops::dequantize(weight, scales, &options)?)
     }
 
     /// `x @ weight.T`.
@@ -143,17 +149,9 @@ impl QuantizedWeight {
             let product = matmul(&ops::astype(x, Dtype::Float32)?, &weight)?;
             return Ok(ops::astype(&product, x.dtype())?);
         }
-        let q = &self.quantization;
-        Ok(ops::quantized_matmul(
-            x,
-            &self.weight.get(),
-            &self.scales.get(),
-            self.bias_rows().as_ref(),
-            true,
-            Some(q.group_size),
-            Some(q.bits),
-            &q.mode,
-        )?)
+        let biases = self.bias_rows();
+        let options = self.quantization.matmul_options().biases(biases.as_ref());
+        Ok(ops::quantized_matmul(x, &self.weight.get(), &self.scales.get(), &options)?)
     }
 
     /// The length of an unpacked row.

@@ -2,6 +2,7 @@
 
 use std::f32::consts::PI;
 
+use mlx_graft::fast::RopeOptions;
 use mlx_graft::{Array, fast, ops};
 use serde::Deserialize;
 
@@ -91,21 +92,22 @@ impl Rope {
 
     /// Rotates `x`, of shape `(B, H, T, D)`, whose first token has the position `offset`.
     pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
-        let (dims, traditional, scale) = (self.dims, self.traditional, self.scale);
+        let dims = self.dims;
+        let options = RopeOptions::default().traditional(self.traditional).scale(self.scale);
         Ok(match &self.kind {
-            Kind::Base => fast::rope(x, dims, traditional, Some(self.base), scale, offset, None)?,
+            Kind::Base => fast::rope(x, dims, offset, &options.base(self.base))?,
             Kind::Table { freqs, mscale: None } => {
-                fast::rope(x, dims, traditional, None, scale, offset, Some(freqs))?
+                fast::rope(x, dims, offset, &options.base(None).freqs(freqs))?
             }
             Kind::Table { freqs, mscale: Some(mscale) } => {
                 let x = ops::multiply(x, &constant(*mscale, x.dtype())?)?;
-                fast::rope(&x, dims, traditional, None, scale, offset, Some(freqs))?
+                fast::rope(&x, dims, offset, &options.base(None).freqs(freqs))?
             }
             Kind::Dynamic { factor, max_positions } => {
                 let length = ((x.dim(-2)? + offset) as f32).max(*max_positions);
                 let grown = factor * length / max_positions - (factor - 1.0);
                 let base = self.base * grown.powf(dims as f32 / (dims as f32 - 2.0));
-                fast::rope(x, dims, traditional, Some(base), scale, offset, None)?
+                fast::rope(x, dims, offset, &options.base(base))?
             }
         })
     }

@@ -200,6 +200,8 @@ fn trace(
     dtype: Option<DtypeArg>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let dtype = dtype.map_or(a.dtype(), |dtype| dtype.0);
-    run(stream, || ops::trace_axes(&a, offset, axis1, axis2, dtype)).map(Out)
+    let dtype = dtype.map(|dtype| dtype.0);
+    let options =
+        ops::TraceOptions::default().offset(offset).axis1(axis1).axis2(axis2).dtype(dtype);
+    run(stream, || ops::trace_axes(&a, &options)).map(Out)
 }

@@ -54,18 +54,12 @@ fn conv_general(
             .map_err(|_| PyTypeError::new_err("two lists of padding are needed: below, above"))?
             .into(),
     };
-    run(stream, || {
-        ops::conv_general(
-            &input,
-            &weight,
-            &stride.0,
-            &low,
-            &high,
-            &kernel_dilation.0,
-            &input_dilation.0,
-            groups.0,
-            flip,
-        )
-    })
-    .map(Out)
+    let options = ops::ConvGeneralOptions::default()
+        .stride(&stride.0)
+        .padding([&low, &high])
+        .kernel_dilation(&kernel_dilation.0)
+        .input_dilation(&input_dilation.0)
+        .groups(groups.0)
+        .flip(flip);
+    run(stream, || ops::conv_general(&input, &weight, &options)).map(Out)
 }

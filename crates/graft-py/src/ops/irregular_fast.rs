@@ -39,12 +39,14 @@ fn rope(
     freqs: Option<In>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let freqs = freqs.as_deref();
+    let options = fast::RopeOptions::default()
+        .traditional(traditional)
+        .base(base)
+        .scale(scale)
+        .freqs(freqs.as_deref());
     run(stream, || match &offset {
-        Offset::Number(offset) => fast::rope(&a, dims, traditional, base, scale, *offset, freqs),
-        Offset::Array(offset) => {
-            fast::rope_dynamic(&a, dims, traditional, base, scale, offset, freqs)
-        }
+        Offset::Number(offset) => fast::rope(&a, dims, *offset, &options),
+        Offset::Array(offset) => fast::rope_dynamic(&a, dims, offset, &options),
     })
     .map(Out)
 }
@@ -73,14 +75,13 @@ fn scaled_dot_product_attention(
     force_fused: bool,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let (mode, mask) = match &mask {
-        None => ("", None),
-        Some(Mask::Mode(mode)) => (mode.as_str(), None),
-        Some(Mask::Array(mask)) => ("", Some(&**mask)),
+    let options = fast::ScaledDotProductAttentionOptions::default()
+        .sinks(sinks.as_deref())
+        .force_fused(force_fused);
+    let options = match &mask {
+        None => options,
+        Some(Mask::Mode(mode)) => options.mask_mode(mode),
+        Some(Mask::Array(mask)) => options.mask(&**mask),
     };
-    let sinks = sinks.as_deref();
-    run(stream, || {
-        fast::scaled_dot_product_attention(&q, &k, &v, scale, mode, mask, sinks, force_fused)
-    })
-    .map(Out)
+    run(stream, || fast::scaled_dot_product_attention(&q, &k, &v, scale, &options)).map(Out)
 }

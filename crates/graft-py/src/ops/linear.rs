@@ -136,10 +136,11 @@ fn block_masked_mm(
         ops::block_masked_mm(
             &a,
             &b,
-            block_size.0,
-            mask_out.as_deref(),
-            mask_lhs.as_deref(),
-            mask_rhs.as_deref(),
+            &ops::BlockMaskedMmOptions::default()
+                .block_size(block_size.0)
+                .mask_out(mask_out.as_deref())
+                .mask_lhs(mask_lhs.as_deref())
+                .mask_rhs(mask_rhs.as_deref()),
         )
     })
     .map(Out)
@@ -210,7 +211,18 @@ fn conv1d(
     groups: Int<i32>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    run(stream, || ops::conv1d(&input, &weight, stride.0, padding.0, dilation.0, groups.0)).map(Out)
+    run(stream, || {
+        ops::conv1d(
+            &input,
+            &weight,
+            &ops::Conv1dOptions::default()
+                .stride(stride.0)
+                .padding(padding.0)
+                .dilation(dilation.0)
+                .groups(groups.0),
+        )
+    })
+    .map(Out)
 }
 
 /// Convolution over two dimensions.
@@ -233,13 +245,11 @@ fn conv2d(
         ops::conv2d(
             &input,
             &weight,
-            stride.0[0],
-            stride.0[1],
-            padding.0[0],
-            padding.0[1],
-            dilation.0[0],
-            dilation.0[1],
-            groups.0,
+            &ops::Conv2dOptions::default()
+                .stride(stride.0)
+                .padding(padding.0)
+                .dilation(dilation.0)
+                .groups(groups.0),
         )
     })
     .map(Out)
@@ -266,16 +276,11 @@ fn conv3d(
         ops::conv3d(
             &input,
             &weight,
-            stride.0[0],
-            stride.0[1],
-            stride.0[2],
-            padding.0[0],
-            padding.0[1],
-            padding.0[2],
-            dilation.0[0],
-            dilation.0[1],
-            dilation.0[2],
-            groups.0,
+            &ops::Conv3dOptions::default()
+                .stride(stride.0)
+                .padding(padding.0)
+                .dilation(dilation.0)
+                .groups(groups.0),
         )
     })
     .map(Out)
@@ -303,11 +308,12 @@ fn conv_transpose1d(
         ops::conv_transpose1d(
             &input,
             &weight,
-            stride.0,
-            padding.0,
-            dilation.0,
-            output_padding.0,
-            groups.0,
+            &ops::ConvTranspose1dOptions::default()
+                .stride(stride.0)
+                .padding(padding.0)
+                .dilation(dilation.0)
+                .output_padding(output_padding.0)
+                .groups(groups.0),
         )
     })
     .map(Out)
@@ -335,15 +341,12 @@ fn conv_transpose2d(
         ops::conv_transpose2d(
             &input,
             &weight,
-            stride.0[0],
-            stride.0[1],
-            padding.0[0],
-            padding.0[1],
-            dilation.0[0],
-            dilation.0[1],
-            output_padding.0[0],
-            output_padding.0[1],
-            groups.0,
+            &ops::ConvTranspose2dOptions::default()
+                .stride(stride.0)
+                .padding(padding.0)
+                .dilation(dilation.0)
+                .output_padding(output_padding.0)
+                .groups(groups.0),
         )
     })
     .map(Out)
@@ -372,19 +375,12 @@ fn conv_transpose3d(
         ops::conv_transpose3d(
             &input,
             &weight,
-            stride.0[0],
-            stride.0[1],
-            stride.0[2],
-            padding.0[0],
-            padding.0[1],
-            padding.0[2],
-            dilation.0[0],
-            dilation.0[1],
-            dilation.0[2],
-            output_padding.0[0],
-            output_padding.0[1],
-            output_padding.0[2],
-            groups.0,
+            &ops::ConvTranspose3dOptions::default()
+                .stride(stride.0)
+                .padding(padding.0)
+                .dilation(dilation.0)
+                .output_padding(output_padding.0)
+                .groups(groups.0),
         )
     })
     .map(Out)

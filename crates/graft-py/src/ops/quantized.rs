@@ -39,10 +39,11 @@ fn quantize(
     run(stream, || {
         ops::quantize(
             &w,
-            group_size.map(|number| number.0),
-            bits.map(|number| number.0),
-            mode,
-            global_scale.as_deref(),
+            &ops::QuantizeOptions::default()
+                .group_size(group_size.map(|number| number.0))
+                .bits(bits.map(|number| number.0))
+                .mode(mode)
+                .global_scale(global_scale.as_deref()),
         )
     })
     .map(|arrays| arrays.into_iter().map(Out).collect())
@@ -71,12 +72,13 @@ fn dequantize(
         ops::dequantize(
             &w,
             &scales,
-            biases.as_deref(),
-            group_size.map(|number| number.0),
-            bits.map(|number| number.0),
-            mode,
-            global_scale.as_deref(),
-            dtype.map(|dtype| dtype.0),
+            &ops::DequantizeOptions::default()
+                .biases(biases.as_deref())
+                .group_size(group_size.map(|number| number.0))
+                .bits(bits.map(|number| number.0))
+                .mode(mode)
+                .global_scale(global_scale.as_deref())
+                .dtype(dtype.map(|dtype| dtype.0)),
         )
     })
     .map(Out)
@@ -106,11 +108,12 @@ fn quantized_matmul(
             &x,
             &w,
             &scales,
-            biases.as_deref(),
-            transpose,
-            group_size.map(|number| number.0),
-            bits.map(|number| number.0),
-            mode,
+            &ops::QuantizedMatmulOptions::default()
+                .biases(biases.as_deref())
+                .transpose(transpose)
+                .group_size(group_size.map(|number| number.0))
+                .bits(bits.map(|number| number.0))
+                .mode(mode),
         )
     })
     .map(Out)
@@ -144,14 +147,15 @@ fn gather_qmm(
                 &x,
                 &w,
                 &scales,
-                biases.as_deref(),
-                lhs_indices.as_deref(),
-                rhs_indices.as_deref(),
-                transpose,
-                group_size.map(|number| number.0),
-                bits.map(|number| number.0),
-                mode,
-                sorted_indices,
+                &ops::GatherQmmOptions::default()
+                    .biases(biases.as_deref())
+                    .lhs_indices(lhs_indices.as_deref())
+                    .rhs_indices(rhs_indices.as_deref())
+                    .transpose(transpose)
+                    .group_size(group_size.map(|number| number.0))
+                    .bits(bits.map(|number| number.0))
+                    .mode(mode)
+                    .sorted_indices(sorted_indices),
             )
         })
     })
@@ -181,12 +185,13 @@ fn qqmm(
         ops::qqmm(
             &x,
             &w,
-            scales.as_deref(),
-            group_size.map(|number| number.0),
-            bits.map(|number| number.0),
-            mode,
-            global_scale_x.as_deref(),
-            global_scale_w.as_deref(),
+            &ops::QqmmOptions::default()
+                .scales(scales.as_deref())
+                .group_size(group_size.map(|number| number.0))
+                .bits(bits.map(|number| number.0))
+                .mode(mode)
+                .global_scale_x(global_scale_x.as_deref())
+                .global_scale_w(global_scale_w.as_deref()),
         )
     })
     .map(Out)
@@ -219,15 +224,16 @@ fn gather_qqmm(
             ops::gather_qqmm(
                 &x,
                 &w,
-                scales.as_deref(),
-                lhs_indices.as_deref(),
-                rhs_indices.as_deref(),
-                group_size.map(|number| number.0),
-                bits.map(|number| number.0),
-                mode,
-                global_scale_x.as_deref(),
-                global_scale_w.as_deref(),
-                sorted_indices,
+                &ops::GatherQqmmOptions::default()
+                    .scales(scales.as_deref())
+                    .lhs_indices(lhs_indices.as_deref())
+                    .rhs_indices(rhs_indices.as_deref())
+                    .group_size(group_size.map(|number| number.0))
+                    .bits(bits.map(|number| number.0))
+                    .mode(mode)
+                    .global_scale_x(global_scale_x.as_deref())
+                    .global_scale_w(global_scale_w.as_deref())
+                    .sorted_indices(sorted_indices),
             )
         })
     })

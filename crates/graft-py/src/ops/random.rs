@@ -64,11 +64,12 @@ fn uniform(
     let high = high.array()?;
     run(stream, || {
         random::uniform(
-            &low,
-            &high,
             &shape.0,
-            dtype.map_or(Dtype::Float32, |dtype| dtype.0),
-            Some(&key),
+            &random::UniformOptions::default()
+                .low(&*low)
+                .high(&*high)
+                .dtype(dtype.map_or(Dtype::Float32, |dtype| dtype.0))
+                .key(Some(&key)),
         )
     })
     .map(Out)
@@ -96,10 +97,11 @@ fn normal_broadcast(
     run(stream, || {
         random::normal_broadcast(
             &shape.0,
-            dtype.map_or(Dtype::Float32, |dtype| dtype.0),
-            loc.as_deref(),
-            scale.as_deref(),
-            Some(&key),
+            &random::NormalBroadcastOptions::default()
+                .dtype(dtype.map_or(Dtype::Float32, |dtype| dtype.0))
+                .loc(loc.as_deref())
+                .scale(scale.as_deref())
+                .key(Some(&key)),
         )
     })
     .map(Out)
@@ -206,10 +208,11 @@ fn laplace(
     run(stream, || {
         random::laplace(
             &shape.0,
-            dtype.map_or(Dtype::Float32, |dtype| dtype.0),
-            loc,
-            scale,
-            Some(&key),
+            &random::LocScaleOptions::default()
+                .dtype(dtype.map_or(Dtype::Float32, |dtype| dtype.0))
+                .loc(loc)
+                .scale(scale)
+                .key(Some(&key)),
         )
     })
     .map(Out)

@@ -366,10 +366,21 @@ fn cumsum(
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
-        None => ops::cumsum(&a, reverse, inclusive, dtype.map(|dtype| dtype.0)),
-        Some(Int(axis)) => {
-            ops::cumsum_axis(&a, axis, reverse, inclusive, dtype.map(|dtype| dtype.0))
-        }
+        None => ops::cumsum(
+            &a,
+            &ops::CumulativeOptions::default()
+                .reverse(reverse)
+                .inclusive(inclusive)
+                .dtype(dtype.map(|dtype| dtype.0)),
+        ),
+        Some(Int(axis)) => ops::cumsum_axis(
+            &a,
+            axis,
+            &ops::CumulativeOptions::default()
+                .reverse(reverse)
+                .inclusive(inclusive)
+                .dtype(dtype.map(|dtype| dtype.0)),
+        ),
     })
     .map(Out)
 }
@@ -390,10 +401,21 @@ fn cumprod(
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
     run(stream, || match axis {
-        None => ops::cumprod(&a, reverse, inclusive, dtype.map(|dtype| dtype.0)),
-        Some(Int(axis)) => {
-            ops::cumprod_axis(&a, axis, reverse, inclusive, dtype.map(|dtype| dtype.0))
-        }
+        None => ops::cumprod(
+            &a,
+            &ops::CumulativeOptions::default()
+                .reverse(reverse)
+                .inclusive(inclusive)
+                .dtype(dtype.map(|dtype| dtype.0)),
+        ),
+        Some(Int(axis)) => ops::cumprod_axis(
+            &a,
+            axis,
+            &ops::CumulativeOptions::default()
+                .reverse(reverse)
+                .inclusive(inclusive)
+                .dtype(dtype.map(|dtype| dtype.0)),
+        ),
     })
     .map(Out)
 }

@@ -78,6 +78,59 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     })
 }
 
+/// The optional arguments of [`rope`] and [`rope_dynamic`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::fast;
+/// let options = fast::RopeOptions::default().base(500_000.0).traditional(true);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct RopeOptions<'a> {
+    traditional: bool,
+    base: Option<f32>,
+    scale: f32,
+    freqs: Option<&'a Array>,
+}
+
+impl Default for RopeOptions<'_> {
+    fn default() -> Self {
+        Self { traditional: false, base: Some(10_000.0), scale: 1.0, freqs: None }
+    }
+}
+
+impl<'a> RopeOptions<'a> {
+    /// Whether neighbouring features are rotated together, rather than those half of `dims` apart.
+    /// Default: `false`.
+    #[must_use]
+    pub fn traditional(mut self, traditional: bool) -> Self {
+        self.traditional = traditional;
+        self
+    }
+
+    /// What the angles fall with from feature to feature; none if there are `freqs`. Default:
+    /// `Some(10_000.0)`.
+    #[must_use]
+    pub fn base(mut self, base: impl Into<Option<f32>>) -> Self {
+        self.base = base.into();
+        self
+    }
+
+    /// The factor of the positions. Default: `1.0`.
+    #[must_use]
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = scale;
+        self
+    }
+
+    /// The wavelengths over 2π of the `dims / 2` pairs, instead of `base`.
+    #[must_use]
+    pub fn freqs(mut self, freqs: impl Into<Option<&'a Array>>) -> Self {
+        self.freqs = freqs.into();
+        self
+    }
+}
+
 /// Rotary position embedding (arXiv:2104.09864) of `dims` features of the last dimension, from
 /// position `offset`.
 ///
@@ -88,18 +141,12 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
 ///
 /// ```
 /// # use mlx_graft::{Dtype, fast, ops};
-/// assert_eq!(fast::rope(&ops::ones(&[1, 1, 4, 8], Dtype::Float32)?, 8, false, Some(10000.0), 1.0, 0, None)?.shape(), [1, 1, 4, 8]);
+/// assert_eq!(fast::rope(&ops::ones(&[1, 1, 4, 8], Dtype::Float32)?, 8, 0, &fast::RopeOptions::default().base(500_000.0))?.shape(), [1, 1, 4, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn rope(
-    x: &Array,
-    dims: i32,
-    traditional: bool,
-    base: Option<f32>,
-    scale: f32,
-    offset: i32,
-    freqs: Option<&Array>,
-) -> Result<Array> {
+pub fn rope(x: &Array, dims: i32, offset: i32, options: &RopeOptions<'_>) -> Result<Array> {
+    let &RopeOptions { traditional, base, scale, freqs } = options;
+
     let base =
         sys::mlx_optional_float { value: base.unwrap_or_default(), has_value: base.is_some() };
     call::array("rope", |res, stream| {
@@ -129,18 +176,17 @@ pub fn rope(
 ///
 /// ```
 /// # use mlx_graft::{Array, Dtype, fast, ops};
-/// assert_eq!(fast::rope_dynamic(&ops::ones(&[1, 1, 4, 8], Dtype::Float32)?, 8, false, Some(10000.0), 1.0, &Array::scalar(2)?, None)?.shape(), [1, 1, 4, 8]);
+/// assert_eq!(fast::rope_dynamic(&ops::ones(&[1, 1, 4, 8], Dtype::Float32)?, 8, &Array::scalar(2)?, &fast::RopeOptions::default())?.shape(), [1, 1, 4, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn rope_dynamic(
     x: &Array,
     dims: i32,
-    traditional: bool,
-    base: Option<f32>,
-    scale: f32,
     offset: &Array,
-    freqs: Option<&Array>,
+    options: &RopeOptions<'_>,
 ) -> Result<Array> {
+    let &RopeOptions { traditional, base, scale, freqs } = options;
+
     let base =
         sys::mlx_optional_float { value: base.unwrap_or_default(), has_value: base.is_some() };
     call::array("rope_dynamic", |res, stream| {
@@ -161,7 +207,55 @@ pub fn rope_dynamic(
     })
 }
 
-/// `softmax(scale * q @ k.T + mask) @ v`; `mask_mode` is `causal`, `array`, or empty for none.
+/// The optional arguments of [`scaled_dot_product_attention`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::fast;
+/// let options = fast::ScaledDotProductAttentionOptions::default().mask_mode("causal");
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ScaledDotProductAttentionOptions<'a> {
+    mask_mode: &'a str,
+    mask: Option<&'a Array>,
+    sinks: Option<&'a Array>,
+    force_fused: bool,
+}
+
+impl<'a> ScaledDotProductAttentionOptions<'a> {
+    /// `causal` hides what comes after a query, the last of which is at the last key; empty or
+    /// `array` hides what `mask` says.
+    #[must_use]
+    pub fn mask_mode(mut self, mask_mode: &'a str) -> Self {
+        self.mask_mode = mask_mode;
+        self
+    }
+
+    /// What broadcasts to `(B, N, T, S)`: booleans that keep scores, or numbers that are added to
+    /// them.
+    #[must_use]
+    pub fn mask(mut self, mask: impl Into<Option<&'a Array>>) -> Self {
+        self.mask = mask.into();
+        self
+    }
+
+    /// A further score for each head, `(N,)`, that takes its share of the softmax.
+    #[must_use]
+    pub fn sinks(mut self, sinks: impl Into<Option<&'a Array>>) -> Self {
+        self.sinks = sinks.into();
+        self
+    }
+
+    /// Whether to fail rather than to compute in several steps where there is no fused kernel.
+    /// Default: `false`.
+    #[must_use]
+    pub fn force_fused(mut self, force_fused: bool) -> Self {
+        self.force_fused = force_fused;
+        self
+    }
+}
+
+/// `softmax(scale * q @ k.T + mask) @ v`.
 ///
 /// Shape: queries `(B, N, T, D)`, keys and values `(B, M, S, D)` with `N` a multiple of `M`; result
 /// as the queries.
@@ -172,20 +266,20 @@ pub fn rope_dynamic(
 /// ```
 /// # use mlx_graft::{Dtype, fast, ops};
 /// let q = ops::ones(&[1, 2, 4, 8], Dtype::Float32)?;
-/// assert_eq!(fast::scaled_dot_product_attention(&q, &q, &q, 0.35, "causal", None, None, false)?.shape(), [1, 2, 4, 8]);
+/// let options = fast::ScaledDotProductAttentionOptions::default().mask_mode("causal");
+/// assert_eq!(fast::scaled_dot_product_attention(&q, &q, &q, 0.35, &options)?.shape(), [1, 2, 4, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
 pub fn scaled_dot_product_attention(
     queries: &Array,
     keys: &Array,
     values: &Array,
     scale: f32,
-    mask_mode: &str,
-    mask_arr: Option<&Array>,
-    sinks: Option<&Array>,
-    force_fused: bool,
+    options: &ScaledDotProductAttentionOptions<'_>,
 ) -> Result<Array> {
+    let &ScaledDotProductAttentionOptions { mask_mode, mask: mask_arr, sinks, force_fused } =
+        options;
+
     let mask_mode = call::c_string("scaled_dot_product_attention", mask_mode)?;
     call::array("scaled_dot_product_attention", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

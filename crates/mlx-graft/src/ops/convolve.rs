@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{conv1d, flip, pad, reshape};
+use super::{Conv1dOptions, conv1d, flip, pad, reshape};
 use crate::{Array, Error, Result};
 
 /// How much of a convolution is returned, named as in `NumPy`.
@@ -72,5 +72,6 @@ pub fn convolve(a: &Array, v: &Array, mode: ConvolveMode) -> Result<Array> {
             0
         }
     };
-    reshape(&conv1d(&input, &weight, 1, padding, 1, 1)?, &[-1])
+    let options = Conv1dOptions::default().padding(padding);
+    reshape(&conv1d(&input, &weight, &options)?, &[-1])
 }

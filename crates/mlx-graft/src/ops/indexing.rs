@@ -1002,7 +1002,58 @@ pub fn trace(a: &Array) -> Result<Array> {
     })
 }
 
-/// Sums of diagonals of the matrices in two dimensions, in `dtype`.
+/// The optional arguments of [`trace_axes`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// let options = ops::TraceOptions::default().offset(1).dtype(Dtype::Float32);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct TraceOptions {
+    offset: i32,
+    axis1: i32,
+    axis2: i32,
+    dtype: Option<Dtype>,
+}
+
+impl Default for TraceOptions {
+    fn default() -> Self {
+        Self { offset: 0, axis1: 0, axis2: 1, dtype: None }
+    }
+}
+
+impl TraceOptions {
+    /// Which diagonal, counted in columns to the right of the main one. Default: `0`.
+    #[must_use]
+    pub fn offset(mut self, offset: i32) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// The dimension of the rows. Default: `0`.
+    #[must_use]
+    pub fn axis1(mut self, axis1: i32) -> Self {
+        self.axis1 = axis1;
+        self
+    }
+
+    /// The dimension of the columns. Default: `1`.
+    #[must_use]
+    pub fn axis2(mut self, axis2: i32) -> Self {
+        self.axis2 = axis2;
+        self
+    }
+
+    /// The dtype of the result; without it, that of `a`.
+    #[must_use]
+    pub fn dtype(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
+        self.dtype = dtype.into();
+        self
+    }
+}
+
+/// Sums of diagonals of the matrices in two dimensions.
 ///
 /// Shape: without the two dimensions.
 ///
@@ -1010,12 +1061,15 @@ pub fn trace(a: &Array) -> Result<Array> {
 /// The axes are equal or out of range.
 ///
 /// ```
-/// # use mlx_graft::{Array, Dtype, ops};
+/// # use mlx_graft::{Array, ops};
 /// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
-/// assert_eq!(ops::trace_axes(&a, 1, 0, 1, Dtype::Float32)?.to_vec::<f32>()?, [8.0]);
+/// assert_eq!(ops::trace_axes(&a, &ops::TraceOptions::default().offset(1))?.to_vec::<f32>()?, [8.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn trace_axes(a: &Array, offset: i32, axis1: i32, axis2: i32, dtype: Dtype) -> Result<Array> {
+pub fn trace_axes(a: &Array, options: &TraceOptions) -> Result<Array> {
+    let &TraceOptions { offset, axis1, axis2, dtype } = options;
+    let dtype = dtype.unwrap_or_else(|| a.dtype());
+
     call::array("trace_axes", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {

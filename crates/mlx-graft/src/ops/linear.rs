@@ -198,6 +198,61 @@ pub fn einsum(subscripts: &str, operands: &[impl AsRef<Array>]) -> Result<Array>
     })
 }
 
+/// The optional arguments of [`block_masked_mm`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let t = Array::from_slice(&[true, false, true], &[3])?;
+/// let options = ops::BlockMaskedMmOptions::default().block_size(32).mask_out(&t);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct BlockMaskedMmOptions<'a> {
+    block_size: i32,
+    mask_out: Option<&'a Array>,
+    mask_lhs: Option<&'a Array>,
+    mask_rhs: Option<&'a Array>,
+}
+
+impl Default for BlockMaskedMmOptions<'_> {
+    fn default() -> Self {
+        Self { block_size: 64, mask_out: None, mask_lhs: None, mask_rhs: None }
+    }
+}
+
+impl<'a> BlockMaskedMmOptions<'a> {
+    /// Rows and columns of a block: 32 or 64. Default: `64`.
+    #[must_use]
+    pub fn block_size(mut self, block_size: i32) -> Self {
+        self.block_size = block_size;
+        self
+    }
+
+    /// Which blocks of the result are kept, or their factors: `(…, ceil(M / block_size), ceil(N /
+    /// block_size))`.
+    #[must_use]
+    pub fn mask_out(mut self, mask_out: impl Into<Option<&'a Array>>) -> Self {
+        self.mask_out = mask_out.into();
+        self
+    }
+
+    /// Which blocks of `a` are kept, or their factors: `(…, ceil(M / block_size), ceil(K /
+    /// block_size))`.
+    #[must_use]
+    pub fn mask_lhs(mut self, mask_lhs: impl Into<Option<&'a Array>>) -> Self {
+        self.mask_lhs = mask_lhs.into();
+        self
+    }
+
+    /// Which blocks of `b` are kept, or their factors: `(…, ceil(K / block_size), ceil(N /
+    /// block_size))`.
+    #[must_use]
+    pub fn mask_rhs(mut self, mask_rhs: impl Into<Option<&'a Array>>) -> Self {
+        self.mask_rhs = mask_rhs.into();
+        self
+    }
+}
+
 /// Matrix product with blocks masked out.
 ///
 /// Shape: as `matmul`.
@@ -207,17 +262,13 @@ pub fn einsum(subscripts: &str, operands: &[impl AsRef<Array>]) -> Result<Array>
 ///
 /// ```
 /// # use mlx_graft::{Dtype, ops};
-/// assert_eq!(ops::block_masked_mm(&ops::ones(&[32, 32], Dtype::Float32)?, &ops::ones(&[32, 32], Dtype::Float32)?, 32, None, None, None)?.shape(), [32, 32]);
+/// let blocks = ops::ones(&[32, 32], Dtype::Float32)?;
+/// assert_eq!(ops::block_masked_mm(&blocks, &blocks, &ops::BlockMaskedMmOptions::default().block_size(32))?.shape(), [32, 32]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn block_masked_mm(
-    a: &Array,
-    b: &Array,
-    block_size: i32,
-    mask_out: Option<&Array>,
-    mask_lhs: Option<&Array>,
-    mask_rhs: Option<&Array>,
-) -> Result<Array> {
+pub fn block_masked_mm(a: &Array, b: &Array, options: &BlockMaskedMmOptions<'_>) -> Result<Array> {
+    let &BlockMaskedMmOptions { block_size, mask_out, mask_lhs, mask_rhs } = options;
+
     call::array("block_masked_mm", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {
@@ -320,6 +371,58 @@ pub fn hadamard_transform(a: &Array, scale: Option<f32>) -> Result<Array> {
     })
 }
 
+/// The optional arguments of [`conv1d`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::Conv1dOptions::default().stride(2).groups(4);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Conv1dOptions {
+    stride: i32,
+    padding: i32,
+    dilation: i32,
+    groups: i32,
+}
+
+impl Default for Conv1dOptions {
+    fn default() -> Self {
+        Self { stride: 1, padding: 0, dilation: 1, groups: 1 }
+    }
+}
+
+impl Conv1dOptions {
+    /// The step of the window, in elements. Default: `1`.
+    #[must_use]
+    pub fn stride(mut self, stride: i32) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// The zeros added on both sides. Default: `0`.
+    #[must_use]
+    pub fn padding(mut self, padding: i32) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// The distance of neighbours in the window, in elements. Default: `1`.
+    #[must_use]
+    pub fn dilation(mut self, dilation: i32) -> Self {
+        self.dilation = dilation;
+        self
+    }
+
+    /// The number of groups into which the channels are divided, each with weights of its own.
+    /// Default: `1`.
+    #[must_use]
+    pub fn groups(mut self, groups: i32) -> Self {
+        self.groups = groups;
+        self
+    }
+}
+
 /// Convolution over one dimension.
 ///
 /// Shape: input `(N, L, C)`, weight `(O, K, C / groups)`, result `(N, L', O)`.
@@ -330,17 +433,14 @@ pub fn hadamard_transform(a: &Array, scale: Option<f32>) -> Result<Array> {
 /// ```
 /// # use mlx_graft::{Array, Dtype, ops};
 /// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
-/// assert_eq!(ops::conv1d(&ops::reshape(&b, &[1, 3, 1])?, &ops::ones(&[1, 2, 1], Dtype::Float32)?, 1, 0, 1, 1)?.to_vec::<f32>()?, [5.0, 3.0]);
+/// let input = ops::reshape(&b, &[1, 3, 1])?;
+/// let weight = ops::ones(&[1, 2, 1], Dtype::Float32)?;
+/// assert_eq!(ops::conv1d(&input, &weight, &ops::Conv1dOptions::default().padding(1))?.to_vec::<f32>()?, [3.0, 5.0, 3.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn conv1d(
-    input: &Array,
-    weight: &Array,
-    stride: i32,
-    padding: i32,
-    dilation: i32,
-    groups: i32,
-) -> Result<Array> {
+pub fn conv1d(input: &Array, weight: &Array, options: &Conv1dOptions) -> Result<Array> {
+    let &Conv1dOptions { stride, padding, dilation, groups } = options;
+
     call::array("conv1d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {
@@ -358,6 +458,59 @@ pub fn conv1d(
     })
 }
 
+/// The optional arguments of [`conv2d`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::Conv2dOptions::default().stride([2, 2]).groups(4);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2dOptions {
+    stride: [i32; 2],
+    padding: [i32; 2],
+    dilation: [i32; 2],
+    groups: i32,
+}
+
+impl Default for Conv2dOptions {
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }
+    }
+}
+
+impl Conv2dOptions {
+    /// The steps of the window along height and width, in elements. Default: `[1, 1]`.
+    #[must_use]
+    pub fn stride(mut self, stride: [i32; 2]) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// The zeros added on both sides of height and width. Default: `[0, 0]`.
+    #[must_use]
+    pub fn padding(mut self, padding: [i32; 2]) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// The distances of neighbours in the window along height and width, in elements. Default: `[1,
+    /// 1]`.
+    #[must_use]
+    pub fn dilation(mut self, dilation: [i32; 2]) -> Self {
+        self.dilation = dilation;
+        self
+    }
+
+    /// The number of groups into which the channels are divided, each with weights of its own.
+    /// Default: `1`.
+    #[must_use]
+    pub fn groups(mut self, groups: i32) -> Self {
+        self.groups = groups;
+        self
+    }
+}
+
 /// Convolution over two dimensions.
 ///
 /// Shape: input `(N, H, W, C)`, weight `(O, Kh, Kw, C / groups)`, result `(N, H', W', O)`.
@@ -368,21 +521,19 @@ pub fn conv1d(
 /// ```
 /// # use mlx_graft::{Array, Dtype, ops};
 /// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
-/// assert_eq!(ops::conv2d(&ops::reshape(&a, &[1, 2, 3, 1])?, &ops::ones(&[1, 2, 2, 1], Dtype::Float32)?, 1, 1, 0, 0, 1, 1, 1)?.to_vec::<f32>()?, [12.0, 16.0]);
+/// let input = ops::reshape(&a, &[1, 2, 3, 1])?;
+/// let weight = ops::ones(&[1, 2, 2, 1], Dtype::Float32)?;
+/// assert_eq!(ops::conv2d(&input, &weight, &ops::Conv2dOptions::default().padding([0, 1]))?.to_vec::<f32>()?, [5.0, 12.0, 16.0, 9.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
-pub fn conv2d(
-    input: &Array,
-    weight: &Array,
-    stride_0: i32,
-    stride_1: i32,
-    padding_0: i32,
-    padding_1: i32,
-    dilation_0: i32,
-    dilation_1: i32,
-    groups: i32,
-) -> Result<Array> {
+pub fn conv2d(input: &Array, weight: &Array, options: &Conv2dOptions) -> Result<Array> {
+    let &Conv2dOptions {
+        stride: [stride_0, stride_1],
+        padding: [padding_0, padding_1],
+        dilation: [dilation_0, dilation_1],
+        groups,
+    } = options;
+
     call::array("conv2d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {
@@ -403,6 +554,59 @@ pub fn conv2d(
     })
 }
 
+/// The optional arguments of [`conv3d`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::Conv3dOptions::default().stride([1, 2, 2]).groups(4);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Conv3dOptions {
+    stride: [i32; 3],
+    padding: [i32; 3],
+    dilation: [i32; 3],
+    groups: i32,
+}
+
+impl Default for Conv3dOptions {
+    fn default() -> Self {
+        Self { stride: [1, 1, 1], padding: [0, 0, 0], dilation: [1, 1, 1], groups: 1 }
+    }
+}
+
+impl Conv3dOptions {
+    /// The steps of the window along depth, height and width, in elements. Default: `[1, 1, 1]`.
+    #[must_use]
+    pub fn stride(mut self, stride: [i32; 3]) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// The zeros added on both sides of depth, height and width. Default: `[0, 0, 0]`.
+    #[must_use]
+    pub fn padding(mut self, padding: [i32; 3]) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// The distances of neighbours in the window along depth, height and width, in elements.
+    /// Default: `[1, 1, 1]`.
+    #[must_use]
+    pub fn dilation(mut self, dilation: [i32; 3]) -> Self {
+        self.dilation = dilation;
+        self
+    }
+
+    /// The number of groups into which the channels are divided, each with weights of its own.
+    /// Default: `1`.
+    #[must_use]
+    pub fn groups(mut self, groups: i32) -> Self {
+        self.groups = groups;
+        self
+    }
+}
+
 /// Convolution over three dimensions.
 ///
 /// Shape: input `(N, D, H, W, C)`, weight `(O, Kd, Kh, Kw, C / groups)`, result `(N, D', H', W',
@@ -414,24 +618,19 @@ pub fn conv2d(
 /// ```
 /// # use mlx_graft::{Array, Dtype, ops};
 /// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
-/// assert_eq!(ops::conv3d(&ops::reshape(&a, &[1, 1, 2, 3, 1])?, &ops::ones(&[1, 1, 2, 2, 1], Dtype::Float32)?, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1)?.to_vec::<f32>()?, [12.0, 16.0]);
+/// let input = ops::reshape(&a, &[1, 1, 2, 3, 1])?;
+/// let weight = ops::ones(&[1, 1, 2, 2, 1], Dtype::Float32)?;
+/// assert_eq!(ops::conv3d(&input, &weight, &ops::Conv3dOptions::default().stride([1, 1, 2]))?.to_vec::<f32>()?, [12.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
-pub fn conv3d(
-    input: &Array,
-    weight: &Array,
-    stride_0: i32,
-    stride_1: i32,
-    stride_2: i32,
-    padding_0: i32,
-    padding_1: i32,
-    padding_2: i32,
-    dilation_0: i32,
-    dilation_1: i32,
-    dilation_2: i32,
-    groups: i32,
-) -> Result<Array> {
+pub fn conv3d(input: &Array, weight: &Array, options: &Conv3dOptions) -> Result<Array> {
+    let &Conv3dOptions {
+        stride: [stride_0, stride_1, stride_2],
+        padding: [padding_0, padding_1, padding_2],
+        dilation: [dilation_0, dilation_1, dilation_2],
+        groups,
+    } = options;
+
     call::array("conv3d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {
@@ -455,6 +654,84 @@ pub fn conv3d(
     })
 }
 
+/// The optional arguments of [`conv_general`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::ConvGeneralOptions::default().stride(&[2, 1]).padding([&[1, 0], &[1, 1]]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct ConvGeneralOptions<'a> {
+    stride: &'a [i32],
+    padding: [&'a [i32]; 2],
+    kernel_dilation: &'a [i32],
+    input_dilation: &'a [i32],
+    groups: i32,
+    flip: bool,
+}
+
+impl Default for ConvGeneralOptions<'_> {
+    fn default() -> Self {
+        Self {
+            stride: &[1],
+            padding: [&[0], &[0]],
+            kernel_dilation: &[1],
+            input_dilation: &[1],
+            groups: 1,
+            flip: false,
+        }
+    }
+}
+
+impl<'a> ConvGeneralOptions<'a> {
+    /// The step of the window along each dimension, or one for all, in elements. Default: `&[1]`.
+    #[must_use]
+    pub fn stride(mut self, stride: &'a [i32]) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// The zeros added before and after the elements of each dimension, or one number for all.
+    /// Default: `[&[0], &[0]]`.
+    #[must_use]
+    pub fn padding(mut self, padding: [&'a [i32]; 2]) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// The distance of neighbours in the window along each dimension, or one for all, in elements.
+    /// Default: `&[1]`.
+    #[must_use]
+    pub fn kernel_dilation(mut self, kernel_dilation: &'a [i32]) -> Self {
+        self.kernel_dilation = kernel_dilation;
+        self
+    }
+
+    /// The distance to which neighbours in the input are pulled apart along each dimension, or one
+    /// for all, in elements. Default: `&[1]`.
+    #[must_use]
+    pub fn input_dilation(mut self, input_dilation: &'a [i32]) -> Self {
+        self.input_dilation = input_dilation;
+        self
+    }
+
+    /// The number of groups into which the channels are divided, each with weights of its own.
+    /// Default: `1`.
+    #[must_use]
+    pub fn groups(mut self, groups: i32) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// Whether the window is turned round, which makes a true convolution. Default: `false`.
+    #[must_use]
+    pub fn flip(mut self, flip: bool) -> Self {
+        self.flip = flip;
+        self
+    }
+}
+
 /// Convolution over any number of dimensions; `flip` makes it a true convolution.
 ///
 /// Shape: input `(N, …, C)`, weight `(O, …, C / groups)`, result `(N, …, O)`.
@@ -465,21 +742,25 @@ pub fn conv3d(
 /// ```
 /// # use mlx_graft::{Array, Dtype, ops};
 /// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
-/// assert_eq!(ops::conv_general(&ops::reshape(&b, &[1, 3, 1])?, &ops::ones(&[1, 2, 1], Dtype::Float32)?, &[1], &[0], &[0], &[1], &[1], 1, false)?.to_vec::<f32>()?, [5.0, 3.0]);
+/// let input = ops::reshape(&b, &[1, 3, 1])?;
+/// let weight = ops::ones(&[1, 2, 1], Dtype::Float32)?;
+/// assert_eq!(ops::conv_general(&input, &weight, &ops::ConvGeneralOptions::default().padding([&[0], &[1]]))?.to_vec::<f32>()?, [5.0, 3.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
 pub fn conv_general(
     input: &Array,
     weight: &Array,
-    stride: &[i32],
-    padding_lo: &[i32],
-    padding_hi: &[i32],
-    kernel_dilation: &[i32],
-    input_dilation: &[i32],
-    groups: i32,
-    flip: bool,
+    options: &ConvGeneralOptions<'_>,
 ) -> Result<Array> {
+    let &ConvGeneralOptions {
+        stride,
+        padding: [padding_lo, padding_hi],
+        kernel_dilation,
+        input_dilation,
+        groups,
+        flip,
+    } = options;
+
     call::array("conv_general", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {
@@ -505,6 +786,66 @@ pub fn conv_general(
     })
 }
 
+/// The optional arguments of [`conv_transpose1d`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::ConvTranspose1dOptions::default().stride(2).output_padding(1);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct ConvTranspose1dOptions {
+    stride: i32,
+    padding: i32,
+    dilation: i32,
+    output_padding: i32,
+    groups: i32,
+}
+
+impl Default for ConvTranspose1dOptions {
+    fn default() -> Self {
+        Self { stride: 1, padding: 0, dilation: 1, output_padding: 0, groups: 1 }
+    }
+}
+
+impl ConvTranspose1dOptions {
+    /// The step of the window, in elements. Default: `1`.
+    #[must_use]
+    pub fn stride(mut self, stride: i32) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// The zeros added on both sides. Default: `0`.
+    #[must_use]
+    pub fn padding(mut self, padding: i32) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// The distance of neighbours in the window, in elements. Default: `1`.
+    #[must_use]
+    pub fn dilation(mut self, dilation: i32) -> Self {
+        self.dilation = dilation;
+        self
+    }
+
+    /// The elements by which the result is longer at its end. Default: `0`.
+    #[must_use]
+    pub fn output_padding(mut self, output_padding: i32) -> Self {
+        self.output_padding = output_padding;
+        self
+    }
+
+    /// The number of groups into which the channels are divided, each with weights of its own.
+    /// Default: `1`.
+    #[must_use]
+    pub fn groups(mut self, groups: i32) -> Self {
+        self.groups = groups;
+        self
+    }
+}
+
 /// Transposed convolution over one dimension.
 ///
 /// Shape: input `(N, L, C)`, weight `(O, K, C / groups)`, result `(N, L', O)`.
@@ -515,18 +856,18 @@ pub fn conv_general(
 /// ```
 /// # use mlx_graft::{Array, Dtype, ops};
 /// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
-/// assert_eq!(ops::conv_transpose1d(&ops::reshape(&b, &[1, 3, 1])?, &ops::ones(&[1, 2, 1], Dtype::Float32)?, 1, 0, 1, 0, 1)?.to_vec::<f32>()?, [3.0, 5.0, 3.0, 1.0]);
+/// let input = ops::reshape(&b, &[1, 3, 1])?;
+/// let weight = ops::ones(&[1, 2, 1], Dtype::Float32)?;
+/// assert_eq!(ops::conv_transpose1d(&input, &weight, &ops::ConvTranspose1dOptions::default().padding(1))?.to_vec::<f32>()?, [5.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn conv_transpose1d(
     input: &Array,
     weight: &Array,
-    stride: i32,
-    padding: i32,
-    dilation: i32,
-    output_padding: i32,
-    groups: i32,
+    options: &ConvTranspose1dOptions,
 ) -> Result<Array> {
+    let &ConvTranspose1dOptions { stride, padding, dilation, output_padding, groups } = options;
+
     call::array("conv_transpose1d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {
@@ -545,6 +886,74 @@ pub fn conv_transpose1d(
     })
 }
 
+/// The optional arguments of [`conv_transpose2d`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::ConvTranspose2dOptions::default().stride([2, 2]).output_padding([1, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct ConvTranspose2dOptions {
+    stride: [i32; 2],
+    padding: [i32; 2],
+    dilation: [i32; 2],
+    output_padding: [i32; 2],
+    groups: i32,
+}
+
+impl Default for ConvTranspose2dOptions {
+    fn default() -> Self {
+        Self {
+            stride: [1, 1],
+            padding: [0, 0],
+            dilation: [1, 1],
+            output_padding: [0, 0],
+            groups: 1,
+        }
+    }
+}
+
+impl ConvTranspose2dOptions {
+    /// The steps of the window along height and width, in elements. Default: `[1, 1]`.
+    #[must_use]
+    pub fn stride(mut self, stride: [i32; 2]) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// The zeros added on both sides of height and width. Default: `[0, 0]`.
+    #[must_use]
+    pub fn padding(mut self, padding: [i32; 2]) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// The distances of neighbours in the window along height and width, in elements. Default: `[1,
+    /// 1]`.
+    #[must_use]
+    pub fn dilation(mut self, dilation: [i32; 2]) -> Self {
+        self.dilation = dilation;
+        self
+    }
+
+    /// The elements by which height and width of the result are longer at their ends. Default: `[0,
+    /// 0]`.
+    #[must_use]
+    pub fn output_padding(mut self, output_padding: [i32; 2]) -> Self {
+        self.output_padding = output_padding;
+        self
+    }
+
+    /// The number of groups into which the channels are divided, each with weights of its own.
+    /// Default: `1`.
+    #[must_use]
+    pub fn groups(mut self, groups: i32) -> Self {
+        self.groups = groups;
+        self
+    }
+}
+
 /// Transposed convolution over two dimensions.
 ///
 /// Shape: input `(N, H, W, C)`, weight `(O, Kh, Kw, C / groups)`, result `(N, H', W', O)`.
@@ -555,23 +964,24 @@ pub fn conv_transpose1d(
 /// ```
 /// # use mlx_graft::{Array, Dtype, ops};
 /// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
-/// assert_eq!(ops::conv_transpose2d(&ops::reshape(&a, &[1, 2, 3, 1])?, &ops::ones(&[1, 2, 2, 1], Dtype::Float32)?, 1, 1, 0, 0, 1, 1, 0, 0, 1)?.shape(), [1, 3, 4, 1]);
+/// let input = ops::reshape(&a, &[1, 2, 3, 1])?;
+/// let weight = ops::ones(&[1, 2, 2, 1], Dtype::Float32)?;
+/// assert_eq!(ops::conv_transpose2d(&input, &weight, &ops::ConvTranspose2dOptions::default().stride([2, 1]))?.shape(), [1, 4, 4, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
 pub fn conv_transpose2d(
     input: &Array,
     weight: &Array,
-    stride_0: i32,
-    stride_1: i32,
-    padding_0: i32,
-    padding_1: i32,
-    dilation_0: i32,
-    dilation_1: i32,
-    output_padding_0: i32,
-    output_padding_1: i32,
-    groups: i32,
+    options: &ConvTranspose2dOptions,
 ) -> Result<Array> {
+    let &ConvTranspose2dOptions {
+        stride: [stride_0, stride_1],
+        padding: [padding_0, padding_1],
+        dilation: [dilation_0, dilation_1],
+        output_padding: [output_padding_0, output_padding_1],
+        groups,
+    } = options;
+
     call::array("conv_transpose2d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {
@@ -594,6 +1004,74 @@ pub fn conv_transpose2d(
     })
 }
 
+/// The optional arguments of [`conv_transpose3d`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::ConvTranspose3dOptions::default().stride([1, 2, 2]).output_padding([0, 1, 1]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct ConvTranspose3dOptions {
+    stride: [i32; 3],
+    padding: [i32; 3],
+    dilation: [i32; 3],
+    output_padding: [i32; 3],
+    groups: i32,
+}
+
+impl Default for ConvTranspose3dOptions {
+    fn default() -> Self {
+        Self {
+            stride: [1, 1, 1],
+            padding: [0, 0, 0],
+            dilation: [1, 1, 1],
+            output_padding: [0, 0, 0],
+            groups: 1,
+        }
+    }
+}
+
+impl ConvTranspose3dOptions {
+    /// The steps of the window along depth, height and width, in elements. Default: `[1, 1, 1]`.
+    #[must_use]
+    pub fn stride(mut self, stride: [i32; 3]) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// The zeros added on both sides of depth, height and width. Default: `[0, 0, 0]`.
+    #[must_use]
+    pub fn padding(mut self, padding: [i32; 3]) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// The distances of neighbours in the window along depth, height and width, in elements.
+    /// Default: `[1, 1, 1]`.
+    #[must_use]
+    pub fn dilation(mut self, dilation: [i32; 3]) -> Self {
+        self.dilation = dilation;
+        self
+    }
+
+    /// The elements by which depth, height and width of the result are longer at their ends.
+    /// Default: `[0, 0, 0]`.
+    #[must_use]
+    pub fn output_padding(mut self, output_padding: [i32; 3]) -> Self {
+        self.output_padding = output_padding;
+        self
+    }
+
+    /// The number of groups into which the channels are divided, each with weights of its own.
+    /// Default: `1`.
+    #[must_use]
+    pub fn groups(mut self, groups: i32) -> Self {
+        self.groups = groups;
+        self
+    }
+}
+
 /// Transposed convolution over three dimensions.
 ///
 /// Shape: input `(N, D, H, W, C)`, weight `(O, Kd, Kh, Kw, C / groups)`, result `(N, D', H', W',
@@ -605,27 +1083,24 @@ pub fn conv_transpose2d(
 /// ```
 /// # use mlx_graft::{Array, Dtype, ops};
 /// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
-/// assert_eq!(ops::conv_transpose3d(&ops::reshape(&a, &[1, 1, 2, 3, 1])?, &ops::ones(&[1, 1, 2, 2, 1], Dtype::Float32)?, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1)?.shape(), [1, 1, 3, 4, 1]);
+/// let input = ops::reshape(&a, &[1, 1, 2, 3, 1])?;
+/// let weight = ops::ones(&[1, 1, 2, 2, 1], Dtype::Float32)?;
+/// assert_eq!(ops::conv_transpose3d(&input, &weight, &ops::ConvTranspose3dOptions::default().stride([1, 2, 1]))?.shape(), [1, 1, 4, 4, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
 pub fn conv_transpose3d(
     input: &Array,
     weight: &Array,
-    stride_0: i32,
-    stride_1: i32,
-    stride_2: i32,
-    padding_0: i32,
-    padding_1: i32,
-    padding_2: i32,
-    dilation_0: i32,
-    dilation_1: i32,
-    dilation_2: i32,
-    output_padding_0: i32,
-    output_padding_1: i32,
-    output_padding_2: i32,
-    groups: i32,
+    options: &ConvTranspose3dOptions,
 ) -> Result<Array> {
+    let &ConvTranspose3dOptions {
+        stride: [stride_0, stride_1, stride_2],
+        padding: [padding_0, padding_1, padding_2],
+        dilation: [dilation_0, dilation_1, dilation_2],
+        output_padding: [output_padding_0, output_padding_1, output_padding_2],
+        groups,
+    } = options;
+
     call::array("conv_transpose3d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {

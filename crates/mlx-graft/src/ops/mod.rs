@@ -5,6 +5,9 @@
 //!
 //! Where Python has one function with an optional axis, there are up to three here: `sum` over all
 //! elements, `sum_axis` along one axis, `sum_axes` along several.
+//!
+//! Where Python has more than three optional arguments, the last argument here is a struct of
+//! options, with a setter for each: see [`QuantizedMatmulOptions`].
 
 mod arithmetic;
 mod convolve;

@@ -3,6 +3,59 @@
 
 use crate::{Array, Dtype, Result, call, index::check, sys};
 
+/// The optional arguments of [`quantize`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::QuantizeOptions::default().group_size(32).bits(8);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct QuantizeOptions<'a> {
+    group_size: Option<i32>,
+    bits: Option<i32>,
+    mode: &'a str,
+    global_scale: Option<&'a Array>,
+}
+
+impl Default for QuantizeOptions<'_> {
+    fn default() -> Self {
+        Self { group_size: None, bits: None, mode: "affine", global_scale: None }
+    }
+}
+
+impl<'a> QuantizeOptions<'a> {
+    /// How many neighbours in a row share a scale; without it, as the mode has it: 64 for `affine`,
+    /// 32 for `mxfp4` and `mxfp8`, 16 for `nvfp4`.
+    #[must_use]
+    pub fn group_size(mut self, group_size: impl Into<Option<i32>>) -> Self {
+        self.group_size = group_size.into();
+        self
+    }
+
+    /// The bits of a packed element; without it, as the mode has it: 8 for `mxfp8`, 4 for the
+    /// others.
+    #[must_use]
+    pub fn bits(mut self, bits: impl Into<Option<i32>>) -> Self {
+        self.bits = bits.into();
+        self
+    }
+
+    /// How the elements are packed: `affine`, `mxfp4`, `mxfp8` or `nvfp4`. Default: `"affine"`.
+    #[must_use]
+    pub fn mode(mut self, mode: &'a str) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// A scale of the whole matrix, float32, for mode `nvfp4`.
+    #[must_use]
+    pub fn global_scale(mut self, global_scale: impl Into<Option<&'a Array>>) -> Self {
+        self.global_scale = global_scale.into();
+        self
+    }
+}
+
 /// A matrix packed into groups of few bits; returns packed weights, scales and, for mode `affine`,
 /// biases.
 ///
@@ -14,16 +67,13 @@ use crate::{Array, Dtype, Result, call, index::check, sys};
 ///
 /// ```
 /// # use mlx_graft::{Dtype, ops};
-/// assert_eq!(ops::quantize(&ops::ones(&[8, 64], Dtype::Float32)?, Some(64), Some(4), "affine", None)?[0].shape(), [8, 8]);
+/// let w = ops::ones(&[8, 64], Dtype::Float32)?;
+/// assert_eq!(ops::quantize(&w, &ops::QuantizeOptions::default().bits(8))?[0].shape(), [8, 16]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn quantize(
-    w: &Array,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &str,
-    global_scale: Option<&Array>,
-) -> Result<Vec<Array>> {
+pub fn quantize(w: &Array, options: &QuantizeOptions<'_>) -> Result<Vec<Array>> {
+    let &QuantizeOptions { group_size, bits, mode, global_scale } = options;
+
     let group_size = sys::mlx_optional_int {
         value: group_size.unwrap_or_default(),
         has_value: group_size.is_some(),
@@ -46,6 +96,85 @@ pub fn quantize(
     })
 }
 
+/// The optional arguments of [`dequantize`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let options = ops::DequantizeOptions::default().biases(&b).bits(8);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct DequantizeOptions<'a> {
+    biases: Option<&'a Array>,
+    group_size: Option<i32>,
+    bits: Option<i32>,
+    mode: &'a str,
+    global_scale: Option<&'a Array>,
+    dtype: Option<Dtype>,
+}
+
+impl Default for DequantizeOptions<'_> {
+    fn default() -> Self {
+        Self {
+            biases: None,
+            group_size: None,
+            bits: None,
+            mode: "affine",
+            global_scale: None,
+            dtype: None,
+        }
+    }
+}
+
+impl<'a> DequantizeOptions<'a> {
+    /// What is added to the elements of each group, of the shape of the scales; mode `affine` needs
+    /// it.
+    #[must_use]
+    pub fn biases(mut self, biases: impl Into<Option<&'a Array>>) -> Self {
+        self.biases = biases.into();
+        self
+    }
+
+    /// How many neighbours in a row share a scale; without it, as the mode has it: 64 for `affine`,
+    /// 32 for `mxfp4` and `mxfp8`, 16 for `nvfp4`.
+    #[must_use]
+    pub fn group_size(mut self, group_size: impl Into<Option<i32>>) -> Self {
+        self.group_size = group_size.into();
+        self
+    }
+
+    /// The bits of a packed element; without it, as the mode has it: 8 for `mxfp8`, 4 for the
+    /// others.
+    #[must_use]
+    pub fn bits(mut self, bits: impl Into<Option<i32>>) -> Self {
+        self.bits = bits.into();
+        self
+    }
+
+    /// How the elements are packed: `affine`, `mxfp4`, `mxfp8` or `nvfp4`. Default: `"affine"`.
+    #[must_use]
+    pub fn mode(mut self, mode: &'a str) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// A scale of the whole matrix, float32, for mode `nvfp4`.
+    #[must_use]
+    pub fn global_scale(mut self, global_scale: impl Into<Option<&'a Array>>) -> Self {
+        self.global_scale = global_scale.into();
+        self
+    }
+
+    /// The dtype of the result; without it, that of the scales, or bfloat16 where they are packed
+    /// themselves.
+    #[must_use]
+    pub fn dtype(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
+        self.dtype = dtype.into();
+        self
+    }
+}
+
 /// A matrix from its packed form.
 ///
 /// Shape: the last length times `32 / bits`.
@@ -55,21 +184,13 @@ pub fn quantize(
 ///
 /// ```
 /// # use mlx_graft::{Dtype, ops};
-/// let packed = ops::quantize(&ops::ones(&[8, 64], Dtype::Float32)?, Some(64), Some(4), "affine", None)?;
-/// assert_eq!(ops::dequantize(&packed[0], &packed[1], packed.get(2), Some(64), Some(4), "affine", None, None)?.shape(), [8, 64]);
+/// let packed = ops::quantize(&ops::ones(&[8, 64], Dtype::Float32)?, &ops::QuantizeOptions::default())?;
+/// assert_eq!(ops::dequantize(&packed[0], &packed[1], &ops::DequantizeOptions::default().biases(&packed[2]))?.shape(), [8, 64]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
-pub fn dequantize(
-    w: &Array,
-    scales: &Array,
-    biases: Option<&Array>,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &str,
-    global_scale: Option<&Array>,
-    dtype: Option<Dtype>,
-) -> Result<Array> {
+pub fn dequantize(w: &Array, scales: &Array, options: &DequantizeOptions<'_>) -> Result<Array> {
+    let &DequantizeOptions { biases, group_size, bits, mode, global_scale, dtype } = options;
+
     let group_size = sys::mlx_optional_int {
         value: group_size.unwrap_or_default(),
         has_value: group_size.is_some(),
@@ -99,6 +220,69 @@ pub fn dequantize(
     })
 }
 
+/// The optional arguments of [`quantized_matmul`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let options = ops::QuantizedMatmulOptions::default().biases(&b).bits(8);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct QuantizedMatmulOptions<'a> {
+    biases: Option<&'a Array>,
+    transpose: bool,
+    group_size: Option<i32>,
+    bits: Option<i32>,
+    mode: &'a str,
+}
+
+impl Default for QuantizedMatmulOptions<'_> {
+    fn default() -> Self {
+        Self { biases: None, transpose: true, group_size: None, bits: None, mode: "affine" }
+    }
+}
+
+impl<'a> QuantizedMatmulOptions<'a> {
+    /// What is added to the elements of each group, of the shape of the scales; mode `affine` needs
+    /// it.
+    #[must_use]
+    pub fn biases(mut self, biases: impl Into<Option<&'a Array>>) -> Self {
+        self.biases = biases.into();
+        self
+    }
+
+    /// Whether the product is with the transposed `w`, of shape `(…, N, K)`. Default: `true`.
+    #[must_use]
+    pub fn transpose(mut self, transpose: bool) -> Self {
+        self.transpose = transpose;
+        self
+    }
+
+    /// How many neighbours in a row share a scale; without it, as the mode has it: 64 for `affine`,
+    /// 32 for `mxfp4` and `mxfp8`, 16 for `nvfp4`.
+    #[must_use]
+    pub fn group_size(mut self, group_size: impl Into<Option<i32>>) -> Self {
+        self.group_size = group_size.into();
+        self
+    }
+
+    /// The bits of a packed element; without it, as the mode has it: 8 for `mxfp8`, 4 for the
+    /// others.
+    #[must_use]
+    pub fn bits(mut self, bits: impl Into<Option<i32>>) -> Self {
+        self.bits = bits.into();
+        self
+    }
+
+    /// How the elements are packed: `affine`, `mxfp4`, `mxfp8` or `nvfp4`. Default: `"affine"`.
+    #[must_use]
+    pub fn mode(mut self, mode: &'a str) -> Self {
+        self.mode = mode;
+        self
+    }
+}
+
 /// Product with a packed matrix, `x @ w.T` if `transpose`.
 ///
 /// Shape: as `matmul` of the matrix that `w` packs.
@@ -108,22 +292,20 @@ pub fn dequantize(
 ///
 /// ```
 /// # use mlx_graft::{Dtype, ops};
-/// let packed = ops::quantize(&ops::ones(&[8, 64], Dtype::Float32)?, Some(64), Some(4), "affine", None)?;
+/// let packed = ops::quantize(&ops::ones(&[8, 64], Dtype::Float32)?, &ops::QuantizeOptions::default())?;
 /// let x = ops::ones(&[2, 64], Dtype::Float32)?;
-/// assert_eq!(ops::quantized_matmul(&x, &packed[0], &packed[1], packed.get(2), true, Some(64), Some(4), "affine")?.shape(), [2, 8]);
+/// let options = ops::QuantizedMatmulOptions::default().biases(&packed[2]);
+/// assert_eq!(ops::quantized_matmul(&x, &packed[0], &packed[1], &options)?.shape(), [2, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
 pub fn quantized_matmul(
     x: &Array,
     w: &Array,
     scales: &Array,
-    biases: Option<&Array>,
-    transpose: bool,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &str,
+    options: &QuantizedMatmulOptions<'_>,
 ) -> Result<Array> {
+    let &QuantizedMatmulOptions { biases, transpose, group_size, bits, mode } = options;
+
     let group_size = sys::mlx_optional_int {
         value: group_size.unwrap_or_default(),
         has_value: group_size.is_some(),
@@ -149,6 +331,105 @@ pub fn quantized_matmul(
     })
 }
 
+/// The optional arguments of [`gather_qmm`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// let options = ops::GatherQmmOptions::default().biases(&b).rhs_indices(&i).bits(8);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct GatherQmmOptions<'a> {
+    biases: Option<&'a Array>,
+    lhs_indices: Option<&'a Array>,
+    rhs_indices: Option<&'a Array>,
+    transpose: bool,
+    group_size: Option<i32>,
+    bits: Option<i32>,
+    mode: &'a str,
+    sorted_indices: bool,
+}
+
+impl Default for GatherQmmOptions<'_> {
+    fn default() -> Self {
+        Self {
+            biases: None,
+            lhs_indices: None,
+            rhs_indices: None,
+            transpose: true,
+            group_size: None,
+            bits: None,
+            mode: "affine",
+            sorted_indices: false,
+        }
+    }
+}
+
+impl<'a> GatherQmmOptions<'a> {
+    /// What is added to the elements of each group, of the shape of the scales; mode `affine` needs
+    /// it.
+    #[must_use]
+    pub fn biases(mut self, biases: impl Into<Option<&'a Array>>) -> Self {
+        self.biases = biases.into();
+        self
+    }
+
+    /// Which matrices of `x` are multiplied, counted over all dimensions but the last two; without
+    /// it, all in order.
+    #[must_use]
+    pub fn lhs_indices(mut self, lhs_indices: impl Into<Option<&'a Array>>) -> Self {
+        self.lhs_indices = lhs_indices.into();
+        self
+    }
+
+    /// Which matrices of `w` are multiplied, counted over all dimensions but the last two; without
+    /// it, all in order.
+    #[must_use]
+    pub fn rhs_indices(mut self, rhs_indices: impl Into<Option<&'a Array>>) -> Self {
+        self.rhs_indices = rhs_indices.into();
+        self
+    }
+
+    /// Whether the product is with the transposed `w`, of shape `(…, N, K)`. Default: `true`.
+    #[must_use]
+    pub fn transpose(mut self, transpose: bool) -> Self {
+        self.transpose = transpose;
+        self
+    }
+
+    /// How many neighbours in a row share a scale; without it, as the mode has it: 64 for `affine`,
+    /// 32 for `mxfp4` and `mxfp8`, 16 for `nvfp4`.
+    #[must_use]
+    pub fn group_size(mut self, group_size: impl Into<Option<i32>>) -> Self {
+        self.group_size = group_size.into();
+        self
+    }
+
+    /// The bits of a packed element; without it, as the mode has it: 8 for `mxfp8`, 4 for the
+    /// others.
+    #[must_use]
+    pub fn bits(mut self, bits: impl Into<Option<i32>>) -> Self {
+        self.bits = bits.into();
+        self
+    }
+
+    /// How the elements are packed: `affine`, `mxfp4`, `mxfp8` or `nvfp4`. Default: `"affine"`.
+    #[must_use]
+    pub fn mode(mut self, mode: &'a str) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Whether the indices are ascending, which may be faster. Default: `false`.
+    #[must_use]
+    pub fn sorted_indices(mut self, sorted_indices: bool) -> Self {
+        self.sorted_indices = sorted_indices;
+        self
+    }
+}
+
 /// Products with packed matrices picked by indices.
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
@@ -159,27 +440,31 @@ pub fn quantized_matmul(
 /// [`index`](crate::index).
 ///
 /// ```
-/// # use mlx_graft::{Dtype, ops};
+/// # use mlx_graft::{Array, Dtype, ops};
+/// let i = Array::from_slice(&[2, 0], &[2])?;
 /// let weights = ops::ones(&[3, 8, 64], Dtype::Float32)?;
-/// let packed = ops::quantize(&weights, Some(64), Some(4), "affine", None)?;
+/// let packed = ops::quantize(&weights, &ops::QuantizeOptions::default())?;
 /// let x = ops::ones(&[3, 2, 64], Dtype::Float32)?;
-/// assert_eq!(ops::gather_qmm(&x, &packed[0], &packed[1], packed.get(2), None, None, true, Some(64), Some(4), "affine", false)?.shape(), [3, 2, 8]);
+/// let options = ops::GatherQmmOptions::default().biases(&packed[2]).rhs_indices(&i).lhs_indices(&i);
+/// assert_eq!(ops::gather_qmm(&x, &packed[0], &packed[1], &options)?.shape(), [2, 2, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
 pub fn gather_qmm(
     x: &Array,
     w: &Array,
     scales: &Array,
-    biases: Option<&Array>,
-    lhs_indices: Option<&Array>,
-    rhs_indices: Option<&Array>,
-    transpose: bool,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &str,
-    sorted_indices: bool,
+    options: &GatherQmmOptions<'_>,
 ) -> Result<Array> {
+    let &GatherQmmOptions {
+        biases,
+        lhs_indices,
+        rhs_indices,
+        transpose,
+        group_size,
+        bits,
+        mode,
+        sorted_indices,
+    } = options;
     let lhs = check::batch("gather_qmm", x, lhs_indices)?;
     let rhs = check::batch("gather_qmm", w, rhs_indices)?;
     let (lhs_indices, rhs_indices) = (lhs.as_deref(), rhs.as_deref());
@@ -211,6 +496,82 @@ pub fn gather_qmm(
     })
 }
 
+/// The optional arguments of [`qqmm`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::ops;
+/// let options = ops::QqmmOptions::default().mode("mxfp8");
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct QqmmOptions<'a> {
+    scales: Option<&'a Array>,
+    group_size: Option<i32>,
+    bits: Option<i32>,
+    mode: &'a str,
+    global_scale_x: Option<&'a Array>,
+    global_scale_w: Option<&'a Array>,
+}
+
+impl Default for QqmmOptions<'_> {
+    fn default() -> Self {
+        Self {
+            scales: None,
+            group_size: None,
+            bits: None,
+            mode: "nvfp4",
+            global_scale_x: None,
+            global_scale_w: None,
+        }
+    }
+}
+
+impl<'a> QqmmOptions<'a> {
+    /// The scales of `w` if it is packed; without them, it is packed on the way.
+    #[must_use]
+    pub fn scales(mut self, scales: impl Into<Option<&'a Array>>) -> Self {
+        self.scales = scales.into();
+        self
+    }
+
+    /// How many neighbours in a row share a scale; without it, as the mode has it: 64 for `affine`,
+    /// 32 for `mxfp4` and `mxfp8`, 16 for `nvfp4`.
+    #[must_use]
+    pub fn group_size(mut self, group_size: impl Into<Option<i32>>) -> Self {
+        self.group_size = group_size.into();
+        self
+    }
+
+    /// The bits of a packed element; without it, as the mode has it: 8 for `mxfp8`, 4 for the
+    /// others.
+    #[must_use]
+    pub fn bits(mut self, bits: impl Into<Option<i32>>) -> Self {
+        self.bits = bits.into();
+        self
+    }
+
+    /// How the elements are packed: `nvfp4` or `mxfp8`. Default: `"nvfp4"`.
+    #[must_use]
+    pub fn mode(mut self, mode: &'a str) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// A scale of the whole of `x`, float32, for mode `nvfp4`.
+    #[must_use]
+    pub fn global_scale_x(mut self, global_scale_x: impl Into<Option<&'a Array>>) -> Self {
+        self.global_scale_x = global_scale_x.into();
+        self
+    }
+
+    /// A scale of the whole of `w`, float32, for mode `nvfp4`.
+    #[must_use]
+    pub fn global_scale_w(mut self, global_scale_w: impl Into<Option<&'a Array>>) -> Self {
+        self.global_scale_w = global_scale_w.into();
+        self
+    }
+}
+
 /// Product of a matrix, quantized on the way, with a packed matrix.
 ///
 /// Shape: as `matmul`.
@@ -222,20 +583,13 @@ pub fn gather_qmm(
 /// # use mlx_graft::{Dtype, ops};
 /// let x = ops::ones(&[2, 64], Dtype::Float32)?;
 /// let w = ops::ones(&[8, 64], Dtype::Float32)?;
-/// assert_eq!(ops::qqmm(&x, &w, None, None, None, "nvfp4", None, None)?.shape(), [2, 8]);
+/// assert_eq!(ops::qqmm(&x, &w, &ops::QqmmOptions::default())?.shape(), [2, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
-pub fn qqmm(
-    x: &Array,
-    w: &Array,
-    w_scales: Option<&Array>,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &str,
-    global_scale_x: Option<&Array>,
-    global_scale_w: Option<&Array>,
-) -> Result<Array> {
+pub fn qqmm(x: &Array, w: &Array, options: &QqmmOptions<'_>) -> Result<Array> {
+    let &QqmmOptions { scales: w_scales, group_size, bits, mode, global_scale_x, global_scale_w } =
+        options;
+
     let group_size = sys::mlx_optional_int {
         value: group_size.unwrap_or_default(),
         has_value: group_size.is_some(),
@@ -261,6 +615,112 @@ pub fn qqmm(
     })
 }
 
+/// The optional arguments of [`gather_qqmm`]; chained setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::{Array, ops};
+/// let i = Array::from_slice(&[2, 0], &[2])?;
+/// let options = ops::GatherQqmmOptions::default().rhs_indices(&i).mode("mxfp8");
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct GatherQqmmOptions<'a> {
+    scales: Option<&'a Array>,
+    lhs_indices: Option<&'a Array>,
+    rhs_indices: Option<&'a Array>,
+    group_size: Option<i32>,
+    bits: Option<i32>,
+    mode: &'a str,
+    global_scale_x: Option<&'a Array>,
+    global_scale_w: Option<&'a Array>,
+    sorted_indices: bool,
+}
+
+impl Default for GatherQqmmOptions<'_> {
+    fn default() -> Self {
+        Self {
+            scales: None,
+            lhs_indices: None,
+            rhs_indices: None,
+            group_size: None,
+            bits: None,
+            mode: "nvfp4",
+            global_scale_x: None,
+            global_scale_w: None,
+            sorted_indices: false,
+        }
+    }
+}
+
+impl<'a> GatherQqmmOptions<'a> {
+    /// The scales of `w` if it is packed; without them, it is packed on the way.
+    #[must_use]
+    pub fn scales(mut self, scales: impl Into<Option<&'a Array>>) -> Self {
+        self.scales = scales.into();
+        self
+    }
+
+    /// Which matrices of `x` are multiplied, counted over all dimensions but the last two; without
+    /// it, all in order.
+    #[must_use]
+    pub fn lhs_indices(mut self, lhs_indices: impl Into<Option<&'a Array>>) -> Self {
+        self.lhs_indices = lhs_indices.into();
+        self
+    }
+
+    /// Which matrices of `w` are multiplied, counted over all dimensions but the last two; without
+    /// it, all in order.
+    #[must_use]
+    pub fn rhs_indices(mut self, rhs_indices: impl Into<Option<&'a Array>>) -> Self {
+        self.rhs_indices = rhs_indices.into();
+        self
+    }
+
+    /// How many neighbours in a row share a scale; without it, as the mode has it: 64 for `affine`,
+    /// 32 for `mxfp4` and `mxfp8`, 16 for `nvfp4`.
+    #[must_use]
+    pub fn group_size(mut self, group_size: impl Into<Option<i32>>) -> Self {
+        self.group_size = group_size.into();
+        self
+    }
+
+    /// The bits of a packed element; without it, as the mode has it: 8 for `mxfp8`, 4 for the
+    /// others.
+    #[must_use]
+    pub fn bits(mut self, bits: impl Into<Option<i32>>) -> Self {
+        self.bits = bits.into();
+        self
+    }
+
+    /// How the elements are packed: `nvfp4` or `mxfp8`. Default: `"nvfp4"`.
+    #[must_use]
+    pub fn mode(mut self, mode: &'a str) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// A scale of the whole of `x`, float32, for mode `nvfp4`.
+    #[must_use]
+    pub fn global_scale_x(mut self, global_scale_x: impl Into<Option<&'a Array>>) -> Self {
+        self.global_scale_x = global_scale_x.into();
+        self
+    }
+
+    /// A scale of the whole of `w`, float32, for mode `nvfp4`.
+    #[must_use]
+    pub fn global_scale_w(mut self, global_scale_w: impl Into<Option<&'a Array>>) -> Self {
+        self.global_scale_w = global_scale_w.into();
+        self
+    }
+
+    /// Whether the indices are ascending, which may be faster. Default: `false`.
+    #[must_use]
+    pub fn sorted_indices(mut self, sorted_indices: bool) -> Self {
+        self.sorted_indices = sorted_indices;
+        self
+    }
+}
+
 /// Products of matrices, quantized on the way, with packed matrices picked by indices.
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
@@ -274,23 +734,21 @@ pub fn qqmm(
 /// # use mlx_graft::{Dtype, ops};
 /// let x = ops::ones(&[3, 2, 64], Dtype::Float32)?;
 /// let w = ops::ones(&[3, 8, 64], Dtype::Float32)?;
-/// assert_eq!(ops::gather_qqmm(&x, &w, None, None, None, None, None, "nvfp4", None, None, false)?.shape(), [3, 2, 8]);
+/// assert_eq!(ops::gather_qqmm(&x, &w, &ops::GatherQqmmOptions::default())?.shape(), [3, 2, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-#[allow(clippy::too_many_arguments)]
-pub fn gather_qqmm(
-    x: &Array,
-    w: &Array,
-    scales_w: Option<&Array>,
-    lhs_indices: Option<&Array>,
-    rhs_indices: Option<&Array>,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &str,
-    global_scale_x: Option<&Array>,
-    global_scale_w: Option<&Array>,
-    sorted_indices: bool,
-) -> Result<Array> {
+pub fn gather_qqmm(x: &Array, w: &Array, options: &GatherQqmmOptions<'_>) -> Result<Array> {
+    let &GatherQqmmOptions {
+        scales: scales_w,
+        lhs_indices,
+        rhs_indices,
+        group_size,
+        bits,
+        mode,
+        global_scale_x,
+        global_scale_w,
+        sorted_indices,
+    } = options;
     let lhs = check::batch("gather_qqmm", x, lhs_indices)?;
     let rhs = check::batch("gather_qqmm", w, rhs_indices)?;
     let (lhs_indices, rhs_indices) = (lhs.as_deref(), rhs.as_deref());

@@ -938,6 +938,50 @@ pub fn softmax_axes(a: &Array, axes: &[i32], precise: bool) -> Result<Array> {
     })
 }
 
+/// The optional arguments of [`cumsum`], [`cumsum_axis`], [`cumprod`] and [`cumprod_axis`]; chained
+/// setters change the defaults.
+///
+/// ```
+/// # use mlx_graft::{Dtype, ops};
+/// let options = ops::CumulativeOptions::default().reverse(true).dtype(Dtype::Float32);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct CumulativeOptions {
+    reverse: bool,
+    inclusive: bool,
+    dtype: Option<Dtype>,
+}
+
+impl Default for CumulativeOptions {
+    fn default() -> Self {
+        Self { reverse: false, inclusive: true, dtype: None }
+    }
+}
+
+impl CumulativeOptions {
+    /// Whether the elements are taken from the end. Default: `false`.
+    #[must_use]
+    pub fn reverse(mut self, reverse: bool) -> Self {
+        self.reverse = reverse;
+        self
+    }
+
+    /// Whether the element itself counts, and not only those before it. Default: `true`.
+    #[must_use]
+    pub fn inclusive(mut self, inclusive: bool) -> Self {
+        self.inclusive = inclusive;
+        self
+    }
+
+    /// The dtype to which the elements are converted first; without it, they stay as they are.
+    #[must_use]
+    pub fn dtype(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
+        self.dtype = dtype.into();
+        self
+    }
+}
+
 /// Sums of the elements up to each.
 ///
 /// Shape: the shape of `a`; of one dimension if no axis is given.
@@ -948,10 +992,12 @@ pub fn softmax_axes(a: &Array, axes: &[i32], precise: bool) -> Result<Array> {
 /// ```
 /// # use mlx_graft::{Array, ops};
 /// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
-/// assert_eq!(ops::cumsum(&b, false, true, None)?.to_vec::<f32>()?, [3.0, 5.0, 6.0]);
+/// assert_eq!(ops::cumsum(&b, &ops::CumulativeOptions::default())?.to_vec::<f32>()?, [3.0, 5.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn cumsum(a: &Array, reverse: bool, inclusive: bool, dtype: Option<Dtype>) -> Result<Array> {
+pub fn cumsum(a: &Array, options: &CumulativeOptions) -> Result<Array> {
+    let &CumulativeOptions { reverse, inclusive, dtype } = options;
+
     let dtype = sys::mlx_optional_dtype {
         value: dtype.map_or(sys::MLX_FLOAT32, Dtype::as_raw),
         has_value: dtype.is_some(),
@@ -974,16 +1020,12 @@ pub fn cumsum(a: &Array, reverse: bool, inclusive: bool, dtype: Option<Dtype>) -
 /// ```
 /// # use mlx_graft::{Array, ops};
 /// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
-/// assert_eq!(ops::cumsum_axis(&a, 1, true, true, None)?.to_vec::<f32>()?, [6.0, 5.0, 3.0, 15.0, 11.0, 6.0]);
+/// assert_eq!(ops::cumsum_axis(&a, 1, &ops::CumulativeOptions::default().reverse(true))?.to_vec::<f32>()?, [6.0, 5.0, 3.0, 15.0, 11.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn cumsum_axis(
-    a: &Array,
-    axis: i32,
-    reverse: bool,
-    inclusive: bool,
-    dtype: Option<Dtype>,
-) -> Result<Array> {
+pub fn cumsum_axis(a: &Array, axis: i32, options: &CumulativeOptions) -> Result<Array> {
+    let &CumulativeOptions { reverse, inclusive, dtype } = options;
+
     let dtype = sys::mlx_optional_dtype {
         value: dtype.map_or(sys::MLX_FLOAT32, Dtype::as_raw),
         has_value: dtype.is_some(),
@@ -1004,10 +1046,12 @@ pub fn cumsum_axis(
 /// ```
 /// # use mlx_graft::{Array, ops};
 /// let b = Array::from_slice(&[3.0_f32, 2.0, 1.0], &[3])?;
-/// assert_eq!(ops::cumprod(&b, false, true, None)?.to_vec::<f32>()?, [3.0, 6.0, 6.0]);
+/// assert_eq!(ops::cumprod(&b, &ops::CumulativeOptions::default())?.to_vec::<f32>()?, [3.0, 6.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn cumprod(a: &Array, reverse: bool, inclusive: bool, dtype: Option<Dtype>) -> Result<Array> {
+pub fn cumprod(a: &Array, options: &CumulativeOptions) -> Result<Array> {
+    let &CumulativeOptions { reverse, inclusive, dtype } = options;
+
     let dtype = sys::mlx_optional_dtype {
         value: dtype.map_or(sys::MLX_FLOAT32, Dtype::as_raw),
         has_value: dtype.is_some(),
@@ -1030,16 +1074,12 @@ pub fn cumprod(a: &Array, reverse: bool, inclusive: bool, dtype: Option<Dtype>) 
 /// ```
 /// # use mlx_graft::{Array, ops};
 /// let a = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?;
-/// assert_eq!(ops::cumprod_axis(&a, 0, false, false, None)?.to_vec::<f32>()?, [1.0, 1.0, 1.0, 1.0, 2.0, 3.0]);
+/// assert_eq!(ops::cumprod_axis(&a, 0, &ops::CumulativeOptions::default().inclusive(false))?.to_vec::<f32>()?, [1.0, 1.0, 1.0, 1.0, 2.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
-pub fn cumprod_axis(
-    a: &Array,
-    axis: i32,
-    reverse: bool,
-    inclusive: bool,
-    dtype: Option<Dtype>,
-) -> Result<Array> {
+pub fn cumprod_axis(a: &Array, axis: i32, options: &CumulativeOptions) -> Result<Array> {
+    let &CumulativeOptions { reverse, inclusive, dtype } = options;
+
     let dtype = sys::mlx_optional_dtype {
         value: dtype.map_or(sys::MLX_FLOAT32, Dtype::as_raw),
         has_value: dtype.is_some(),

@@ -123,7 +123,7 @@ fn operations() -> Result<()> {
 
 fn random_numbers() -> Result<()> {
     let (key, other) = random::split(&random::key(7)?)?;
-    random::normal(&[8], Dtype::Float32, 0.0, 1.0, Some(&key))?.eval()?;
+    random::normal(&[8], &random::LocScaleOptions::default().key(&key))?.eval()?;
     random::bits(&[8], 4, Some(&other))?.eval()
 }
 

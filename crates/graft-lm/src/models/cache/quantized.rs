@@ -1,5 +1,6 @@
 //! A cache of every token in few bits.
 
+use mlx_graft::ops::QuantizeOptions;
 use mlx_graft::{Array, ops};
 
 use super::{KvCache, STEP, first, grow, write};
@@ -113,7 +114,8 @@ impl QuantizedKvCache {
                  do not divide into such groups; use a group size that divides {dim}"
             )));
         }
-        let mut parts = ops::quantize(x, Some(*group_size), Some(*bits), mode, None)?.into_iter();
+        let options = QuantizeOptions::default().group_size(*group_size).bits(*bits).mode(mode);
+        let mut parts = ops::quantize(x, &options)?.into_iter();
         let mut next = || parts.next().expect("affine quantization gives three arrays");
         Ok(QuantizedRows {
             weight: next(),
