@@ -14,8 +14,7 @@ use mlx_graft::{
     transforms, with_device, with_stream,
 };
 
-/// A name and one repetition.
-pub type Round = (&'static str, fn() -> Result<()>);
+use super::{Round, x};
 
 pub const ROUNDS: &[Round] = &[
     ("arrays of every dtype", arrays),
@@ -37,14 +36,8 @@ pub const ROUNDS: &[Round] = &[
     ("files that fail", failing_files),
 ];
 
-/// What MLX itself bears a few times only: it keeps the thread of each stream to the end of the
-/// process, and its evaluation can wait for ever after some dozens of kernels have failed.
 pub const FEW: &[Round] =
     &[("devices and streams", streams), ("an operation in Rust that fails", failing_primitive)];
-
-fn x() -> Result<Array> {
-    Array::from_slice(&[0.5_f32; 256], &[16, 16])
-}
 
 fn square_sum(inputs: &[Array]) -> Result<Vec<Array>> {
     Ok(vec![ops::sum(&ops::square(&inputs[0])?, false)?])
