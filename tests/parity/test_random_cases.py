@@ -26,6 +26,11 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, float("inf"), float("-inf"), 
 LENGTHS = range(2, 8)
 # MLX's gradient writes outside its memory where an element is NaN.
 UNSAFE_WITH_NAN = ("cummax", "cummin")
+# MLX does not count as done what a kernel that fails on the thread of the stream had to do, and once
+# there are more than ten such it waits for ever. The decompositions fail for NaN and infinity, and
+# the Hadamard transform for many lengths.
+FAILS_WITH_NAN = ("linalg.",)
+FAILS_WITH_LENGTHS = ("hadamard_transform",)
 LAYOUTS = ["row-major", "transposed", "strided", "broadcast"]
 
 
@@ -91,6 +96,15 @@ def makers(draw: st.DrawFn, dtypes: tuple[mx.Dtype, ...]) -> functools.partial[V
     )
 
 
+def bearable(op: Op, make: functools.partial[Varied]) -> functools.partial[Varied]:
+    """The maker without what makes MLX's kernel fail."""
+    if op.name.startswith(FAILS_WITH_NAN):
+        return functools.partial(make, special=False)
+    if op.name in FAILS_WITH_LENGTHS:
+        return functools.partial(make, lengths={})
+    return make
+
+
 def sample(factor: int = 1) -> settings:
     return settings(
         max_examples=EXAMPLES * factor,
@@ -106,6 +120,7 @@ def test_values(op: Op) -> None:
     @sample(2)
     @given(st.integers(0, len(op.cases) - 1), makers(DTYPES))
     def check(number: int, make: functools.partial[Varied]) -> None:
+        make = bearable(op, make)
         found = values(op, op.cases[number], make, f"{op.name}, case {number}, {make}")
         assert found.verdict is Verdict.EQUAL, found.where
 
@@ -117,6 +132,7 @@ def test_gradients(op: Op) -> None:
     @sample()
     @given(st.integers(0, len(op.cases) - 1), makers(FLOATING))
     def check(number: int, make: functools.partial[Varied]) -> None:
+        make = bearable(op, make)
         if op.name in UNSAFE_WITH_NAN:
             make = functools.partial(make, special=False)
         found = gradient(op, op.cases[number], make, f"{op.name}, case {number}, {make}")
