@@ -26,7 +26,7 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, float("inf"), float("-inf"), 
 LENGTHS = range(2, 8)
 # MLX's gradient writes outside its memory where an element is NaN.
 UNSAFE_WITH_NAN = ("cummax", "cummin")
-# MLX does not count as done what a kernel that fails on the thread of the stream had to do, and once
+# MLX never counts as done what a kernel that fails on the thread of the stream had to do, and once
 # there are more than ten such it waits for ever. The decompositions fail for NaN and infinity, and
 # the Hadamard transform for many lengths.
 FAILS_WITH_NAN = ("linalg.",)

@@ -12,6 +12,7 @@ import mlx_graft.core as mc
 from mlx_graft.core import _self_test
 from mlx_graft.core._cases import OPS
 from mlx_graft.core._parity import Maker, Verdict, comparison
+from mlx_graft.core._sections import SECTIONS
 
 
 def test_it_prints_a_table_and_succeeds() -> None:
@@ -40,6 +41,26 @@ def test_a_wrong_operation_is_found(monkeypatch, capsys) -> None:
     monkeypatch.setattr(_self_test, "SECTIONS", {})
     assert _self_test.run(1.0, 7) == 1
     assert "failed: square, case 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["transforms", "files"])
+def test_a_section_finds_no_difference(name: str) -> None:
+    found = list(SECTIONS[name](7))
+    assert [one.where for one in found if one.verdict is Verdict.FAILED] == []
+    assert sum(one.worked for one in found) > 100
+
+
+def test_a_wrong_file_is_found(monkeypatch) -> None:
+    monkeypatch.setattr(mc, "save", lambda file, array, save=mc.save: save(file, array * 2))
+    found = [one for one in SECTIONS["files"](7) if one.verdict is Verdict.FAILED]
+    assert found
+    assert all(one.where.startswith("npy, ") for one in found)
+
+
+def test_a_wrong_transform_is_found(monkeypatch) -> None:
+    monkeypatch.setattr(mc, "checkpoint", lambda f: lambda *a: f(*a) * 2)
+    found = [one for one in SECTIONS["transforms"](7) if one.verdict is Verdict.FAILED]
+    assert {one.where.split(",")[0] for one in found} == {"checkpoint"}
 
 
 def test_comparison() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,43 +10,9 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_graft import core, kernels
-from mlx_graft.core._parity import FLOATING, Comparison, Maker, comparison, outcome
-
-Run = Callable[..., Any]
-
-
-def transforms(seed: int) -> Iterator[Comparison]:
-    """Transforms of `mlx.core` over our operations, alone and inside one another."""
-
-    def network(m: Any, x: mx.array, w: mx.array, b: mx.array) -> Any:
-        hidden = m.tanh(m.add(m.matmul(x, w), b))
-        scaled = m.softmax(m.multiply(hidden, 2.0), axis=-1)
-        return m.mean(m.square(m.subtract(scaled, m.take(w, mx.array([0, 1]), axis=1).sum())))
-
-    def arrays(dtype: mx.Dtype) -> list[mx.array]:
-        make = Maker(dtype, seed=seed)
-        return [make(4, 6), make(6, 3), make(3)]
-
-    argnums = [0, 1, 2]
-    kinds: dict[str, Callable[[Run, list[mx.array]], Any]] = {
-        "grad": lambda f, a: mx.grad(f, argnums)(*a),
-        "grad of grad": lambda f, a: mx.grad(
-            lambda *b: sum(g.sum() for g in mx.grad(f, argnums)(*b))
-        )(*a),
-        "vjp": lambda f, a: list(itertools.chain(*mx.vjp(f, a, [mx.ones(())]))),
-        "jvp": lambda f, a: list(itertools.chain(*mx.jvp(f, a, [mx.ones_like(b) for b in a]))),
-        "vmap": lambda f, a: mx.vmap(f, in_axes=(0, None, None))(*a),
-        "compile": lambda f, a: mx.compile(f)(*a),
-        "compile of grad": lambda f, a: mx.compile(mx.grad(f, argnums))(*a),
-        "checkpoint": lambda f, a: mx.grad(mx.checkpoint(f), argnums)(*a),
-    }
-    for name, transform in kinds.items():
-        for dtype in FLOATING:
-            expected, found = (
-                outcome(functools.partial(transform, functools.partial(network, m), arrays(dtype)))
-                for m in (mx, core)
-            )
-            yield comparison(f"{name}, {dtype}", expected, found)
+from mlx_graft.core._parity import Comparison, Maker, comparison, outcome
+from mlx_graft.core._self_test_files import files
+from mlx_graft.core._self_test_transforms import transforms
 
 
 def streams(seed: int) -> Iterator[Comparison]:
@@ -95,5 +60,6 @@ def native_kernels(seed: int) -> Iterator[Comparison]:
 SECTIONS: dict[str, Callable[[int], Iterator[Comparison]]] = {
     "transforms": transforms,
     "streams": streams,
+    "files": files,
     "native kernels": native_kernels,
 }
