@@ -79,9 +79,8 @@ class Model:
         dropout: float,
         keys: Sequence[str] | None,
         num_layers: int,
-        state: mx.array,
-    ) -> int:
-        """Adds low-rank adapters drawn from a key and returns how many keys were drawn."""
+    ) -> None:
+        """Adds low-rank adapters that start from the state of `mx.random`."""
     def load_adapters(self, folder: str | PathLike[str]) -> None:
         """Adds the adapters of a folder, ours or mlx-lm's."""
     def save_adapters(self, folder: str | PathLike[str]) -> None:
@@ -215,7 +214,6 @@ class Generation:
         model: Model,
         tokenizer: Tokenizer,
         prompt: Sequence[int],
-        key: mx.array,
         *,
         max_tokens: int,
         temp: float,

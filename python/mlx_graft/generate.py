@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-import mlx.core as mx
-
-from mlx_graft import random_state
 from mlx_graft._core import Generation, GenerationResponse, Model, Tokenizer
 
 if TYPE_CHECKING:
@@ -84,13 +81,10 @@ def stream_generate(
         bos = tokenizer.bos_token_id
         special = bos is None or not prompt.startswith(tokenizer.decode([bos]))
         prompt = tokenizer.encode(prompt, add_special_tokens=special)
-    key = mx.random.split(random_state.current())[1]
-    random_state.advance(1)
     yield from Generation(
         model,
         tokenizer,
         list(prompt),
-        key,
         max_tokens=max_tokens,
         temp=temp,
         top_p=top_p,

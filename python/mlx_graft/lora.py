@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlx_graft import random_state
 from mlx_graft._core import Model
 
 __all__ = ["apply_lora"]
@@ -35,6 +34,4 @@ def apply_lora(
         ValueError: More layers than there are, a key that matches none, or adapters already there.
     """
     names = None if keys is None else list(keys)
-    state = random_state.current()
-    drawn = model.apply_lora(rank, scale, dropout, names, num_layers, state)
-    random_state.advance(drawn)
+    model.apply_lora(rank, scale, dropout, names, num_layers)

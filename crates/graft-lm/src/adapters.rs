@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mlx_graft::{Array, Dtype, io};
+use mlx_graft::{Array, Dtype};
 use safetensors::tensor::{Dtype as FileDtype, View, serialize_to_file};
 
 use crate::adapter_config::AdapterConfig;
 use crate::args::{FineTuneType, LoraParameters};
 use crate::fsutil::{write_atomic, write_bytes_atomic};
 use crate::lora::{KeySequence, LoraOptions, apply_lora, unfreeze_layers};
-use crate::models::{Decoder, Model, check_header, wrong_shape};
+use crate::models::{Decoder, Model, read, wrong_shape};
 use crate::nn::{Module, Param};
 use crate::{Error, Result};
 
@@ -92,12 +92,6 @@ pub fn resume(model: &Decoder, file: &Path) -> Result<()> {
         ));
     }
     assign(model, file, read(file)?)
-}
-
-fn read(file: &Path) -> Result<BTreeMap<String, Array>> {
-    check_header(file)?;
-    let loaded = io::load_safetensors(file);
-    Ok(loaded.map_err(|e| Error::invalid(file, format!("cannot be read: {e}")))?.arrays)
 }
 
 fn assign(model: &Decoder, file: &Path, tensors: BTreeMap<String, Array>) -> Result<()> {

@@ -11,7 +11,6 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct KeySequence {
     state: Array,
-    drawn: usize,
 }
 
 impl KeySequence {
@@ -22,19 +21,18 @@ impl KeySequence {
 
     /// The sequence that goes on from a state, as in `mx.random.state[0]`.
     pub fn from_state(state: Array) -> Self {
-        Self { state, drawn: 0 }
+        Self { state }
     }
 
-    /// How many keys have been drawn.
-    pub fn drawn(&self) -> usize {
-        self.drawn
+    /// The state that the next draw would start from.
+    pub fn into_state(self) -> Array {
+        self.state
     }
 
     /// The next key.
     pub fn next_key(&mut self) -> Result<Array> {
         let (state, key) = random::split(&self.state)?;
         self.state = state;
-        self.drawn += 1;
         Ok(key)
     }
 }

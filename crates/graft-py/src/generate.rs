@@ -11,9 +11,10 @@ use graft_lm::models::KvQuantization;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::bridge::{In, Owned, without_gil};
+use crate::bridge::{Owned, without_gil};
 use crate::error::lm_to_py;
 use crate::model::PyModel;
+use crate::ops::random_state;
 use crate::tokenizer::PyTokenizer;
 
 /// A token with the text that became whole by it.
@@ -67,7 +68,7 @@ impl PyGeneration {
     #[new]
     #[allow(clippy::too_many_arguments)]
     #[pyo3(signature = (
-        model, tokenizer, prompt, key, *, max_tokens, temp, top_p, min_p, min_tokens_to_keep,
+        model, tokenizer, prompt, *, max_tokens, temp, top_p, min_p, min_tokens_to_keep,
         top_k, xtc_probability, xtc_threshold, prefill_step_size, max_kv_size, kv_bits,
         kv_group_size, quantized_kv_start
     ))]
@@ -76,7 +77,6 @@ impl PyGeneration {
         model: &PyModel,
         tokenizer: &PyTokenizer,
         prompt: Vec<u32>,
-        key: In,
         max_tokens: i64,
         temp: f32,
         top_p: f32,
@@ -116,7 +116,7 @@ impl PyGeneration {
             eos_token_ids,
             newline_tokens: tokenizer.0.encode("\n", false).map_err(lm_to_py)?,
         };
-        let keys = KeySequence::from_state(key.into_array());
+        let keys = KeySequence::from_state(random_state::next_key(py, None)?);
         let (model, tokenizer) = (Rc::clone(model.model()?), Arc::clone(&tokenizer.0));
         let generation =
             without_gil(py, || Generation::new(model, tokenizer, &prompt, options, keys))

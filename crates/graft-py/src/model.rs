@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 
 use crate::bridge::{In, Out, Owned, without_gil};
 use crate::error::{lm_to_py, to_py};
+use crate::ops::random_state;
 use crate::{json, tree};
 
 /// A language model, loaded from a Hugging Face folder.
@@ -151,17 +152,16 @@ impl PyModel {
         json::to_python(py, &self.model()?.config)
     }
 
-    /// Adds low-rank adapters, drawn from `state`, a key as in `mx.random.state`. Returns how many
-    /// keys were drawn.
+    /// Adds low-rank adapters that start from the state of `mx.random`, which moves on.
     fn apply_lora(
         &self,
+        py: Python<'_>,
         rank: usize,
         scale: f64,
         dropout: f64,
         keys: Option<Vec<String>>,
         num_layers: i64,
-        state: In,
-    ) -> PyResult<usize> {
+    ) -> PyResult<()> {
         if rank == 0 || !(0.0..1.0).contains(&dropout) {
             return Err(PyValueError::new_err(format!(
                 "rank: found {rank}, wanted at least 1; dropout: found {dropout}, wanted from 0 to \
@@ -170,13 +170,14 @@ impl PyModel {
         }
         let parameters = LoraParameters { rank, dropout, scale, keys };
         let options = LoraOptions::new(&parameters, num_layers).map_err(lm_to_py)?;
+        let state: In = random_state::key(py)?.extract()?;
         let mut sequence = KeySequence::from_state(state.into_array());
         let model = self.model()?;
         apply_lora(&model.decoder, &options, &mut sequence).map_err(lm_to_py)?;
         let adapters =
             TrainArgs { lora_parameters: parameters, num_layers, ..TrainArgs::default() };
         model.adapters.replace(Some(AdapterConfig::from_args(&adapters)));
-        Ok(sequence.drawn())
+        random_state::set_key(py, sequence.into_state())
     }
 
     fn load_adapters(&self, folder: PathBuf) -> PyResult<()> {

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use mlx_graft::{Array, Dtype, io};
-use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
 use crate::nn::{
@@ -36,10 +34,7 @@ impl Weights {
     pub fn open(folder: &Path) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for file in files(folder)? {
-            check_header(&file)?;
-            let arrays = io::load_safetensors(&file)
-                .map_err(|e| Error::invalid(&file, format!("cannot be read: {e}")))?
-                .arrays;
+            let arrays = read(&file)?;
             tensors.extend(arrays.into_iter().map(|(name, a)| (name, (a, file.clone()))));
         }
         Ok(Self { folder: folder.to_path_buf(), tensors, path: String::new() })
@@ -227,33 +222,17 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Checks that a safetensors file is as long as its header says: MLX reads tensors lazily on a
-/// thread of its own, where a short read cannot be reported well.
-pub(crate) fn check_header(path: &Path) -> Result<()> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let length = file.metadata().map_err(Error::io(path))?.len();
-    let broken = |why: String| {
-        Err(Error::invalid(path, format!("{why}: not a whole safetensors file; get it again")))
-    };
-    let mut prefix = [0_u8; 8];
-    if length < 8 {
-        return broken(format!("has {length} bytes"));
-    }
-    file.read_exact(&mut prefix).map_err(Error::io(path))?;
-    let header = u64::from_le_bytes(prefix);
-    if header > length - 8 {
-        return broken(format!("has {length} bytes, and its header alone says {header}"));
-    }
-    let mut bytes = vec![0; header as usize];
-    file.read_exact(&mut bytes).map_err(Error::io(path))?;
-    // Deserialising checks dtypes, shapes and offsets against each other.
-    let metadata: Metadata = match serde_json::from_slice(&bytes) {
-        Ok(metadata) => metadata,
-        Err(e) => return broken(format!("has a broken header ({e})")),
-    };
-    let wanted = 8 + header + metadata.data_len() as u64;
-    if length < wanted {
-        return broken(format!("has {length} bytes of {wanted}, so it is truncated"));
-    }
-    Ok(())
+/// The tensors of a safetensors file, of which nothing but the header is read yet.
+///
+/// # Errors
+/// [`Error::Io`] when the system refuses, [`Error::Invalid`] for a file that is truncated or not
+/// safetensors.
+pub(crate) fn read(file: &Path) -> Result<BTreeMap<String, Array>> {
+    File::open(file).map_err(Error::io(file))?;
+    io::load_safetensors(file).map(|loaded| loaded.arrays).map_err(|error| match error {
+        mlx_graft::Error::File { message, .. } => {
+            Error::invalid(file, format!("{message}: not a whole safetensors file; get it again"))
+        }
+        other => Error::invalid(file, format!("cannot be read: {other}")),
+    })
 }

@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// The given key, or the next one of the state.
-pub(super) fn next_key(py: Python<'_>, given: Option<In>) -> PyResult<Array> {
+pub(crate) fn next_key(py: Python<'_>, given: Option<In>) -> PyResult<Array> {
     if let Some(key) = given {
         return Ok(key.into_array());
     }
