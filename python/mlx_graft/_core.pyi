@@ -21,8 +21,13 @@ __all__ = [
     "generate",
     "identity",
     "live_handles",
+    "logsumexp",
     "matmul",
     "resolve_model",
+    "rms_norm",
+    "rope",
+    "scaled_dot_product_attention",
+    "softmax",
     "train",
 ]
 
@@ -40,6 +45,37 @@ def resolve_model(name: str) -> Any:
 
 def matmul(a: mx.array, b: mx.array) -> mx.array:
     """Multiplies matrices by the native kernel where it is the fastest: `mx.matmul` elsewhere."""
+
+def softmax(a: mx.array) -> mx.array:
+    """Computes `mx.softmax(a, axis=-1, precise=True)`."""
+
+def logsumexp(a: mx.array, *, keepdims: bool = False) -> mx.array:
+    """Computes `mx.logsumexp(a, axis=-1)`."""
+
+def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
+    """Computes `mx.fast.rms_norm`."""
+
+def rope(
+    x: mx.array,
+    dims: int,
+    *,
+    traditional: bool,
+    base: float | None,
+    scale: float,
+    offset: int,
+    freqs: mx.array | None = None,
+) -> mx.array:
+    """Computes `mx.fast.rope`."""
+
+def scaled_dot_product_attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    mask: Literal["causal"] | mx.array | None = None,
+) -> mx.array:
+    """Computes `mx.fast.scaled_dot_product_attention`."""
 
 def check_options(options: dict[str, Any]) -> None:
     """Fails if an option of training is wrong."""

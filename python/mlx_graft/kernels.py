@@ -1,5 +1,23 @@
-"""Operations written in Rust that enter MLX's graph as its own do."""
+"""Operations written in Rust that enter MLX's graph as its own do.
 
-from mlx_graft._core import matmul
+They run on the CPU, for `float32`, `bfloat16` and `float16`; on a GPU, and for what they do not
+know, they are MLX's own operations.
+"""
 
-__all__ = ["matmul"]
+from mlx_graft._core import (
+    logsumexp,
+    matmul,
+    rms_norm,
+    rope,
+    scaled_dot_product_attention,
+    softmax,
+)
+
+__all__ = [
+    "logsumexp",
+    "matmul",
+    "rms_norm",
+    "rope",
+    "scaled_dot_product_attention",
+    "softmax",
+]

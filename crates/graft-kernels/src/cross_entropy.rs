@@ -1,8 +1,6 @@
 //! The cross-entropy of rows of logits.
 #![allow(clippy::inline_always)] // see `lanes`
 
-use std::ops::Range;
-
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
@@ -67,19 +65,13 @@ struct Forward<'a> {
 impl RowKernel<2> for Forward<'_> {
     #[inline(always)]
     fn row(&self, index: usize, [logits, ..]: &mut Scratch, [loss, statistics]: [&mut [f32]; 2]) {
-        let logits = self.logits.part(row_range(index, self.width), logits);
+        let logits = self.logits.part(rows::range(index, self.width), logits);
         let highest = lanes::maximum(logits);
         let sum = lanes::sum_exp(logits, highest);
         let score = score(logits, self.targets[index]);
         loss[0] = score.map_or(f32::NAN, |&score| sum.ln() - (score - highest));
         statistics.copy_from_slice(&[highest, 1.0 / sum]);
     }
-}
-
-/// Where row `index` lies.
-#[inline(always)]
-fn row_range(index: usize, width: usize) -> Range<usize> {
-    index * width..(index + 1) * width
 }
 
 /// The logit of the target, if there is one.
@@ -104,7 +96,7 @@ impl RowKernel<1> for Backward<'_> {
         if g == 0.0 {
             return;
         }
-        let logits = self.logits.part(row_range(index, self.width), logits);
+        let logits = self.logits.part(rows::range(index, self.width), logits);
         let target = self.targets[index];
         if score(logits, target).is_none() {
             return dx.fill(f32::NAN);
@@ -115,10 +107,6 @@ impl RowKernel<1> for Backward<'_> {
         }
         dx[target as usize] -= g;
     }
-}
-
-fn width_of(logits: &InputBuffer<'_>) -> usize {
-    logits.shape().last().map_or(0, |&width| width as usize)
 }
 
 impl Primitive for CrossEntropy {
@@ -142,7 +130,7 @@ impl Primitive for CrossEntropy {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let width = width_of(&inputs[0]);
+        let width = rows::width_of(&inputs[0]);
         let (logits, targets) = (Floats::new(&inputs[0])?, inputs[1].as_slice()?);
         let kernel = Forward { logits, targets, width };
         rows::compute(&kernel, outputs, [1, 2], targets.len(), width)
@@ -199,7 +187,7 @@ impl Primitive for CrossEntropyGrad {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let width = width_of(&inputs[0]);
+        let width = rows::width_of(&inputs[0]);
         let targets = inputs[1].as_slice()?;
         let kernel = Backward {
             logits: Floats::new(&inputs[0])?,

@@ -7,11 +7,66 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError};
-use mlx_graft::{Array, Dtype};
+use mlx_graft::{Array, Dtype, Element};
+
+use crate::matmul::converted::wide_rows;
+use crate::matmul::matrix::Matrix;
 
 /// Whether row kernels compute with this dtype.
 pub(crate) fn is_known(array: &Array) -> bool {
     matches!(array.dtype(), Dtype::Float32 | Dtype::Bfloat16 | Dtype::Float16)
+}
+
+/// A floating-point type that kernels compute with in `float32`.
+pub(crate) trait Float: Element {
+    /// Converts numbers of one slice to another of the same length.
+    fn widen(from: &[Self], to: &mut [f32]);
+    /// The nearest number.
+    fn round(x: f32) -> Self;
+
+    /// The matrix in `float32`: itself, or converted into `scratch`.
+    fn wide<'a>(matrix: Matrix<'a, Self>, scratch: &'a mut Vec<f32>) -> Matrix<'a, f32> {
+        *scratch = wide_rows(matrix, false);
+        Matrix::from_rows(scratch, matrix.rows, matrix.columns)
+    }
+}
+
+impl Float for f32 {
+    fn widen(from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+
+    fn round(x: f32) -> Self {
+        x
+    }
+
+    fn wide<'a>(matrix: Matrix<'a, Self>, _scratch: &'a mut Vec<f32>) -> Matrix<'a, f32> {
+        matrix
+    }
+}
+
+impl Float for f16 {
+    fn widen(from: &[Self], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
+
+    fn round(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+impl Float for bf16 {
+    #[inline(always)]
+    fn widen(from: &[Self], to: &mut [f32]) {
+        assert_eq!(from.len(), to.len());
+        for (y, x) in to.iter_mut().zip(from) {
+            *y = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+    }
+
+    fn round(x: f32) -> Self {
+        to_bfloat16(x)
+    }
 }
 
 /// Numbers that a kernel reads.
@@ -55,15 +110,13 @@ impl<'a> Floats<'a> {
             Self::Bfloat16(x) => {
                 let x = &x[range];
                 scratch.resize(x.len(), 0.0);
-                for (y, x) in scratch.iter_mut().zip(x) {
-                    *y = f32::from_bits(u32::from(x.to_bits()) << 16);
-                }
+                bf16::widen(x, scratch);
                 scratch
             }
             Self::Float16(x) => {
                 let x = &x[range];
                 scratch.resize(x.len(), 0.0);
-                x.convert_to_f32_slice(scratch);
+                f16::widen(x, scratch);
                 scratch
             }
         }

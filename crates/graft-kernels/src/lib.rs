@@ -4,17 +4,25 @@
 //! and falls back to MLX's own operation where it has nothing better: on a GPU, and for dtypes
 //! that it does not know.
 
+mod attention;
 mod cross_entropy;
 mod floats;
 mod lanes;
+mod logsumexp;
 mod matmul;
+mod rms_norm;
+mod rope;
 mod rows;
 mod softmax;
 mod swiglu;
 
+pub use attention::{Mask, scaled_dot_product_attention};
 pub use cross_entropy::cross_entropy;
+pub use logsumexp::logsumexp;
 pub use matmul::matmul;
-pub use softmax::{causal_softmax, softmax};
+pub use rms_norm::rms_norm;
+pub use rope::{Rope, rope};
+pub use softmax::softmax;
 pub use swiglu::swiglu;
 
 use mlx_graft::stream::current_device;

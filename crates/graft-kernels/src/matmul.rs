@@ -3,10 +3,10 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 mod bfloat16;
-mod converted;
-mod float32;
+pub(crate) mod converted;
+pub(crate) mod float32;
 mod gemv;
-mod matrix;
+pub(crate) mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 mod problem;
@@ -16,8 +16,9 @@ use half::{bf16, f16};
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
-use mlx_graft::stream::current_device;
-use mlx_graft::{Array, DeviceType, Dtype, Error, Result, ops};
+use mlx_graft::{Array, Dtype, Error, Result, ops};
+
+use crate::{floats, is_active};
 
 use problem::Problem;
 
@@ -26,7 +27,7 @@ use problem::Problem;
 /// Shapes `(…, M, K)` and `(…, K, N)` give `(…, M, N)`; the leading dimensions broadcast. An `a` of
 /// one dimension is a row, a `b` of one dimension a column, and the result lacks that dimension.
 ///
-/// Products of two arrays of one of these dtypes on the CPU run here, on the threads of rayon's
+/// Products of arrays of these dtypes on the CPU run here, in the wider of both,, on the threads of rayon's
 /// global pool; transposed and broadcast arrays are read where they lie. `float32` goes through the
 /// `gemm` crate. 16-bit numbers are added up in `float32` and rounded once: `bfloat16` by AVX-512's
 /// own instructions where the processor has them, the rest in `float32` block by block. All others
@@ -44,14 +45,14 @@ use problem::Problem;
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
-    let ours = [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16].contains(&a.dtype());
     // MLX words its own errors best, so what cannot be multiplied goes there too.
-    if !ours
-        || a.dtype() != b.dtype()
-        || !fits(a.shape(), b.shape())
-        || current_device()?.kind != DeviceType::Cpu
+    if !floats::is_known(a) || !floats::is_known(b) || !fits(a.shape(), b.shape()) || !is_active()?
     {
         return ops::matmul(a, b);
+    }
+    if a.dtype() != b.dtype() {
+        let dtype = a.dtype().promote(b.dtype());
+        return matmul(&ops::astype(a, dtype)?, &ops::astype(b, dtype)?);
     }
     let row = (a.ndim() == 1).then(|| ops::expand_dims(a, 0)).transpose()?;
     let column = (b.ndim() == 1).then(|| ops::expand_dims(b, 1)).transpose()?;

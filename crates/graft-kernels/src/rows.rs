@@ -4,9 +4,10 @@
 
 use std::array::from_fn;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use half::{bf16, f16};
-use mlx_graft::primitive::{KernelError, OutputBuffer};
+use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
@@ -147,6 +148,27 @@ pub(crate) fn compute<const N: usize>(
         .collect();
     tasks.into_par_iter().for_each(run);
     Ok(())
+}
+
+/// Computes the rows along the last axis of one output, which have `width` elements.
+pub(crate) fn compute_last_axis(
+    kernel: &impl RowKernel<1>,
+    outputs: &mut [OutputBuffer<'_>],
+    width: usize,
+) -> Result<(), KernelError> {
+    let count = outputs[0].size().checked_div(width).unwrap_or(0);
+    compute(kernel, outputs, [width], count, width)
+}
+
+/// The length of the last axis.
+pub(crate) fn width_of(input: &InputBuffer<'_>) -> usize {
+    input.shape().last().map_or(1, |&width| width as usize)
+}
+
+/// Where row `index` of rows of `width` elements lies.
+#[inline(always)]
+pub(crate) fn range(index: usize, width: usize) -> Range<usize> {
+    index * width..(index + 1) * width
 }
 
 /// Consecutive rows that one thread computes.

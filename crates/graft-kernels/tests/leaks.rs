@@ -15,7 +15,7 @@ fn leaves_nothing_behind() -> Result<()> {
     let gradient = transforms::ValueAndGrad::new(
         move |x| {
             let product = graft_kernels::matmul(&x[0], &x[1])?;
-            let weights = graft_kernels::softmax(&graft_kernels::causal_softmax(&product)?)?;
+            let weights = graft_kernels::softmax(&graft_kernels::rms_norm(&product, None, 1e-5)?)?;
             let gated = graft_kernels::swiglu(&product, &weights)?;
             Ok(vec![ops::sum(&graft_kernels::cross_entropy(&gated, &targets)?, false)?])
         },

@@ -6,7 +6,7 @@ mod cases;
 #[allow(dead_code)] // of what the tests share, a part
 mod common;
 
-use cases::{ALL, CAUSAL, CROSS_ENTROPY, SOFTMAX, SWIGLU, spread, targets};
+use cases::{ALL, CROSS_ENTROPY, LOGSUMEXP, RMS_NORM, SOFTMAX, SWIGLU, spread, targets};
 use common::{assert_within, numbers};
 use mlx_graft::{Array, Dtype, ErrorKind, Result, ops, transforms};
 
@@ -36,7 +36,7 @@ fn shapes_of_all_kinds() -> Result<()> {
     SWIGLU.check(&spread(1, &[100_000])?)?;
     SWIGLU.check(&spread(1, &[])?)?;
     for empty in [&[0, 5][..], &[2, 0, 5], &[0, 0]] {
-        for case in [SOFTMAX, CAUSAL, SWIGLU] {
+        for case in [SOFTMAX, RMS_NORM, SWIGLU] {
             case.check(&numbers(1, empty)?)?;
         }
     }
@@ -86,7 +86,8 @@ fn arrays_that_are_not_contiguous() -> Result<()> {
 #[test]
 fn values_at_the_limits() -> Result<()> {
     let limits = [1e4, -1e4, 88.0, -88.0, 1e-30, -0.0, f32::MIN, f32::MAX];
-    for case in ALL {
+    // The squares of the largest numbers overflow in `float32`, in MLX too.
+    for case in [SOFTMAX, LOGSUMEXP, CROSS_ENTROPY, SWIGLU] {
         for shift in limits {
             case.check(&ops::add(&spread(1, &[40, 45])?, &Array::scalar(shift)?)?)?;
         }
@@ -127,21 +128,6 @@ fn nan_and_infinity_spread_as_in_mlx() -> Result<()> {
 }
 
 #[test]
-fn hidden_scores_are_not_read() -> Result<()> {
-    let scores = Array::from_slice(&[1.0, 1.0, f32::NAN, 2.0, 2.0, 2.0_f32], &[2, 3])?;
-    let third = 1.0 / 3.0;
-    let wanted = [0.5, 0.5, 0.0, third, third, third];
-    assert_same(&graft_kernels::causal_softmax(&scores)?.to_vec::<f32>()?, &wanted);
-
-    let square = |x: &[Array]| {
-        Ok(vec![ops::sum(&ops::square(&graft_kernels::causal_softmax(&x[0])?)?, false)?])
-    };
-    let gradient = transforms::grad(square, &[0], &[&scores])?[0].to_vec::<f32>()?;
-    assert_same(&gradient, &[0.0; 6]);
-    Ok(())
-}
-
-#[test]
 fn targets_out_of_range() -> Result<()> {
     let logits = numbers(1, &[4, 5])?;
     let targets = Array::from_slice(&[-1, 4, 5, i32::MAX], &[4])?;
@@ -167,10 +153,8 @@ fn targets_out_of_range() -> Result<()> {
 fn shapes_that_do_not_fit() -> Result<()> {
     let scalar = Array::scalar(1.0_f32)?;
     assert!(graft_kernels::softmax(&scalar).is_err());
-    for shape in [&[3, 2][..], &[3], &[]] {
-        let error = graft_kernels::causal_softmax(&numbers(1, shape)?).expect_err("does not fit");
-        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
-    }
+    let error = graft_kernels::rms_norm(&numbers(1, &[3])?, Some(&numbers(1, &[4])?), 0.0);
+    assert_eq!(error.expect_err("does not fit").kind(), ErrorKind::InvalidArgument);
     assert!(graft_kernels::swiglu(&numbers(1, &[3])?, &numbers(1, &[4])?).is_err());
     // As MLX, with broadcasting.
     let y = graft_kernels::swiglu(&numbers(1, &[2, 1])?, &numbers(1, &[1, 4])?)?;

@@ -10,6 +10,7 @@ mod data;
 mod error;
 mod generate;
 mod json;
+mod kernels;
 mod model;
 mod ops;
 mod tokenizer;
@@ -45,7 +46,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(identity, module)?)?;
     module.add_function(wrap_pyfunction!(live_handles, module)?)?;
     module.add_function(wrap_pyfunction!(resolve_model, module)?)?;
-    module.add_function(wrap_pyfunction!(model::matmul, module)?)?;
+    kernels::register(module)?;
     module.add_function(wrap_pyfunction!(trainer::check_options, module)?)?;
     module.add_function(wrap_pyfunction!(cli::train, module)?)?;
     module.add_function(wrap_pyfunction!(cli::generate, module)?)?;

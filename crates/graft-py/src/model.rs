@@ -14,7 +14,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::bridge::{In, Out, Owned, without_gil};
-use crate::error::{lm_to_py, to_py};
+use crate::error::lm_to_py;
 use crate::ops::random_state;
 use crate::{json, tree};
 
@@ -220,10 +220,4 @@ impl PyCache {
     fn offset(&self) -> PyResult<i32> {
         Ok(self.0.get()?.borrow().first().map_or(0, Cache::offset))
     }
-}
-
-/// The product of two arrays by the native kernel where it is the fastest.
-#[pyfunction]
-pub(crate) fn matmul(a: In, b: In) -> PyResult<Out> {
-    graft_kernels::matmul(&a, &b).map(Out).map_err(to_py)
 }

@@ -6,15 +6,14 @@
 
 use std::mem::MaybeUninit;
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
-use mlx_graft::Element;
+use half::f16;
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 use super::float32::product_into;
 use super::matrix::Matrix;
 use super::problem::Product;
+use crate::floats::Float;
 use crate::lanes::dot;
 
 /// Rows of `a` that are converted at a time.
@@ -44,34 +43,6 @@ impl NullaryFnOnce for Dot<'_> {
     }
 }
 
-/// A 16-bit floating-point type.
-pub(super) trait Half: Element + Send + Sync {
-    /// Converts numbers of one slice to another of the same length.
-    fn widen(from: &[Self], to: &mut [f32]);
-    /// The nearest number.
-    fn round(x: f32) -> Self;
-}
-
-impl Half for f16 {
-    fn widen(from: &[Self], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
-    }
-
-    fn round(x: f32) -> Self {
-        Self::from_f32(x)
-    }
-}
-
-impl Half for bf16 {
-    fn widen(from: &[Self], to: &mut [f32]) {
-        from.convert_to_f32_slice(to);
-    }
-
-    fn round(x: f32) -> Self {
-        Self::from_f32(x)
-    }
-}
-
 impl Product for f16 {
     fn multiply(a: Matrix<'_, f16>, b: Matrix<'_, f16>, out: &mut [MaybeUninit<f16>], par: bool) {
         multiply(a, b, out, par);
@@ -79,7 +50,7 @@ impl Product for f16 {
 }
 
 /// Writes `a × b` to `out`, all of it.
-pub(super) fn multiply<T: Half>(
+pub(super) fn multiply<T: Float>(
     a: Matrix<'_, T>,
     b: Matrix<'_, T>,
     out: &mut [MaybeUninit<T>],
@@ -120,15 +91,9 @@ pub(super) fn multiply<T: Half>(
 }
 
 /// The matrix in `float32`, row by row.
-fn wide_rows<T: Half>(matrix: Matrix<'_, T>, parallel: bool) -> Vec<f32> {
+pub(crate) fn wide_rows<T: Float>(matrix: Matrix<'_, T>, parallel: bool) -> Vec<f32> {
     let mut wide = vec![0.0; matrix.rows * matrix.columns];
-    let row = |(i, wide): (usize, &mut [f32])| {
-        if matrix.has_dense_rows() {
-            T::widen(matrix.dense_row(i), wide);
-        } else {
-            T::widen(&matrix.row_to_vec(i), wide);
-        }
-    };
+    let row = |(i, wide): (usize, &mut [f32])| matrix.widen_row(i, wide);
     if parallel {
         wide.par_chunks_mut(matrix.columns).enumerate().for_each(row);
     } else {
@@ -139,7 +104,7 @@ fn wide_rows<T: Half>(matrix: Matrix<'_, T>, parallel: bool) -> Vec<f32> {
 
 /// Writes the product of at most [`FEW_ROWS`] rows and a matrix whose columns are dense, each of
 /// which is read once.
-fn few_rows<T: Half>(
+fn few_rows<T: Float>(
     a: Matrix<'_, T>,
     b: Matrix<'_, T>,
     out: &mut [MaybeUninit<T>],
@@ -168,7 +133,7 @@ fn few_rows<T: Half>(
 }
 
 /// Writes the first numbers of column `j`, as many as there are rows of `n` numbers.
-fn scatter<T: Half>(out: &mut [MaybeUninit<T>], n: usize, j: usize, column: &[T; FEW_ROWS]) {
+fn scatter<T: Float>(out: &mut [MaybeUninit<T>], n: usize, j: usize, column: &[T; FEW_ROWS]) {
     for (row, &value) in out.chunks_mut(n).zip(column) {
         row[j].write(value);
     }

@@ -1,18 +1,22 @@
 //! A matrix in memory.
 #![allow(unsafe_code)]
+#![allow(clippy::inline_always)] // see `lanes`
 
 use std::marker::PhantomData;
 use std::slice;
 
 use mlx_graft::Element;
+use mlx_graft::primitive::Strided;
+
+use crate::floats::Float;
 
 /// A matrix inside of an operand: every index below `rows` and `columns` is an element that lives
 /// and stays unwritten during `'a`.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
+pub(crate) struct Matrix<'a, T> {
     data: *const T,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
     row: isize,
     column: isize,
     _life: PhantomData<&'a [T]>,
@@ -28,7 +32,7 @@ impl<'a, T: Element> Matrix<'a, T> {
     ///
     /// # Safety
     /// Every index is an element that lives and stays unwritten during `'a`.
-    pub(super) unsafe fn new(
+    pub(crate) unsafe fn new(
         data: *const T,
         (rows, columns): (usize, usize),
         (row, column): (isize, isize),
@@ -40,24 +44,48 @@ impl<'a, T: Element> Matrix<'a, T> {
     ///
     /// # Panics
     /// If `data` is too short.
-    pub(super) fn from_rows(data: &'a [T], rows: usize, columns: usize) -> Self {
+    pub(crate) fn from_rows(data: &'a [T], rows: usize, columns: usize) -> Self {
         assert!(data.len() >= rows * columns);
         // SAFETY: checked above.
         unsafe { Self::new(data.as_ptr(), (rows, columns), (columns as isize, 1)) }
+    }
+
+    /// The last two dimensions of `array` at `index` of the others.
+    ///
+    /// # Panics
+    /// If there is no such matrix.
+    pub(crate) fn of(array: &Strided<'a, T>, index: &[usize]) -> Self {
+        let [batch @ .., rows, columns] = array.shape() else { panic!("the array is a matrix") };
+        assert!(
+            index.len() == batch.len()
+                && index.iter().zip(batch).all(|(&i, &length)| i < length as usize)
+        );
+        let strides = array.strides();
+        let offset: isize = index.iter().zip(strides).map(|(&i, &s)| i as isize * s as isize).sum();
+        let (row, column) = (strides[batch.len()] as isize, strides[batch.len() + 1] as isize);
+        // SAFETY: every index below the shape is an element of the array, which lives and stays
+        // unwritten during `'a`. A matrix without elements is not read.
+        unsafe {
+            Self::new(
+                array.as_ptr().wrapping_offset(offset),
+                (*rows as usize, *columns as usize),
+                (row, column),
+            )
+        }
     }
 
     /// Rows `start..start + rows`.
     ///
     /// # Panics
     /// If there are not so many.
-    pub(super) fn rows(self, start: usize, rows: usize) -> Self {
+    pub(crate) fn rows(self, start: usize, rows: usize) -> Self {
         assert!(start + rows <= self.rows);
         // Without rows there may be no element to point to.
         Self { data: self.data.wrapping_offset(start as isize * self.row), rows, ..self }
     }
 
     /// The address of element (0, 0) and the distances of rows and columns.
-    pub(super) fn as_parts(&self) -> (*const T, isize, isize) {
+    pub(crate) fn as_parts(&self) -> (*const T, isize, isize) {
         (self.data, self.row, self.column)
     }
 
@@ -65,19 +93,19 @@ impl<'a, T: Element> Matrix<'a, T> {
     ///
     /// # Panics
     /// If there is no such element.
-    pub(super) fn get(&self, i: usize, j: usize) -> T {
+    pub(crate) fn get(&self, i: usize, j: usize) -> T {
         assert!(i < self.rows && j < self.columns);
         // SAFETY: the element exists.
         unsafe { *self.data.offset(i as isize * self.row + j as isize * self.column) }
     }
 
     /// The matrix with rows and columns exchanged; nothing moves in memory.
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Self { rows: self.columns, columns: self.rows, row: self.column, column: self.row, ..self }
     }
 
     /// Whether the elements of a row are neighbours in memory.
-    pub(super) fn has_dense_rows(&self) -> bool {
+    pub(crate) fn has_dense_rows(&self) -> bool {
         self.column == 1 || self.columns == 1
     }
 
@@ -85,7 +113,7 @@ impl<'a, T: Element> Matrix<'a, T> {
     ///
     /// # Panics
     /// If there is no such row, or the rows are not dense.
-    pub(super) fn dense_row(&self, i: usize) -> &'a [T] {
+    pub(crate) fn dense_row(&self, i: usize) -> &'a [T] {
         assert!(i < self.rows && self.has_dense_rows());
         // SAFETY: element (i, 0) exists, and the `columns` elements of its row follow each other.
         unsafe { slice::from_raw_parts(self.data.offset(i as isize * self.row), self.columns) }
@@ -95,11 +123,26 @@ impl<'a, T: Element> Matrix<'a, T> {
     ///
     /// # Panics
     /// If there is no such row.
-    pub(super) fn row_to_vec(&self, i: usize) -> Vec<T> {
+    pub(crate) fn row_to_vec(&self, i: usize) -> Vec<T> {
         assert!(i < self.rows);
         (0..self.columns as isize)
             // SAFETY: the row and the column exist.
             .map(|j| unsafe { *self.data.offset(i as isize * self.row + j * self.column) })
             .collect()
+    }
+}
+
+impl<T: Float> Matrix<'_, T> {
+    /// Converts row `i`.
+    ///
+    /// # Panics
+    /// If there is no such row, or `to` has another length.
+    #[inline(always)]
+    pub(crate) fn widen_row(&self, i: usize, to: &mut [f32]) {
+        if self.has_dense_rows() {
+            T::widen(self.dense_row(i), to);
+        } else {
+            T::widen(&self.row_to_vec(i), to);
+        }
     }
 }

@@ -285,18 +285,24 @@ impl Decoder {
     }
 
     /// The bytes that a pass over tokens of shape `(batch, length)` holds at once on a CPU, at the
-    /// very least: logits, and the attention's weights of every block that the backward pass
-    /// keeps.
+    /// very least: logits, and of every block that the backward pass keeps the inputs of norms, of
+    /// attention and of the gate.
     pub fn least_bytes(&self, batch: i32, length: i32, backward: bool) -> u64 {
         let number = |x: i32| u64::try_from(x).unwrap_or(0);
         let config = &self.config;
-        let kept =
-            if backward && !self.grad_checkpoint.get() { config.num_layers as u64 } else { 1 };
-        let weights = number(config.num_heads) * number(length) * number(length);
-        let logits = number(length) * number(config.vocab_size);
+        let heads = number(2 * config.num_heads + 2 * config.num_kv_heads);
+        let block = 2 * number(config.hidden_size)
+            + heads * number(config.head_dim)
+            + 2 * number(config.intermediate_size);
+        let kept = match (backward, self.grad_checkpoint.get()) {
+            (false, _) => 0,
+            (true, false) => config.num_layers as u64 * block,
+            (true, true) => config.num_layers as u64 * number(config.hidden_size) + block,
+        };
         // The backward pass has the logits and their gradient.
-        let copies = if backward { 2 } else { 1 };
-        4 * number(batch) * (kept * weights + copies * logits)
+        let logits = number(config.vocab_size) * if backward { 2 } else { 1 };
+        let size = self.model.norm.dtype().size() as u64;
+        size * number(batch) * number(length) * (kept + logits)
     }
 
     /// The number of elements that the packed weight of this name stands for.

@@ -1,7 +1,6 @@
 //! Scaled dot-product attention with grouped heads.
 
-use graft_kernels::matmul;
-use mlx_graft::{Array, Dtype, fast, ops};
+use mlx_graft::{Array, Dtype, ops};
 
 use super::{KeysValues, QuantizedRows, constant};
 use crate::Result;
@@ -39,51 +38,28 @@ pub fn causal_mask(length: i32, offset: i32, window: Option<i32>) -> Result<Arra
 /// `softmax(scale * q @ k.T + mask) @ v`.
 ///
 /// `q` is `(B, H, T, D)`, keys and values are `(B, K, S, D)` with `K` a divisor of `H`. Returns
-/// `(B, H, T, D)`. Where the CPU kernels are active the products run on them, of unpacked keys and
-/// values; everywhere else it is `mx.fast.scaled_dot_product_attention`, or products with packed
-/// rows.
+/// `(B, H, T, D)`. Where the CPU kernels are active, packed keys and values are unpacked for them.
 pub fn scaled_dot_product_attention(
     q: &Array,
     keys_values: &KeysValues,
     scale: f32,
     mask: &Mask,
 ) -> Result<Array> {
-    let native = graft_kernels::is_active()?;
+    let mask_of_kernel = match mask {
+        Mask::None => graft_kernels::Mask::None,
+        Mask::Causal => graft_kernels::Mask::Causal,
+        Mask::Array(array) => graft_kernels::Mask::Array(array),
+    };
+    let dense = |k: &Array, v: &Array| {
+        Ok(graft_kernels::scaled_dot_product_attention(q, k, v, scale, mask_of_kernel)?)
+    };
     match keys_values {
-        KeysValues::Dense(k, v) if native => grouped_attention(q, k, v, scale, mask),
-        KeysValues::Quantized(k, v) if native => {
-            grouped_attention(q, &k.dequantize()?, &v.dequantize()?, scale, mask)
+        KeysValues::Dense(k, v) => dense(k, v),
+        KeysValues::Quantized(k, v) if graft_kernels::is_active()? => {
+            dense(&k.dequantize()?, &v.dequantize()?)
         }
         KeysValues::Quantized(k, v) => quantized_attention(q, k, v, scale, mask),
-        KeysValues::Dense(k, v) => {
-            let options = fast::ScaledDotProductAttentionOptions::default();
-            let options = match mask {
-                Mask::None => options,
-                Mask::Causal => options.mask_mode("causal"),
-                Mask::Array(allowed) => options.mask(allowed),
-            };
-            Ok(fast::scaled_dot_product_attention(q, k, v, scale, &options)?)
-        }
     }
-}
-
-fn grouped_attention(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
-    let [batch, heads, length, dim] = query_shape(q)?;
-    let (groups, keys) = (k.dim(1)?, k.dim(2)?);
-    let repeats = heads / groups;
-    let scaled = ops::multiply(q, &constant(scale, q.dtype())?)?;
-    // Heads of a group share keys, so they become rows of one product: (B, K, R * T, D)
-    let rows = ops::reshape(&scaled, &[batch, groups, repeats * length, dim])?;
-    let scores = matmul(&rows, &ops::swapaxes(k, -1, -2)?)?; // (B, K, R * T, S)
-    let scores = ops::reshape(&scores, &[batch, groups, repeats, length, keys])?;
-    let weights = match mask {
-        Mask::None => graft_kernels::softmax(&scores)?,
-        Mask::Causal => graft_kernels::causal_softmax(&scores)?,
-        Mask::Array(allowed) => graft_kernels::softmax(&masked(&scores, allowed)?)?,
-    };
-    let weights = ops::reshape(&weights, &[batch, groups, repeats * length, keys])?;
-    let out = matmul(&weights, v)?; // (B, K, R * T, D)
-    Ok(ops::reshape(&out, &[batch, heads, length, dim])?)
 }
 
 /// Source: `quantized_scaled_dot_product_attention` of mlx-lm's `models/base.py`.
@@ -153,7 +129,8 @@ mod tests {
         let (dense_k, dense_v) = (k.dequantize()?, v.dequantize()?);
         for mask in [Mask::None, Mask::Causal, Mask::Array(causal_mask(3, 4, Some(2))?)] {
             let ours = quantized_attention(&q, &k, &v, 0.2, &mask)?.to_vec::<f32>()?;
-            let dense = grouped_attention(&q, &dense_k, &dense_v, 0.2, &mask)?.to_vec::<f32>()?;
+            let dense = KeysValues::Dense(dense_k.clone(), dense_v.clone());
+            let dense = scaled_dot_product_attention(&q, &dense, 0.2, &mask)?.to_vec::<f32>()?;
             for (a, b) in ours.iter().zip(&dense) {
                 assert!((a - b).abs() < 1e-5, "{mask:?}: {a} {b}");
             }

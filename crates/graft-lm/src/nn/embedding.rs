@@ -6,7 +6,7 @@ use std::rc::Rc;
 use graft_kernels::matmul;
 use mlx_graft::{Array, ops};
 
-use super::linear::{add_scaled, low_rank, matmul_promoted};
+use super::linear::{add_scaled, low_rank};
 use super::{Context, Module, Param, QuantizedWeight, Visitor, visit_child};
 use crate::Result;
 
@@ -63,7 +63,7 @@ impl Embedding {
             EmbeddingKind::Adapted(adapted) => {
                 let y = adapted.embedding.forward(tokens, ctx)?;
                 let rows = ops::take_axis(&adapted.lora_a.get(), tokens, 0)?;
-                let z = matmul_promoted(&rows, &adapted.lora_b.get())?;
+                let z = matmul(&rows, &adapted.lora_b.get())?;
                 let z = low_rank(&z, adapted.dropout, ctx, |z| Ok(z.clone()))?;
                 add_scaled(&y, &z, adapted.scale, y.dtype())
             }
@@ -78,8 +78,8 @@ impl Embedding {
             EmbeddingKind::Adapted(adapted) => {
                 let y = adapted.embedding.as_linear(x, ctx)?;
                 let z = low_rank(x, adapted.dropout, ctx, |x| {
-                    let inner = matmul_promoted(x, &ops::transpose(&adapted.lora_b.get())?)?;
-                    matmul_promoted(&inner, &ops::transpose(&adapted.lora_a.get())?)
+                    let inner = matmul(x, &ops::transpose(&adapted.lora_b.get())?)?;
+                    Ok(matmul(&inner, &ops::transpose(&adapted.lora_a.get())?)?)
                 })?;
                 add_scaled(&y, &z, adapted.scale, x.dtype())
             }

@@ -231,7 +231,7 @@ impl Adapted {
     fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
         let y = self.linear.forward(x, ctx)?;
         low_rank(x, self.dropout, ctx, |x| {
-            matmul_promoted(&matmul_promoted(x, &self.lora_a.get())?, &self.lora_b.get())
+            Ok(matmul(&matmul(x, &self.lora_a.get())?, &self.lora_b.get())?)
         })
         .and_then(|z| add_scaled(&y, &z, self.scale, x.dtype()))
     }
@@ -265,14 +265,6 @@ pub(super) fn low_rank(
         }
         None => update(x),
     }
-}
-
-/// A product of a half and a float in the wider of both, as MLX promotes them.
-pub(super) fn matmul_promoted(a: &Array, b: &Array) -> Result<Array> {
-    if a.dtype() == b.dtype() {
-        return Ok(matmul(a, b)?);
-    }
-    Ok(matmul(&ops::astype(a, Dtype::Float32)?, &ops::astype(b, Dtype::Float32)?)?)
 }
 
 /// `y + (scale * z)`, the update rounded to the dtype of the input as mlx-lm does.

@@ -1,6 +1,7 @@
 //! Root mean square normalisation.
 
-use mlx_graft::{Array, fast};
+use graft_kernels::rms_norm;
+use mlx_graft::{Array, Dtype};
 
 use super::{Module, Param};
 use crate::Result;
@@ -21,6 +22,11 @@ impl RmsNorm {
 
     /// Normalises the last axis of `x`, of shape `(..., D)`.
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        Ok(fast::rms_norm(x, Some(&self.weight.get()), self.eps)?)
+        Ok(rms_norm(x, Some(&self.weight.get()), self.eps)?)
+    }
+
+    /// The dtype of the weight, which is that of the layers around it.
+    pub fn dtype(&self) -> Dtype {
+        self.weight.get().dtype()
     }
 }

@@ -2,8 +2,8 @@
 
 use std::f32::consts::PI;
 
-use mlx_graft::fast::RopeOptions;
-use mlx_graft::{Array, fast, ops};
+use graft_kernels::Rope as Rotation;
+use mlx_graft::{Array, ops};
 use serde::Deserialize;
 
 use super::constant;
@@ -92,22 +92,22 @@ impl Rope {
 
     /// Rotates `x`, of shape `(B, H, T, D)`, whose first token has the position `offset`.
     pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
-        let dims = self.dims;
-        let options = RopeOptions::default().traditional(self.traditional).scale(self.scale);
+        let rotate = |x: &Array, base: Option<f32>, freqs: Option<&Array>| {
+            let (dims, traditional, scale) = (self.dims, self.traditional, self.scale);
+            graft_kernels::rope(x, Rotation { dims, traditional, base, scale, offset }, freqs)
+        };
         Ok(match &self.kind {
-            Kind::Base => fast::rope(x, dims, offset, &options.base(self.base))?,
-            Kind::Table { freqs, mscale: None } => {
-                fast::rope(x, dims, offset, &options.base(None).freqs(freqs))?
-            }
+            Kind::Base => rotate(x, Some(self.base), None)?,
+            Kind::Table { freqs, mscale: None } => rotate(x, None, Some(freqs))?,
             Kind::Table { freqs, mscale: Some(mscale) } => {
                 let x = ops::multiply(x, &constant(*mscale, x.dtype())?)?;
-                fast::rope(&x, dims, offset, &options.base(None).freqs(freqs))?
+                rotate(&x, None, Some(freqs))?
             }
             Kind::Dynamic { factor, max_positions } => {
                 let length = ((x.dim(-2)? + offset) as f32).max(*max_positions);
                 let grown = factor * length / max_positions - (factor - 1.0);
-                let base = self.base * grown.powf(dims as f32 / (dims as f32 - 2.0));
-                fast::rope(x, dims, offset, &options.base(base))?
+                let (base, dims) = (self.base, self.dims as f32);
+                rotate(x, Some(base * grown.powf(dims / (dims - 2.0))), None)?
             }
         })
     }

@@ -1,0 +1,165 @@
+//! The derivatives of attention, from scores that are computed again.
+// What is not inlined into what is dispatched is not compiled for the wide registers.
+#![allow(clippy::inline_always)]
+#![allow(unsafe_code)]
+
+use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Strided};
+use pulp::{Arch, NullaryFnOnce};
+use rayon::prelude::*;
+
+use super::heads::{Block, Heads};
+use super::parts::{Pieces, deal};
+use crate::floats::Float;
+use crate::lanes;
+use crate::matmul::float32::{add_product, product_into};
+use crate::matmul::matrix::Matrix;
+
+/// What is known of the queries: the attention, its statistics, and the cotangent, each of shape
+/// `(B, T, H, …)`.
+struct Known<'a, T> {
+    out: Strided<'a, T>,
+    statistics: Strided<'a, f32>,
+    cotangent: Strided<'a, T>,
+}
+
+impl<T: Float> Heads<'_, T> {
+    /// Writes the derivatives with respect to queries, keys and values.
+    pub(super) fn backward(
+        &self,
+        known: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let (known, [dq, dk, dv]) = match (known, outputs) {
+            ([out, statistics, cotangent], [dq, dk, dv]) => {
+                let (out, statistics) = (out.strided()?, statistics.strided()?);
+                (Known { out, statistics, cotangent: cotangent.strided()? }, [dq, dk, dv])
+            }
+            _ => return Err(KernelError::new("the derivative has six inputs and three outputs")),
+        };
+        // SAFETY: the tasks below write all their pieces, which are all of the outputs.
+        let (dq, dk, dv) = unsafe {
+            (dq.as_uninit_slice::<T>()?, dk.as_uninit_slice::<T>()?, dv.as_uninit_slice::<T>()?)
+        };
+        let tasks = self.batch * self.groups;
+        // Piece number `i` of an output lies at (batch, position, group).
+        let owner = |positions: usize| {
+            move |i: usize| i / self.groups / positions * self.groups + i % self.groups
+        };
+        let dq = deal(dq, self.repeats * self.dim, tasks, owner(self.queries));
+        let dk = deal(dk, self.dim, tasks, owner(self.keys));
+        let dv = deal(dv, self.value_dim, tasks, owner(self.keys));
+        dq.into_par_iter().zip(dk).zip(dv).enumerate().for_each(|(task, ((dq, dk), dv))| {
+            let (batch, group) = (task / self.groups, task % self.groups);
+            self.group_gradients(batch, group, &known, dq, dk, dv);
+        });
+        Ok(())
+    }
+
+    /// Writes the derivatives of one group of heads.
+    fn group_gradients(
+        &self,
+        batch: usize,
+        group: usize,
+        known: &Known<'_, T>,
+        dq: Pieces<'_, T>,
+        dk: Pieces<'_, T>,
+        dv: Pieces<'_, T>,
+    ) {
+        let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
+        let keys = T::wide(self.keys_of(batch, group), &mut key_scratch);
+        let values = T::wide(self.values_of(batch, group), &mut value_scratch);
+        let mut key_sums = vec![0.0; self.keys * self.dim];
+        let mut value_sums = vec![0.0; self.keys * self.value_dim];
+        let (mut scores, mut slopes, mut product) = (Vec::new(), Vec::new(), Vec::new());
+        let mut dq = dq.into_iter();
+        let length = self.block_length();
+        for first in (0..self.queries).step_by(length) {
+            let count = length.min(self.queries - first);
+            let block = Block { batch, group, first, count };
+            let (width, rows) = (self.width(block), self.rows(block));
+            let (seen_keys, seen_values) = (keys.rows(0, width), values.rows(0, width));
+            let queries = self.scaled_queries(block);
+            let queries = Matrix::from_rows(&queries, rows, self.dim);
+            product_into(&mut scores, queries, seen_keys.transposed(), false);
+            self.mask(block, width, &mut scores);
+
+            let (cotangent, rows_known) = self.known_rows(block, known);
+            let cotangent = Matrix::from_rows(&cotangent, rows, self.value_dim);
+            product_into(&mut slopes, cotangent, seen_values.transposed(), false);
+            let arch = Arch::new();
+            let both = scores.chunks_mut(width).zip(slopes.chunks_mut(width));
+            for (row, ((weights, slopes), known)) in both.zip(rows_known).enumerate() {
+                let visible = self.visible(block, row);
+                weights[visible..].fill(0.0);
+                slopes[visible..].fill(0.0);
+                arch.dispatch(Derive {
+                    weights: &mut weights[..visible],
+                    slopes: &mut slopes[..visible],
+                    known,
+                });
+            }
+            self.mask_slopes(block, width, &mut slopes);
+
+            let weights = Matrix::from_rows(&scores, rows, width).transposed();
+            let slopes = Matrix::from_rows(&slopes, rows, width);
+            add_product(&mut value_sums[..width * self.value_dim], weights, cotangent);
+            add_product(&mut key_sums[..width * self.dim], slopes.transposed(), queries);
+            product_into(&mut product, slopes, seen_keys, false);
+            for (i, dq) in dq.by_ref().take(count).enumerate() {
+                for (repeat, dq) in dq.chunks_mut(self.dim).enumerate() {
+                    let row = repeat * count + i;
+                    for (dq, &x) in dq.iter_mut().zip(&product[row * self.dim..]) {
+                        dq.write(T::round(x * self.scale()));
+                    }
+                }
+            }
+        }
+        for (pieces, sums, dim) in [(dk, &key_sums, self.dim), (dv, &value_sums, self.value_dim)] {
+            for (piece, sums) in pieces.into_iter().zip(sums.chunks(dim)) {
+                piece.iter_mut().zip(sums).for_each(|(out, &x)| {
+                    out.write(T::round(x));
+                });
+            }
+        }
+    }
+
+    /// The rows of the cotangent of a block, and for each the highest score, the inverse of the sum
+    /// of exponentials, and the product of the cotangent with the output.
+    fn known_rows(&self, block: Block, known: &Known<'_, T>) -> (Vec<f32>, Vec<[f32; 3]>) {
+        let rows = self.rows(block);
+        let mut cotangent = vec![0.0; rows * self.value_dim];
+        let (mut out, mut statistics) = (vec![0.0; self.value_dim], [0.0; 2]);
+        let mut found = Vec::with_capacity(rows);
+        for (row, cotangent) in cotangent.chunks_mut(self.value_dim).enumerate() {
+            let head = self.head(block, row / block.count);
+            let query = [block.batch, block.first + row % block.count];
+            Matrix::of(&known.cotangent, &query).widen_row(head, cotangent);
+            Matrix::of(&known.out, &query).widen_row(head, &mut out);
+            Matrix::of(&known.statistics, &query).widen_row(head, &mut statistics);
+            let along: f32 = cotangent.iter().zip(&out).map(|(x, y)| x * y).sum();
+            found.push([statistics[0], statistics[1], along]);
+        }
+        (cotangent, found)
+    }
+}
+
+/// From the scores and the derivatives with respect to the weights: the weights, and the derivatives
+/// with respect to the scores.
+struct Derive<'a> {
+    weights: &'a mut [f32],
+    slopes: &'a mut [f32],
+    known: [f32; 3],
+}
+
+impl NullaryFnOnce for Derive<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let [highest, scale, along] = self.known;
+        for (weight, slope) in self.weights.iter_mut().zip(self.slopes) {
+            *weight = lanes::exp(*weight - highest) * scale;
+            *slope = *weight * (*slope - along);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The attention of queries, a block at a time.
+// What is not inlined into what is dispatched is not compiled for the wide registers.
+#![allow(clippy::inline_always)]
+#![allow(unsafe_code)]
+
+use mlx_graft::primitive::{KernelError, OutputBuffer};
+use pulp::{Arch, NullaryFnOnce};
+use rayon::prelude::*;
+
+use super::few_queries;
+use super::heads::{Block, Heads};
+use super::parts::{Pieces, deal};
+use crate::floats::Float;
+use crate::lanes;
+use crate::matmul::float32::product_into;
+use crate::matmul::matrix::Matrix;
+
+/// Multiplications below which a second thread costs more than it saves.
+const PARALLEL_FROM: usize = 1 << 17;
+
+impl<T: Float> Heads<'_, T> {
+    /// Writes the attention and the statistics of its scores.
+    pub(super) fn forward(&self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), KernelError> {
+        let [out, statistics] = outputs else {
+            return Err(KernelError::new("attention has two outputs"));
+        };
+        // SAFETY: the tasks below write all their pieces, which are all of both outputs.
+        let (out, statistics) =
+            unsafe { (out.as_uninit_slice::<T>()?, statistics.as_uninit_slice::<f32>()?) };
+        let count = self.block_length();
+        let blocks = self.queries.div_ceil(count);
+        let tasks = self.batch * self.groups * blocks;
+        // Piece number `i` of an output lies at (batch, query, group).
+        let owner = |i: usize| {
+            let (batch, query) = (i / self.groups / self.queries, i / self.groups % self.queries);
+            (batch * self.groups + i % self.groups) * blocks + query / count
+        };
+        let out = deal(out, self.repeats * self.value_dim, tasks, owner);
+        let statistics = deal(statistics, self.repeats * 2, tasks, owner);
+        let run = |(task, (out, statistics)): (usize, (Pieces<'_, T>, Pieces<'_, f32>))| {
+            let (head, first) = (task / blocks, task % blocks * count);
+            let (batch, group) = (head / self.groups, head % self.groups);
+            self.block(Block { batch, group, first, count: out.len() }, out, statistics);
+        };
+        if rayon::current_num_threads() == 1 || self.work() < PARALLEL_FROM {
+            out.into_iter().zip(statistics).enumerate().for_each(run);
+        } else {
+            out.into_par_iter().zip(statistics).enumerate().for_each(run);
+        }
+        Ok(())
+    }
+
+    /// Writes the pieces of a block, one for each query.
+    fn block(&self, block: Block, out: Pieces<'_, T>, statistics: Pieces<'_, f32>) {
+        let (width, rows) = (self.width(block), self.rows(block));
+        let (keys, values) =
+            (self.keys_of(block.batch, block.group), self.values_of(block.batch, block.group));
+        let queries = self.scaled_queries(block);
+        let (mut scores, mut product) = (Vec::new(), Vec::new());
+        let few = rows <= few_queries::ROWS;
+        let mut scratch = Vec::new();
+        if few {
+            few_queries::scores(&queries, keys.rows(0, width), &mut scores);
+        } else {
+            let queries = Matrix::from_rows(&queries, rows, self.dim);
+            let keys = T::wide(keys.rows(0, width), &mut scratch);
+            product_into(&mut scores, queries, keys.transposed(), false);
+        }
+        self.mask(block, width, &mut scores);
+        let found = self.weigh(block, width, &mut scores);
+        if few {
+            few_queries::mix(&scores, values.rows(0, width), &mut product);
+        } else {
+            let weights = Matrix::from_rows(&scores, rows, width);
+            let values = T::wide(values.rows(0, width), &mut scratch);
+            product_into(&mut product, weights, values, false);
+        }
+        for (i, (out, statistics)) in out.into_iter().zip(statistics).enumerate() {
+            for repeat in 0..self.repeats {
+                let row = repeat * block.count + i;
+                let product = &product[row * self.value_dim..][..self.value_dim];
+                for (out, &x) in out[repeat * self.value_dim..].iter_mut().zip(product) {
+                    out.write(T::round(x * found[row][1]));
+                }
+                for (out, x) in statistics[2 * repeat..].iter_mut().zip(found[row]) {
+                    out.write(x);
+                }
+            }
+        }
+    }
+
+    /// Replaces the scores of a block by their exponentials relative to the highest of the row,
+    /// and by zeros where a key is hidden. Returns the highest and the inverse of the sum.
+    fn weigh(&self, block: Block, width: usize, scores: &mut [f32]) -> Vec<[f32; 2]> {
+        let arch = Arch::new();
+        let row = |(row, scores): (usize, &mut [f32])| {
+            let (visible, hidden) = scores.split_at_mut(self.visible(block, row));
+            hidden.fill(0.0);
+            arch.dispatch(Exponentials(visible))
+        };
+        scores.chunks_mut(width).enumerate().map(row).collect()
+    }
+}
+
+/// The exponentials of a row relative to its highest number.
+struct Exponentials<'a>(&'a mut [f32]);
+
+impl NullaryFnOnce for Exponentials<'_> {
+    type Output = [f32; 2];
+
+    #[inline(always)]
+    fn call(self) -> [f32; 2] {
+        let highest = lanes::maximum(self.0);
+        for x in &mut *self.0 {
+            *x = lanes::exp(*x - highest);
+        }
+        [highest, 1.0 / lanes::sum(self.0)]
+    }
+}

@@ -1,0 +1,202 @@
+//! The inputs of attention, a block of queries at a time.
+
+use mlx_graft::primitive::{InputBuffer, KernelError, Strided};
+use mlx_graft::{Dtype, Element};
+
+use super::Attention;
+use crate::floats::Float;
+use crate::matmul::matrix::Matrix;
+
+/// Scores that a thread holds at a time: half a megabyte of `float32`, which a second-level cache
+/// keeps.
+const SCORES: usize = 1 << 17;
+
+/// Rows of a block at least, however many keys there are: below, a product is slow.
+const ROWS: usize = 32;
+
+/// Queries, keys and values.
+pub(super) struct Heads<'a, T> {
+    q: Strided<'a, T>,
+    k: Strided<'a, T>,
+    v: Strided<'a, T>,
+    mask: Option<MaskRows<'a>>,
+    attention: Attention,
+    pub(super) batch: usize,
+    /// Heads of keys and values.
+    pub(super) groups: usize,
+    /// Heads of queries for each of keys.
+    pub(super) repeats: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    /// The length of a query.
+    pub(super) dim: usize,
+    /// The length of a value.
+    pub(super) value_dim: usize,
+}
+
+/// A mask of shape `(B, H, T, S)`.
+enum MaskRows<'a> {
+    /// Where a key is seen.
+    Seen(Strided<'a, bool>),
+    /// What is added to a score.
+    Added(Strided<'a, f32>),
+}
+
+/// Consecutive queries of all heads that share keys. Its row `r * count + i` is query `first + i` of
+/// head `r` of the group.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub(super) batch: usize,
+    pub(super) group: usize,
+    pub(super) first: usize,
+    pub(super) count: usize,
+}
+
+impl<'a, T: Float> Heads<'a, T> {
+    /// Reads queries, keys and values; the shapes fit, as `suits` has found.
+    pub(super) fn new(
+        inputs: &[InputBuffer<'a>],
+        mask: Option<&InputBuffer<'a>>,
+        attention: Attention,
+    ) -> Result<Self, KernelError> {
+        let length = |input: usize, axis: usize| inputs[input].shape()[axis] as usize;
+        let groups = length(1, 1);
+        let mask = match mask {
+            Some(mask) if mask.dtype() == Dtype::Bool => Some(MaskRows::Seen(mask.strided()?)),
+            Some(mask) => Some(MaskRows::Added(mask.strided()?)),
+            None => None,
+        };
+        Ok(Self {
+            q: inputs[0].strided()?,
+            k: inputs[1].strided()?,
+            v: inputs[2].strided()?,
+            mask,
+            attention,
+            batch: length(0, 0),
+            groups,
+            repeats: length(0, 1) / groups,
+            queries: length(0, 2),
+            keys: length(1, 2),
+            dim: length(0, 3),
+            value_dim: length(2, 3),
+        })
+    }
+
+    /// The number of queries of a block.
+    pub(super) fn block_length(&self) -> usize {
+        let rows = (SCORES / self.keys).max(ROWS);
+        // Enough blocks for all threads, unless they would be small.
+        let all = self.batch * self.groups * self.repeats * self.queries;
+        let share = all.div_ceil(4 * rayon::current_num_threads()).max(ROWS);
+        rows.min(share).div_ceil(self.repeats).min(self.queries)
+    }
+
+    /// The multiplications of all scores: a measure of the work.
+    pub(super) fn work(&self) -> usize {
+        self.batch * self.groups * self.repeats * self.queries * self.keys * self.dim
+    }
+
+    /// The factor of the scores.
+    pub(super) fn scale(&self) -> f32 {
+        self.attention.scale
+    }
+
+    /// The keys of a group.
+    pub(super) fn keys_of(&self, batch: usize, group: usize) -> Matrix<'a, T> {
+        Matrix::of(&self.k, &[batch, group])
+    }
+
+    /// The values of a group.
+    pub(super) fn values_of(&self, batch: usize, group: usize) -> Matrix<'a, T> {
+        Matrix::of(&self.v, &[batch, group])
+    }
+
+    /// The rows of a block.
+    pub(super) fn rows(&self, block: Block) -> usize {
+        self.repeats * block.count
+    }
+
+    /// The number of keys, from the first, that the last query of a block may see.
+    pub(super) fn width(&self, block: Block) -> usize {
+        self.visible(block, block.count - 1)
+    }
+
+    /// The number of keys, from the first, that row `row` of a block may see.
+    pub(super) fn visible(&self, block: Block, row: usize) -> usize {
+        if self.attention.causal {
+            self.keys - self.queries + block.first + row % block.count + 1
+        } else {
+            self.keys
+        }
+    }
+
+    /// The queries of a block times the scale, row by row.
+    pub(super) fn scaled_queries(&self, block: Block) -> Vec<f32> {
+        let mut rows = vec![0.0; self.rows(block) * self.dim];
+        for (repeat, rows) in rows.chunks_mut(block.count * self.dim).enumerate() {
+            let head = Matrix::of(&self.q, &[block.batch, self.head(block, repeat)]);
+            for (i, row) in rows.chunks_mut(self.dim).enumerate() {
+                head.widen_row(block.first + i, row);
+            }
+        }
+        for x in &mut rows {
+            *x *= self.attention.scale;
+        }
+        rows
+    }
+
+    /// Masks the scores of a block, of rows of `width` keys.
+    pub(super) fn mask(&self, block: Block, width: usize, scores: &mut [f32]) {
+        match &self.mask {
+            // As MLX: the mean of all values if a query sees none.
+            Some(MaskRows::Seen(seen)) => {
+                self.combine(block, width, scores, seen, |x, seen| {
+                    if !seen {
+                        *x = f32::MIN;
+                    }
+                });
+            }
+            Some(MaskRows::Added(added)) => {
+                self.combine(block, width, scores, added, |x, added| *x += added);
+            }
+            None => {}
+        }
+    }
+
+    /// Sets the derivatives with respect to the scores that a mask has replaced to zero.
+    pub(super) fn mask_slopes(&self, block: Block, width: usize, slopes: &mut [f32]) {
+        if let Some(MaskRows::Seen(seen)) = &self.mask {
+            self.combine(block, width, slopes, seen, |x, seen| {
+                if !seen {
+                    *x = 0.0;
+                }
+            });
+        }
+    }
+
+    /// Combines the numbers of a block, of rows of `width` keys, with those of a mask.
+    fn combine<M: Element>(
+        &self,
+        block: Block,
+        width: usize,
+        numbers: &mut [f32],
+        mask: &Strided<'_, M>,
+        combine: impl Fn(&mut f32, M),
+    ) {
+        for (row, numbers) in numbers.chunks_mut(width).enumerate() {
+            let head = self.head(block, row / block.count);
+            let mask = Matrix::of(mask, &[block.batch, head]);
+            let query = block.first + row % block.count;
+            if mask.has_dense_rows() {
+                numbers.iter_mut().zip(mask.dense_row(query)).for_each(|(x, &y)| combine(x, y));
+            } else {
+                numbers.iter_mut().zip(mask.row_to_vec(query)).for_each(|(x, y)| combine(x, y));
+            }
+        }
+    }
+
+    /// The number of head `repeat` of the group of a block.
+    pub(super) fn head(&self, block: Block, repeat: usize) -> usize {
+        block.group * self.repeats + repeat
+    }
+}

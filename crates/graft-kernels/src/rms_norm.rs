@@ -1,0 +1,266 @@
+//! Root mean square normalisation.
+#![allow(clippy::inline_always)] // see `lanes`
+
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
+use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
+
+use crate::floats::{self, Floats};
+use crate::rows::{self, RowKernel, Scratch, no_derivative};
+use crate::{is_active, lanes};
+
+/// `x / sqrt(mean(x²) + eps) * weight` over the last axis, as `mlx.core.fast.rms_norm` (Zhang and
+/// Sennrich, 2019).
+///
+/// `x` is `(…, D)` and `weight`, which is 1 if there is none, `(D,)`.
+///
+/// `float32`, `bfloat16` and `float16` on the CPU are computed in `float32`, rounded once, and shared
+/// among the threads of rayon's global pool. All others run through MLX's own operation.
+///
+/// # Errors
+/// Those of `mlx.core.fast.rms_norm`: an array without dimensions, or a weight that does not fit.
+///
+/// ```
+/// use mlx_graft::Array;
+///
+/// let x = Array::from_slice(&[3.0_f32, 3.0, 3.0], &[3])?;
+/// assert_eq!(graft_kernels::rms_norm(&x, None, 0.0)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
+    let fits = |weight: &Array| weight.dtype() == x.dtype() && weight.ndim() == 1;
+    let width = x.shape().last();
+    let suits = floats::is_known(x)
+        && width.is_some()
+        && weight.is_none_or(|weight| fits(weight) && weight.shape().last() == width);
+    if !suits || !is_active()? {
+        return fast::rms_norm(x, weight, eps);
+    }
+    normalize(RmsNorm { eps }, x, weight)
+}
+
+/// Adds an [`RmsNorm`] to the graph.
+fn normalize(norm: RmsNorm, x: &Array, weight: Option<&Array>) -> Result<Array> {
+    let inputs: Vec<&Array> = [x].into_iter().chain(weight).collect();
+    Ok(apply(norm, &inputs)?.remove(0))
+}
+
+/// The normalisation of an array, times a weight if there is one.
+#[derive(Clone, Copy, PartialEq)]
+struct RmsNorm {
+    eps: f32,
+}
+
+/// The derivative with respect to the array, of the array, the cotangent, and the weight if there
+/// is one.
+#[derive(Clone, Copy, PartialEq)]
+struct RmsNormGrad(RmsNorm);
+
+impl RmsNorm {
+    /// The factor of a row.
+    #[inline(always)]
+    fn scale(self, x: &[f32]) -> f32 {
+        1.0 / (lanes::dot(x, x) / x.len() as f32 + self.eps).sqrt()
+    }
+}
+
+struct Forward<'a> {
+    x: Floats<'a>,
+    weight: Option<&'a [f32]>,
+    width: usize,
+    norm: RmsNorm,
+}
+
+impl RowKernel<1> for Forward<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+        let x = self.x.part(rows::range(index, self.width), x);
+        let scale = self.norm.scale(x);
+        match self.weight {
+            Some(weight) => {
+                for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
+                    *y = x * scale * weight;
+                }
+            }
+            None => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * scale),
+        }
+    }
+}
+
+struct Backward<'a> {
+    x: Floats<'a>,
+    g: Floats<'a>,
+    weight: Option<&'a [f32]>,
+    width: usize,
+    norm: RmsNorm,
+}
+
+impl RowKernel<1> for Backward<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, [x, g, _]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+        let range = rows::range(index, self.width);
+        let (x, g) = (self.x.part(range.clone(), x), self.g.part(range, g));
+        match self.weight {
+            Some(weight) => {
+                for ((dx, &g), &weight) in dx.iter_mut().zip(g).zip(weight) {
+                    *dx = g * weight;
+                }
+            }
+            None => dx.copy_from_slice(g),
+        }
+        let scale = self.norm.scale(x);
+        // y = s x, and the slope of s along x is -s³ x / D.
+        let along = lanes::dot(dx, x) * scale * scale / self.width as f32;
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx = scale * (*dx - x * along);
+        }
+    }
+}
+
+/// Reads a weight, which is used in `float32`.
+fn weight_of(input: Option<&InputBuffer<'_>>) -> Result<Option<Vec<f32>>, KernelError> {
+    let wide = |input: &InputBuffer<'_>| {
+        let (weight, mut scratch) = (Floats::new(input)?, Vec::new());
+        Ok(weight.part(0..weight.len(), &mut scratch).to_vec())
+    };
+    input.map(wide).transpose()
+}
+
+impl Primitive for RmsNorm {
+    const NAME: &'static str = "rms_norm";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let (x, weight) = (&inputs[0].shape, inputs.get(1).map(|weight| &weight.shape));
+        if x.is_empty() || weight.is_some_and(|weight| weight.last() != x.last()) {
+            return Err(Error::invalid_argument(
+                Self::NAME,
+                format!("an array of shape {x:?} does not fit a weight of shape {weight:?}"),
+            ));
+        }
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let (weight, width) = (weight_of(inputs.get(1))?, rows::width_of(&inputs[0]));
+        let x = Floats::new(&inputs[0])?;
+        rows::compute_last_axis(
+            &Forward { x, weight: weight.as_deref(), width, norm: *self },
+            outputs,
+            width,
+        )
+    }
+
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        let (x, g) = (&primals[0], &cotangents[0]);
+        let with_respect_to = |&arg: &usize| {
+            if arg == 0 {
+                let inputs: Vec<&Array> = [x, g].into_iter().chain(primals.get(1)).collect();
+                return Ok(apply(RmsNormGrad(*self), &inputs)?.remove(0));
+            }
+            // A sum over all rows, so it is taken of wider numbers.
+            let wide = |x: &Array| ops::astype(x, Dtype::Float32);
+            let slopes = ops::multiply(&normalize(*self, &wide(x)?, None)?, &wide(g)?)?;
+            let rows = match x.ndim() {
+                1 => ops::expand_dims(&slopes, 0)?,
+                _ => ops::flatten(&slopes, 0, -2)?,
+            };
+            ops::astype(&ops::sum_axis(&rows, 0, false)?, x.dtype())
+        };
+        argnums.iter().map(with_respect_to).collect()
+    }
+
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        let (x, weight) = (&primals[0], primals.get(1));
+        let normal = normalize(*self, x, None)?;
+        let mut sum: Option<Array> = None;
+        for (&arg, tangent) in argnums.iter().zip(tangents) {
+            let part = if arg == 0 {
+                // The Jacobian of a row without its weight is symmetric.
+                let moved = apply(RmsNormGrad(*self), &[x, tangent])?.remove(0);
+                weight.map_or(Ok(moved.clone()), |weight| ops::multiply(&moved, weight))?
+            } else {
+                ops::multiply(&normal, tangent)?
+            };
+            sum = Some(sum.map_or(Ok(part.clone()), |sum| ops::add(&sum, &part))?);
+        }
+        Ok(sum.into_iter().collect())
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        // One more dimension is more rows, unless the weight has it too.
+        if let [_, Some(_)] = axes {
+            return rows::vmap(inputs, axes, |inputs| {
+                let lengths: Vec<i32> = (1..inputs[0].ndim() as i32 - 1).collect();
+                let weight = ops::expand_dims_axes(inputs[1], &lengths)?;
+                Ok(vec![ops::multiply(&normalize(*self, inputs[0], None)?, &weight)?])
+            });
+        }
+        let (x, axes) = rows::vmap(&inputs[..1], &axes[..1], |x| {
+            let inputs: Vec<&Array> = x.iter().copied().chain(inputs.get(1)).collect();
+            apply(*self, &inputs)
+        })?;
+        Ok((x, axes))
+    }
+}
+
+impl Primitive for RmsNormGrad {
+    const NAME: &'static str = "rms_norm_grad";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let (weight, width) = (weight_of(inputs.get(2))?, rows::width_of(&inputs[0]));
+        let (x, g) = (Floats::new(&inputs[0])?, Floats::new(&inputs[1])?);
+        rows::compute_last_axis(
+            &Backward { x, g, weight: weight.as_deref(), width, norm: self.0 },
+            outputs,
+            width,
+        )
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
+        no_derivative(Self::NAME, "vjp")
+    }
+
+    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
+        no_derivative(Self::NAME, "jvp")
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        if let [_, _, Some(_)] = axes {
+            // The weight is part of the cotangent.
+            return rows::vmap(inputs, axes, |inputs| {
+                let lengths: Vec<i32> = (1..inputs[0].ndim() as i32 - 1).collect();
+                let weight = ops::expand_dims_axes(inputs[2], &lengths)?;
+                apply(*self, &[inputs[0], &ops::multiply(inputs[1], &weight)?])
+            });
+        }
+        rows::vmap(&inputs[..2], &axes[..2], |x| {
+            let inputs: Vec<&Array> = x.iter().copied().chain(inputs.get(2)).collect();
+            apply(*self, &inputs)
+        })
+    }
+}

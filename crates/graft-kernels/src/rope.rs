@@ -1,0 +1,260 @@
+//! Rotary position embedding.
+#![allow(clippy::inline_always)] // see `lanes`
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::{bf16, f16};
+use mlx_graft::fast::RopeOptions;
+use mlx_graft::primitive::{
+    ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, Strided, apply,
+};
+use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
+
+use crate::floats::{self, Float};
+use crate::is_active;
+use crate::matmul::matrix::Matrix;
+use crate::rows::{self, RowKernel, Scratch};
+
+/// How the features of a position are rotated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rope {
+    /// The features that are rotated; those behind stay as they are.
+    pub dims: i32,
+    /// Whether neighbours are rotated instead of the two halves.
+    pub traditional: bool,
+    /// The base of the angles, if no frequencies are given.
+    pub base: Option<f32>,
+    /// The factor of the positions.
+    pub scale: f32,
+    /// The position of the first.
+    pub offset: i32,
+}
+
+/// Rotates pairs of features by angles that grow with the position, as `mlx.core.fast.rope` (Su et
+/// al., 2021).
+///
+/// `x` is `(…, T, D)`. `freqs`, of shape `(dims / 2,)`, are wavelengths over 2π in the place of
+/// powers of the base.
+///
+/// `float32`, `bfloat16` and `float16` arrays of four dimensions are rotated here on the CPU, by
+/// angles computed in `float64` once for all layers. All others run through MLX's own operation.
+///
+/// # Errors
+/// Those of `mlx.core.fast.rope`: shapes that do not fit, neither a base nor frequencies or both.
+///
+/// ```
+/// use graft_kernels::{Rope, rope};
+/// use mlx_graft::Array;
+///
+/// let rotation = Rope { dims: 2, traditional: false, base: Some(1e4), scale: 1.0, offset: 0 };
+/// let x = Array::from_slice(&[1.0_f32, 0.0, 1.0, 0.0], &[1, 1, 2, 2])?;
+/// let y = rope(&x, rotation, None)?.to_vec::<f32>()?;
+/// assert_eq!(y, [1.0, 0.0, 1.0_f32.cos(), 1.0_f32.sin()]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn rope(x: &Array, rope: Rope, freqs: Option<&Array>) -> Result<Array> {
+    let half = rope.dims / 2;
+    let freqs_fit = freqs.is_none_or(|f| f.shape() == [half] && f.dtype() == Dtype::Float32);
+    let suits = floats::is_known(x)
+        && x.ndim() == 4
+        && rope.dims > 0
+        && rope.dims % 2 == 0
+        && rope.dims <= x.dim(-1)?
+        && rope.base.is_some() != freqs.is_some()
+        && freqs_fit;
+    if !suits || !is_active()? {
+        let Rope { dims, traditional, base, scale, offset } = rope;
+        let options = RopeOptions::default().traditional(traditional).base(base).scale(scale);
+        return fast::rope(x, dims, offset, &options.freqs(freqs));
+    }
+    rotate(Rotation { rope, inverse: false }, x, freqs)
+}
+
+/// Adds a [`Rotation`] to the graph.
+fn rotate(rotation: Rotation, x: &Array, freqs: Option<&Array>) -> Result<Array> {
+    let inputs: Vec<&Array> = [x].into_iter().chain(freqs).collect();
+    Ok(apply(rotation, &inputs)?.remove(0))
+}
+
+/// The rotation of an array by the frequencies of another, if there is one; or back.
+#[derive(Clone, Copy, PartialEq)]
+struct Rotation {
+    rope: Rope,
+    inverse: bool,
+}
+
+/// What decides the angles.
+#[derive(Clone, PartialEq)]
+struct Angles {
+    rope: Rope,
+    freqs: Option<Vec<f32>>,
+    length: usize,
+}
+
+/// Cosines and sines of the angles of each position, `dims / 2` of either.
+struct Table {
+    angles: Angles,
+    cosines: Vec<f32>,
+    sines: Vec<f32>,
+}
+
+/// The table of the last rotation: all layers of a model use the same.
+static LAST: Mutex<Option<Arc<Table>>> = Mutex::new(None);
+
+impl Table {
+    fn of(angles: Angles) -> Arc<Self> {
+        let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = last().as_ref().filter(|table| table.angles == angles) {
+            return Arc::clone(table);
+        }
+        let table = Arc::new(Self::new(angles));
+        *last() = Some(Arc::clone(&table));
+        table
+    }
+
+    fn new(angles: Angles) -> Self {
+        let Rope { dims, base, scale, offset, .. } = angles.rope;
+        let speeds: Vec<f64> = match (&angles.freqs, base) {
+            (Some(freqs), _) => freqs.iter().map(|&freq| 1.0 / f64::from(freq)).collect(),
+            (None, base) => {
+                let base = f64::from(base.unwrap_or(1.0));
+                (0..dims / 2).map(|i| base.powf(-f64::from(2 * i) / f64::from(dims))).collect()
+            }
+        };
+        let position = |t: usize| (f64::from(offset) + t as f64) * f64::from(scale);
+        let (cosines, sines) = (0..angles.length)
+            .flat_map(|t| speeds.iter().map(move |speed| position(t) * speed))
+            .map(|angle| (angle.cos() as f32, angle.sin() as f32))
+            .unzip();
+        Self { angles, cosines, sines }
+    }
+}
+
+struct Forward<'a, T> {
+    x: Strided<'a, T>,
+    table: &'a Table,
+    rotation: Rotation,
+    heads: usize,
+    length: usize,
+}
+
+impl<T: Float> RowKernel<1> for Forward<'_, T> {
+    #[inline(always)]
+    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+        let (head, t) = (index / self.length, index % self.length);
+        x.resize(y.len(), 0.0);
+        Matrix::of(&self.x, &[head / self.heads, head % self.heads]).widen_row(t, x);
+        let dims = self.rotation.rope.dims as usize;
+        let half = dims / 2;
+        let (cosines, sines) = (&self.table.cosines[t * half..], &self.table.sines[t * half..]);
+        let sign = if self.rotation.inverse { -1.0 } else { 1.0 };
+        if self.rotation.rope.traditional {
+            let pairs = y[..dims].chunks_exact_mut(2).zip(x[..dims].chunks_exact(2));
+            for ((y, x), (&cos, &sin)) in pairs.zip(cosines.iter().zip(sines)) {
+                let sin = sign * sin;
+                y[0] = x[0] * cos - x[1] * sin;
+                y[1] = x[0] * sin + x[1] * cos;
+            }
+        } else {
+            let (y_1, y_2) = y[..dims].split_at_mut(half);
+            let (x_1, x_2) = x[..dims].split_at(half);
+            let (cosines, sines) = (&cosines[..half], &sines[..half]);
+            for i in 0..half {
+                let sin = sign * sines[i];
+                y_1[i] = x_1[i] * cosines[i] - x_2[i] * sin;
+                y_2[i] = x_1[i] * sin + x_2[i] * cosines[i];
+            }
+        }
+        y[dims..].copy_from_slice(&x[dims..]);
+    }
+}
+
+impl Rotation {
+    /// Rotates numbers of one dtype.
+    fn compute<T: Float>(
+        self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let length = |axis: usize| inputs[0].shape()[axis] as usize;
+        let freqs = inputs.get(1).map(InputBuffer::as_slice::<f32>).transpose()?;
+        let freqs = freqs.map(<[f32]>::to_vec);
+        let table = Table::of(Angles { rope: self.rope, freqs, length: length(2) });
+        let kernel = Forward::<T> {
+            x: inputs[0].strided()?,
+            table: &table,
+            rotation: self,
+            heads: length(1),
+            length: length(2),
+        };
+        let width = length(3);
+        rows::compute_last_axis(&kernel, outputs, width)
+    }
+}
+
+impl Primitive for Rotation {
+    const NAME: &'static str = "rope";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let x = &inputs[0];
+        if x.shape.len() != 4 || x.shape[3] < self.rope.dims {
+            return Err(Error::invalid_argument(
+                Self::NAME,
+                format!("{} features of an array of shape {:?}", self.rope.dims, x.shape),
+            ));
+        }
+        Ok(vec![x.clone()])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        match inputs[0].dtype() {
+            Dtype::Bfloat16 => self.compute::<bf16>(inputs, outputs),
+            Dtype::Float16 => self.compute::<f16>(inputs, outputs),
+            _ => self.compute::<f32>(inputs, outputs),
+        }
+    }
+
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        if argnums.contains(&1) {
+            return Err(Error::unsupported_transform(Self::NAME, "vjp"));
+        }
+        let back = Self { inverse: !self.inverse, ..*self };
+        Ok(vec![rotate(back, &cotangents[0], primals.get(1))?])
+    }
+
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        if argnums.contains(&1) {
+            return Err(Error::unsupported_transform(Self::NAME, "jvp"));
+        }
+        Ok(vec![rotate(*self, &tangents[0], primals.get(1))?])
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        if let [_, Some(_)] = axes {
+            return Err(Error::unsupported_transform(Self::NAME, "vmap"));
+        }
+        rows::vmap(&inputs[..1], &axes[..1], |x| {
+            let length = x[0].dim(0)?;
+            let y = rotate(*self, &ops::flatten(x[0], 0, 1)?, inputs.get(1))?;
+            Ok(vec![ops::unflatten(&y, 0, &[length, -1])?])
+        })
+    }
+
+    fn layout(&self, input: usize) -> Layout {
+        if input == 0 { Layout::Strided } else { Layout::RowContiguous }
+    }
+}

@@ -1,0 +1,114 @@
+//! The rotation of positions against `mlx.core.fast.rope`, of Rust and MLX.
+
+#[allow(dead_code)] // of what the tests share, a part
+mod common;
+
+use common::{assert_within, numbers};
+use graft_kernels::{Rope, rope};
+use mlx_graft::fast::RopeOptions;
+use mlx_graft::{Array, Dtype, Result, fast, ops, transforms};
+
+const PLAIN: Rope = Rope { dims: 8, traditional: false, base: Some(1e4), scale: 1.0, offset: 0 };
+
+fn theirs(x: &Array, rope: Rope, freqs: Option<&Array>) -> Result<Array> {
+    let Rope { dims, traditional, base, scale, offset } = rope;
+    let x = ops::astype(x, Dtype::Float32)?;
+    let options = RopeOptions::default().traditional(traditional).base(base).scale(scale);
+    fast::rope(&x, dims, offset, &options.freqs(freqs))
+}
+
+#[track_caller]
+fn assert_close(found: &Array, wanted: &Array, bound: f32) -> Result<()> {
+    let found = ops::astype(found, Dtype::Float32)?;
+    assert_within(&found, wanted, &ops::full_like(wanted, &Array::scalar(bound)?, Dtype::Float32)?);
+    Ok(())
+}
+
+/// Compares value, gradient and directional derivative.
+#[track_caller]
+fn check(x: &Array, rotation: Rope, freqs: Option<&Array>, bound: f32) -> Result<()> {
+    let found = rope(x, rotation, freqs)?;
+    assert_eq!((found.dtype(), found.shape()), (x.dtype(), x.shape()));
+    assert_close(&found, &theirs(x, rotation, freqs)?, bound)?;
+
+    let direction = numbers(5, x.shape())?;
+    let narrow = [ops::astype(&direction, x.dtype())?];
+    let (freqs_1, freqs_2) = (freqs.cloned(), freqs.cloned());
+    let ours = move |x: &[Array]| Ok(vec![rope(&x[0], rotation, freqs_1.as_ref())?]);
+    let mlx = move |x: &[Array]| Ok(vec![theirs(&x[0], rotation, freqs_2.as_ref())?]);
+    let wide = [ops::astype(x, Dtype::Float32)?];
+    let x = std::slice::from_ref(x);
+    let (_, found) = transforms::vjp(ours.clone(), x, &narrow)?;
+    let (_, wanted) = transforms::vjp(mlx.clone(), &wide, std::slice::from_ref(&direction))?;
+    assert_close(&found[0], &wanted[0], bound)?;
+    let (_, found) = transforms::jvp(ours, x, &narrow)?;
+    let (_, wanted) = transforms::jvp(mlx, &wide, &[direction])?;
+    assert_close(&found[0], &wanted[0], bound)
+}
+
+#[test]
+fn kinds_of_rotations() -> Result<()> {
+    let freqs = Array::from_slice(&[1.0_f32, 3.0, 10.0, 1e6], &[4])?;
+    let dtypes = [(Dtype::Float32, 4e-6), (Dtype::Float16, 2e-3), (Dtype::Bfloat16, 2e-2)];
+    for (dtype, bound) in dtypes {
+        for shape in [[1, 1, 1, 8], [2, 3, 5, 12], [1, 2, 300, 8]] {
+            let x = ops::astype(&numbers(1, &shape)?, dtype)?;
+            for traditional in [false, true] {
+                let rope = Rope { traditional, ..PLAIN };
+                // MLX computes angles in float32: large ones are a little off there.
+                let far = 300.0 * f32::EPSILON;
+                check(&x, rope, None, bound + far)?;
+                check(&x, Rope { scale: 0.25, offset: 17, ..rope }, None, bound + far)?;
+                check(&x, Rope { base: None, ..rope }, Some(&freqs), bound + far)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn heads_behind_positions() -> Result<()> {
+    let x = ops::transpose_axes(&numbers(1, &[2, 5, 3, 8])?, &[0, 2, 1, 3])?;
+    check(&x, PLAIN, None, 4e-6)?;
+    let every_second =
+        ops::slice(&numbers(1, &[2, 3, 5, 16])?, &[0, 0, 0, 0], &[2, 3, 5, 16], &[1, 1, 1, 2])?;
+    check(&every_second, PLAIN, None, 4e-6)?;
+    check(&numbers(1, &[2, 0, 5, 8])?, PLAIN, None, 0.0)
+}
+
+#[test]
+fn vectorized_and_compiled() -> Result<()> {
+    let stack = numbers(1, &[2, 3, 5, 8, 4])?;
+    let function = |x: &[Array]| Ok(vec![rope(&x[0], PLAIN, None)?]);
+    let mapped = transforms::vmap(function, std::slice::from_ref(&stack), &[Some(4)], &[Some(0)])?;
+    // Rotations of different positions are not merged.
+    let compiled = transforms::compile(
+        |x| {
+            let moved = rope(&x[0], Rope { offset: 3, ..PLAIN }, None)?;
+            Ok(vec![rope(&x[0], PLAIN, None)?, moved])
+        },
+        false,
+    )?;
+    for i in 0..4 {
+        let x = ops::take_axis(&stack, &Array::scalar(i)?, -1)?;
+        let one = ops::take_axis(&mapped[0], &Array::scalar(i)?, 0)?;
+        assert_close(&one, &theirs(&x, PLAIN, None)?, 4e-6)?;
+        let both = compiled.call(std::slice::from_ref(&x))?;
+        assert_close(&both[0], &theirs(&x, PLAIN, None)?, 4e-6)?;
+        assert_close(&both[1], &theirs(&x, Rope { offset: 3, ..PLAIN }, None)?, 4e-6)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn shapes_that_the_kernel_does_not_know_run_through_mlx() -> Result<()> {
+    let x = numbers(1, &[3, 5, 8])?;
+    assert_close(&rope(&x, PLAIN, None)?, &theirs(&x, PLAIN, None)?, 4e-6)?;
+    let x = numbers(1, &[1, 3, 5, 8])?;
+    let both = Rope { base: None, ..PLAIN };
+    assert_eq!(
+        rope(&x, both, None).expect_err("no angles").to_string(),
+        theirs(&x, both, None).expect_err("no angles").to_string()
+    );
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! The native operations of `graft-kernels`.
+
+use graft_kernels::{Mask, Rope};
+use mlx_graft::Result;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::bridge::{In, Out};
+use crate::error::to_py;
+
+/// Registers the functions.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(matmul, module)?)?;
+    module.add_function(wrap_pyfunction!(softmax, module)?)?;
+    module.add_function(wrap_pyfunction!(logsumexp, module)?)?;
+    module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(rope, module)?)?;
+    module.add_function(wrap_pyfunction!(scaled_dot_product_attention, module)?)
+}
+
+fn finish(result: Result<mlx_graft::Array>) -> PyResult<Out> {
+    result.map(Out).map_err(to_py)
+}
+
+/// The product of two arrays.
+#[pyfunction]
+fn matmul(a: In, b: In) -> PyResult<Out> {
+    finish(graft_kernels::matmul(&a, &b))
+}
+
+/// The softmax over the last axis.
+#[pyfunction]
+fn softmax(a: In) -> PyResult<Out> {
+    finish(graft_kernels::softmax(&a))
+}
+
+/// The logarithm of the sums of exponentials over the last axis.
+#[pyfunction]
+#[pyo3(signature = (a, *, keepdims=false))]
+fn logsumexp(a: In, keepdims: bool) -> PyResult<Out> {
+    finish(graft_kernels::logsumexp(&a, keepdims))
+}
+
+/// Root mean square normalisation.
+#[pyfunction]
+fn rms_norm(x: In, weight: Option<In>, eps: f32) -> PyResult<Out> {
+    finish(graft_kernels::rms_norm(&x, weight.as_deref(), eps))
+}
+
+/// Rotary position embedding.
+#[pyfunction]
+#[pyo3(signature = (x, dims, *, traditional, base, scale, offset, freqs=None))]
+fn rope(
+    x: In,
+    dims: i32,
+    traditional: bool,
+    base: Option<f32>,
+    scale: f32,
+    offset: i32,
+    freqs: Option<In>,
+) -> PyResult<Out> {
+    let rope = Rope { dims, traditional, base, scale, offset };
+    finish(graft_kernels::rope(&x, rope, freqs.as_deref()))
+}
+
+/// What is passed as a mask.
+#[derive(FromPyObject)]
+enum MaskIn {
+    Mode(String),
+    Array(In),
+}
+
+/// Scaled dot-product attention.
+#[pyfunction]
+#[pyo3(signature = (q, k, v, *, scale, mask=None))]
+fn scaled_dot_product_attention(
+    q: In,
+    k: In,
+    v: In,
+    scale: f32,
+    mask: Option<MaskIn>,
+) -> PyResult<Out> {
+    let mask = match &mask {
+        None => Mask::None,
+        Some(MaskIn::Array(array)) => Mask::Array(array),
+        Some(MaskIn::Mode(mode)) if mode == "causal" => Mask::Causal,
+        Some(MaskIn::Mode(mode)) => {
+            return Err(PyValueError::new_err(format!(
+                "[scaled_dot_product_attention] mask must be \"causal\" or an array, not {mode:?}"
+            )));
+        }
+    };
+    finish(graft_kernels::scaled_dot_product_attention(&q, &k, &v, scale, mask))
+}
