@@ -15,6 +15,7 @@ from mlx_graft import _runtime as _runtime  # isort: skip
 
 from mlx_graft import capi, core, kernels
 from mlx_graft._core import Dataset, GenerationResponse, KVCache, Model, Tokenizer
+from mlx_graft.accelerate import accelerate
 from mlx_graft.config import TrainConfig
 from mlx_graft.generate import generate, stream_generate
 from mlx_graft.load import load, load_dataset, load_tokenizer
@@ -32,6 +33,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "__version__",
+    "accelerate",
     "apply_lora",
     "capi",
     "core",

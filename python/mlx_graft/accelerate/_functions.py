@@ -1,0 +1,203 @@
+"""What stands in the place of MLX's functions: a native operation, or the function itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_graft import kernels
+from mlx_graft.accelerate import _products
+
+__all__ = ["REPLACEMENTS", "paused"]
+
+Function = Callable[..., Any]
+
+_state = threading.local()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Lets this thread use MLX's own operations, as an exported function must."""
+    before = getattr(_state, "paused", False)
+    _state.paused = True
+    try:
+        yield
+    finally:
+        _state.paused = before
+
+
+def _arrays(*values: object) -> bool:
+    """Whether all are arrays, and native operations are wanted."""
+    return not getattr(_state, "paused", False) and all(type(x) is mx.array for x in values)
+
+
+def _on(stream: Any, function: Function, *args: Any, **kwargs: Any) -> Any:
+    """Calls a function on a stream or device."""
+    if stream is None:
+        return function(*args, **kwargs)
+    with mx.stream(stream):
+        return function(*args, **kwargs)
+
+
+def _is_last(axis: int | Sequence[int] | None, ndim: int) -> bool:
+    """Whether an operation over `axis` is one over the last axis."""
+    if axis is None:
+        return ndim == 1
+    if not isinstance(axis, int):
+        if len(axis) != 1:
+            return False
+        axis = axis[0]
+    return axis in (-1, ndim - 1)
+
+
+def _matmul(original: Function) -> Function:
+    def matmul(a: Any, b: Any, /, *, stream: Any = None) -> Any:
+        if _arrays(a, b):
+            return _on(stream, kernels.matmul, a, b)
+        return original(a, b, stream=stream)
+
+    return matmul
+
+
+def _matmul_operator(original: Function) -> Function:
+    def operator(self: Any, other: Any) -> Any:
+        if _arrays(self, other):
+            return kernels.matmul(self, other)
+        return original(self, other)
+
+    return operator
+
+
+def _addmm(original: Function) -> Function:
+    def addmm(
+        c: Any, a: Any, b: Any, /, alpha: float = 1.0, beta: float = 1.0, *, stream: Any = None
+    ) -> Any:
+        if _arrays(c, a, b) and _products.adds_to_product(c.shape, a.shape, b.shape):
+            return _on(stream, _products.addmm, c, a, b, alpha, beta)
+        return original(c, a, b, alpha, beta, stream=stream)
+
+    return addmm
+
+
+def _inner(original: Function) -> Function:
+    def inner(a: Any, b: Any, /, *, stream: Any = None) -> Any:
+        if _arrays(a, b) and a.ndim and b.ndim and a.shape[-1] == b.shape[-1]:
+            return _on(stream, _products.tensordot, a, b, [a.ndim - 1], [b.ndim - 1])
+        return original(a, b, stream=stream)
+
+    return inner
+
+
+def _tensordot(original: Function) -> Function:
+    def tensordot(a: Any, b: Any, /, axes: Any = 2, *, stream: Any = None) -> Any:
+        if _arrays(a, b):
+            pairs = _products.contracted(a.shape, b.shape, axes)
+            if pairs is not None:
+                return _on(stream, _products.tensordot, a, b, *pairs)
+        return original(a, b, axes, stream=stream)
+
+    return tensordot
+
+
+def _einsum(original: Function) -> Function:
+    def einsum(subscripts: str, *operands: Any, stream: Any = None) -> Any:
+        if len(operands) == 2 and _arrays(*operands):
+            product = _products.Contraction.of(subscripts, *operands)
+            if product is not None:
+                return _on(stream, product.compute, *operands)
+        return original(subscripts, *operands, stream=stream)
+
+    return einsum
+
+
+def _softmax(original: Function) -> Function:
+    def softmax(a: Any, /, axis: Any = None, *, precise: bool = False, stream: Any = None) -> Any:
+        if _arrays(a) and mx.issubdtype(a.dtype, mx.floating) and _is_last(axis, a.ndim):
+            return _on(stream, kernels.softmax, a)
+        return original(a, axis, precise=precise, stream=stream)
+
+    return softmax
+
+
+def _logsumexp(original: Function) -> Function:
+    def logsumexp(
+        a: Any, /, axis: Any = None, keepdims: bool = False, *, stream: Any = None
+    ) -> Any:
+        if _arrays(a) and mx.issubdtype(a.dtype, mx.floating) and _is_last(axis, a.ndim):
+            return _on(stream, kernels.logsumexp, a, keepdims=keepdims)
+        return original(a, axis, keepdims, stream=stream)
+
+    return logsumexp
+
+
+def _rms_norm(original: Function) -> Function:
+    def rms_norm(x: Any, weight: Any, eps: float, *, stream: Any = None) -> Any:
+        if _arrays(x) and (weight is None or _arrays(weight)):
+            return _on(stream, kernels.rms_norm, x, weight, eps)
+        return original(x, weight, eps, stream=stream)
+
+    return rms_norm
+
+
+def _rope(original: Function) -> Function:
+    def rope(
+        a: Any,
+        dims: int,
+        *,
+        traditional: bool,
+        base: float | None,
+        scale: float,
+        offset: Any,
+        freqs: Any = None,
+        stream: Any = None,
+    ) -> Any:
+        rest = {"traditional": traditional, "base": base, "scale": scale, "freqs": freqs}
+        if _arrays(a) and isinstance(offset, int) and (freqs is None or _arrays(freqs)):
+            return _on(stream, kernels.rope, a, dims, offset=offset, **rest)
+        return original(a, dims, offset=offset, stream=stream, **rest)
+
+    return rope
+
+
+def _scaled_dot_product_attention(original: Function) -> Function:
+    def scaled_dot_product_attention(
+        q: Any,
+        k: Any,
+        v: Any,
+        *,
+        scale: float,
+        mask: Any = None,
+        sinks: Any = None,
+        force_fused: bool = False,
+        stream: Any = None,
+    ) -> Any:
+        known_mask = mask is None or (isinstance(mask, str) and mask == "causal") or _arrays(mask)
+        if _arrays(q, k, v) and known_mask and sinks is None and not force_fused:
+            native = kernels.scaled_dot_product_attention
+            return _on(stream, native, q, k, v, scale=scale, mask=mask)
+        return original(
+            q, k, v, scale=scale, mask=mask, sinks=sinks, force_fused=force_fused, stream=stream
+        )
+
+    return scaled_dot_product_attention
+
+
+REPLACEMENTS: list[tuple[Any, str, Callable[[Function], Function]]] = [
+    (mx, "matmul", _matmul),
+    (mx.array, "__matmul__", _matmul_operator),
+    (mx, "addmm", _addmm),
+    (mx, "inner", _inner),
+    (mx, "tensordot", _tensordot),
+    (mx, "einsum", _einsum),
+    (mx, "softmax", _softmax),
+    (mx, "logsumexp", _logsumexp),
+    (mx.array, "logsumexp", _logsumexp),
+    (mx.fast, "rms_norm", _rms_norm),
+    (mx.fast, "rope", _rope),
+    (mx.fast, "scaled_dot_product_attention", _scaled_dot_product_attention),
+]
+"""The owner, the name, and what makes the replacement of the original."""
