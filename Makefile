@@ -4,6 +4,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
+# Flags of `make bench`, such as `BENCH=--quick` or `BENCH="inference --fresh"`.
+BENCH ?=
 # The interpreter that makes .venv, and MLX's backend on Linux: cpu, cuda12 or cuda13.
 PYTHON ?= python3
 MLX_BACKEND ?= cpu
@@ -24,7 +26,8 @@ SETUP := .venv/.made-from-pyproject
 MLX_LIB = $$(python -c 'import mlx, pathlib; print(next(p for p in map(pathlib.Path, mlx.__path__) if (p / "lib").is_dir()) / "lib")')
 WITH_MLX = export LD_LIBRARY_PATH="$(MLX_LIB):$${LD_LIBRARY_PATH:-}" DYLD_LIBRARY_PATH="$(MLX_LIB):$${DYLD_LIBRARY_PATH:-}";
 
-.PHONY: help setup build demo test test-rust test-python parity leakcheck gen lint format bench docs wheel sdist
+.PHONY: help setup build demo test test-rust test-python parity leakcheck gen lint format bench \
+	bench-peers docs wheel sdist
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -84,11 +87,15 @@ format: $(SETUP) ## Format all sources.
 	ruff format .
 	ruff check --fix .
 
-bench: $(SETUP) ## Measure against mlx_lm.lora and mlx.core; prints ratios, writes bench/out.
+bench: $(SETUP) ## Measure against mlx-lm, PyTorch and llama.cpp; writes docs/benchmarks.md.
 	maturin develop --release
-	$(WITH_MLX) cargo bench --package mlx-graft --bench call
-	python bench/call.py
-	python bench/train.py
+	cargo build --release --package graft-train
+	$(WITH_MLX) python bench/run.py $(BENCH)
+
+bench-peers: ## Install PyTorch, PEFT and llama.cpp into .venv-peers: gigabytes, and minutes.
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	CMAKE_ARGS="-DGGML_NATIVE=ON" .venv-peers/bin/python -m pip install --requirement bench/peers.txt
 
 docs: $(SETUP) ## Build the Rust API reference into target/doc.
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --exclude xtask --exclude graft-py

@@ -22,6 +22,7 @@ SKIP = {
     ".git",
     "include",
     ".venv",
+    ".venv-peers",
     "target",
     "demo",
     "dist",

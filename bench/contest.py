@@ -1,0 +1,149 @@
+"""Programs that take turns at the same work, so that all meet the same noise of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from machine import BENCH, PEERS, environment, openblas, peers_environment
+
+Turn = dict[str, Any]
+
+
+class MeasurementError(Exception):
+    """A measurement that gave nothing."""
+
+
+@dataclass
+class Contestant:
+    """A program of `workers`: how to start it, and how many turns it takes."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    warmup: int = 2
+    turns: int = 9
+    missing: str | None = None
+    """Why it cannot run here."""
+
+
+@dataclass
+class Result:
+    """What a contestant did."""
+
+    name: str
+    turns: list[Turn] = field(default_factory=list)
+    """Its turns without those that warm up."""
+    first: Turn = field(default_factory=dict)
+    """Its very first turn, which may compile; its loss is that of the untrained model."""
+    error: str | None = None
+    """Why it has none."""
+
+    def median(self, key: str) -> float:
+        """Returns the median of a number over the turns."""
+        if not self.turns:
+            raise MeasurementError(f"{self.name}: {self.error}")
+        return float(statistics.median(turn[key] for turn in self.turns))
+
+
+def ours(worker: str, *arguments: object, name: str = "mlx-graft", **more: Any) -> Contestant:
+    """Returns a contestant that runs under this Python."""
+    command = [sys.executable, str(BENCH / "workers" / worker), *map(str, arguments)]
+    return Contestant(name, command, environment(), **more)
+
+
+def accelerated(worker: str, *arguments: object, **more: Any) -> Contestant:
+    """Returns a program that knows nothing of this project, run by `mlx_graft.accelerate`."""
+    module = ["-m", "mlx_graft.accelerate", "-m", worker.removesuffix(".py")]
+    path = os.pathsep.join(filter(None, [str(BENCH / "workers"), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, *module, *map(str, arguments)]
+    return Contestant("mlx-lm, accelerated", command, environment(PYTHONPATH=path), **more)
+
+
+def with_openblas(contestant: Contestant) -> Contestant:
+    """Preloads OpenBLAS, which takes the place of the BLAS that MLX's wheel brings."""
+    library = openblas()
+    if library is None:
+        contestant.missing = "OpenBLAS is not installed"
+    else:
+        contestant.environment = {**contestant.environment, "LD_PRELOAD": library}
+    return contestant
+
+
+def theirs(name: str, worker: str, *arguments: object, **more: Any) -> Contestant:
+    """Returns a contestant that runs under the peers' Python."""
+    command = [str(PEERS), str(BENCH / "workers" / worker), *map(str, arguments)]
+    missing = None if PEERS.exists() else "run `make bench-peers` first"
+    return Contestant(name, command, peers_environment(), missing=missing, **more)
+
+
+class Running:
+    """A contestant's process."""
+
+    def __init__(self, contestant: Contestant) -> None:
+        self.contestant = contestant
+        self.result = Result(contestant.name, error=contestant.missing)
+        self.errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process: subprocess.Popen[str] | None = None
+        if contestant.missing is None:
+            self.process = subprocess.Popen(
+                contestant.command, env=contestant.environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+            )  # fmt: skip
+            self.read()
+
+    def read(self) -> Turn:
+        """Returns the next answer; with none, the contestant is out, and says why."""
+        assert self.process is not None and self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line:
+            answer: Turn = json.loads(line)
+            return answer
+        self.errors.seek(0)
+        last = self.errors.read().strip().splitlines()[-1:]
+        self.result.error = f"exit code {self.process.wait()}: {' '.join(last)}"
+        return {}
+
+    def take_turn(self, number: int) -> None:
+        """Takes a turn, if it is in and has one left."""
+        contestant, result = self.contestant, self.result
+        if result.error is not None or number >= contestant.warmup + contestant.turns:
+            return
+        assert self.process is not None and self.process.stdin is not None
+        print(flush=True, file=self.process.stdin)
+        turn = self.read()
+        if number == 0:
+            result.first = turn
+        if number >= contestant.warmup and result.error is None:
+            result.turns.append(turn)
+
+    def end(self) -> None:
+        """Ends the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+        self.errors.close()
+
+
+def run(contestants: list[Contestant]) -> list[Result]:
+    """Lets the contestants take turns until each has taken all of its own."""
+    running: list[Running] = []
+    try:
+        for contestant in contestants:
+            running.append(Running(contestant))
+        for number in range(max(c.warmup + c.turns for c in contestants)):
+            for one in running:
+                one.take_turn(number)
+    finally:
+        for one in running:
+            one.end()
+    for one in running:
+        if one.result.error is not None:
+            print(f"  {one.result.name} is left out: {one.result.error}", file=sys.stderr)
+    return [one.result for one in running]

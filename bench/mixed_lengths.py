@@ -1,0 +1,38 @@
+"""Training on rows of 30 to 480 tokens: the trainer's batches against mlx-lm's, on one trainer.
+
+What counts is tokens trained on per second; padding is not among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import contest
+from contest import ours
+from models import Model
+
+
+def measure(size: str, form: str, quick: bool) -> dict[str, Any]:
+    """Measures one model in one format."""
+    folder = Model(size, form).write().folder
+    pace: dict[str, Any] = {"warmup": 1, "turns": 2 if quick else 5}
+    rows = 16 if quick else 64
+    ways = {"mlx-lm's batches": "mlx_lm", "mlx-graft": "graft"}
+    results = contest.run(
+        [ours("mixed_lora.py", folder, way, rows, name=name, **pace) for name, way in ways.items()]
+    )
+    for result in results:
+        if result.turns:
+            print(
+                f"  {result.name:26} {result.median('tokens_per_second'):7.0f} tok/s   "
+                f"resident {result.turns[-1]['resident'] / 1e6:6.0f} MB"
+            )
+    return {"size": size, "form": form, "contestants": [asdict(result) for result in results]}
+
+
+def cases(quick: bool) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Returns the measurements by name."""
+    return {f"100M-{form}": partial(measure, "100M", form, quick) for form in ("fp32",)}

@@ -1,0 +1,138 @@
+"""Writes `docs/benchmarks.md` and its plots from the results that are there."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import plots
+from machine import BENCH, OUT
+from targets import FORMS, MissingError, Results, median, share_of_limit, table
+
+DOCS = BENCH.parent / "docs"
+FINDINGS = BENCH / "findings.md"
+"""What falls short and why, by hand: the report holds it as it is."""
+HEAD = """\
+# Benchmarks
+
+Written by `make bench`; do not edit. `make bench-peers` installs PyTorch and llama.cpp beside, and
+`python bench/run.py PART` repeats a part. Contestants take turns, so that all meet the same noise;
+numbers are medians of {turns} turns after warm-up (stock mlx-lm, which is slow: 2). Resident memory
+is the most that the system counted for the process. Models have random weights from a fixed seed:
+100M is a Llama of 12 layers of 768 with a vocabulary of 16,384, 5M one of 6 layers of 256.
+"""
+
+
+def load(folder: Path) -> Results:
+    """Reads all results."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Returns a table."""
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def training(result: dict[str, Any]) -> str:
+    """Returns the contestants of a LoRA step."""
+    rows = []
+    for one in result["contestants"]:
+        if not one["turns"]:
+            rows.append([one["name"], one["error"] or "", "", "", "", ""])
+            continue
+        seconds = [turn["seconds"] for turn in one["turns"]]
+        losses = [turn["loss"] for turn in [one["first"], *one["turns"]]]
+        resident = max(turn["resident"] for turn in one["turns"])
+        rows.append([
+            one["name"], f"{statistics.median(seconds):.3f}", f"{min(seconds):.3f}",
+            f"{resident / 1e6:.0f}", f"{losses[0]:.5f}", f"{losses[-1]:.5f}",
+        ])  # fmt: skip
+    head = ["", "s/step", "fastest", "resident, MB", "first loss", "last loss"]
+    return markdown(head, rows)
+
+
+def inference(results: Results, name: str) -> str:
+    """Returns the contestants of prompts and generation."""
+    rows = []
+    for one in results[name]["contestants"]:
+        if one["name"] == "memory":
+            continue
+        if not one["turns"]:
+            rows.append([one["name"], one["error"] or "", "", "", "", ""])
+            continue
+        share = 100 * share_of_limit(results, name, one["name"])
+        resident = max(turn["resident"] for turn in one["turns"])
+        first = " ".join(map(str, one["turns"][-1]["tokens"][:4]))
+        rows.append([
+            one["name"], f"{median(results, name, one['name'], 'prompt'):.0f}",
+            f"{median(results, name, one['name'], 'generation'):.1f}", f"{share:.0f} %",
+            f"{resident / 1e6:.0f}", first,
+        ])  # fmt: skip
+    head = ["", "prompt, tok/s", "generation, tok/s", "of the limit", "resident, MB", "tokens"]
+    bandwidth = median(results, name, "memory", "bandwidth") / 1e9
+    weights = results[name]["weight_bytes"] / 1e6
+    limit = f"All cores read {bandwidth:.1f} GB/s; a token reads {weights:.0f} MB of weights."
+    return f"{markdown(head, rows)}\n\n{limit}"
+
+
+def details(results: Results) -> list[str]:
+    """Returns the sections with all contestants."""
+    out = []
+    for size, form in [*(("100M", form) for form in FORMS), ("5M", "fp32")]:
+        name = f"lora_step-{size}-{form}"
+        if name in results:
+            out += [f"### LoRA step, {size}, {form}", training(results[name])]
+    for form in FORMS:
+        name = f"inference-100M-{form}"
+        if name in results:
+            try:
+                out += [f"### Inference, 100M, {form}", inference(results, name)]
+            except MissingError as missing:
+                out += [f"Not measured: {missing}"]
+    return out
+
+
+def conditions(results: Results) -> str:
+    """Returns the machines and versions of the results, and on what date each was made."""
+    groups: dict[str, list[str]] = {}
+    for name, result in results.items():
+        machine = {key: value for key, value in result["machine"].items() if key != "versions"}
+        versions = {k: v or "absent" for k, v in result["machine"]["versions"].items()}
+        lines = [f"- {key}: {', '.join(v) if isinstance(v, list) else v}"
+                 for key, v in {**machine, "date": result["date"]}.items()]  # fmt: skip
+        lines.append(f"- versions: {', '.join(f'{k} {v}' for k, v in versions.items())}")
+        groups.setdefault("\n".join(lines), []).append(
+            name.replace("-", "/", 1) + (" (quick)" if result["quick"] else "")
+        )
+    return "\n\n".join(f"{', '.join(names)}:\n\n{text}" for text, names in groups.items())
+
+
+def write(folder: Path) -> None:
+    """Writes the report."""
+    results = load(folder)
+    pictures = plots.draw(results, DOCS / "benchmarks")
+    rows = table(results)
+    parts = [
+        HEAD.format(turns=9).strip(),
+        "## Targets and results",
+        markdown(["work", "target", "result", "met"], rows),
+    ]
+    if FINDINGS.exists():
+        parts += ["## What falls short, and why", FINDINGS.read_text().strip()]
+    parts.append("## Plots")
+    parts += [f"![{title}]({path.relative_to(DOCS)})" for title, path in pictures.items()]
+    parts += ["## All contestants", *details(results)]
+    parts += ["## Machine and versions", conditions(results)]
+    (DOCS / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
+    for work, wanted, result, met in rows:
+        print(f"{work:46} {wanted:48} {result:40} {met}")
+    print("Written to docs/benchmarks.md")
+
+
+if __name__ == "__main__":
+    write(OUT / "results")

@@ -1,0 +1,87 @@
+"""Runs the benchmarks, each into a file of its own in `bench/out/results`, and writes the report.
+
+A run that was stopped goes on where it was: what has a result already is left as it is, unless
+`--fresh` is given or the result came from a `--quick` run and this one is not quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import call
+import contest
+import inference
+import lora_step
+import machine
+import mixed_lengths
+import overheads
+import report
+import scaling
+import startup
+
+PARTS: dict[str, Any] = {
+    "lora_step": lora_step,
+    "inference": inference,
+    "mixed_lengths": mixed_lengths,
+    "scaling": scaling,
+    "overheads": overheads,
+    "startup": startup,
+    "call": call,
+}
+RESULTS = machine.OUT / "results"
+
+
+def is_done(path: Path, quick: bool) -> bool:
+    """Returns whether a file holds a result that need not be measured again."""
+    if not path.exists():
+        return False
+    return quick or not json.loads(path.read_text())["quick"]
+
+
+def main() -> None:
+    """Runs what is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}, or a part/case; all")
+    parser.add_argument("--quick", action="store_true", help="few turns, without the slow peers")
+    parser.add_argument("--fresh", action="store_true", help="measure again what has a result")
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    description = machine.describe()
+    failed = []
+    for part, module in PARTS.items():
+        for case, measure in module.cases(options.quick).items():
+            name = f"{part}/{case}"
+            if options.parts and not {part, name}.intersection(options.parts):
+                continue
+            path = RESULTS / f"{part}-{case}.json"
+            if not options.fresh and is_done(path, options.quick):
+                print(f"{name}: there already")
+                continue
+            print(name, flush=True)
+            start = time.perf_counter()
+            try:
+                result = measure()
+            except (OSError, subprocess.CalledProcessError, contest.MeasurementError) as error:
+                print(f"  failed: {error}", file=sys.stderr)
+                failed.append(name)
+                continue
+            result |= {
+                "part": part, "case": case, "quick": options.quick, "machine": description,
+                "date": time.strftime("%Y-%m-%d"), "wall": time.perf_counter() - start,
+            }  # fmt: skip
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(result, indent=1))
+            unfinished.rename(path)
+    report.write(RESULTS)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

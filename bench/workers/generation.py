@@ -1,0 +1,34 @@
+"""Greedy generation as all contestants are measured: the prompt apart from what follows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import data
+from serve import Turns
+
+Generate = Callable[[list[int], int], Iterator[int]]
+"""Takes a prompt and how many tokens are wanted, and yields them one by one."""
+
+
+def serve(generate: Generate, vocabulary: int) -> None:
+    """Generates as long as turns are asked for.
+
+    The first token ends the work on the prompt; as many as are measured come after it.
+    """
+    turns, prompt = Turns(), data.prompt(vocabulary)
+    for _ in turns:
+        start = time.perf_counter()
+        stream = generate(prompt, data.GENERATED + 1)
+        tokens = [next(stream)]
+        first = time.perf_counter()
+        tokens += stream
+        end = time.perf_counter()
+        if len(tokens) != data.GENERATED + 1:
+            raise SystemExit(f"the model ended after {len(tokens)} tokens")
+        turns.answer(
+            prompt=data.PROMPT / (first - start),
+            generation=data.GENERATED / (end - first),
+            tokens=tokens[:16],
+        )

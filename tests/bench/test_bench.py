@@ -1,0 +1,139 @@
+"""The benchmarks' own machinery, on a model so small that nothing is measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mlx_lm")
+pytest.importorskip("matplotlib")
+
+import contest
+import machine
+import models
+import report
+import targets
+from contest import Contestant, ours, theirs
+from models import Model
+
+TINY = {
+    **models.SMALL, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 300,
+}  # fmt: skip
+PACE: dict[str, Any] = {"warmup": 1, "turns": 2}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes models of `TINY` in each form, in a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "MODELS", tmp_path_factory.mktemp("models"))
+        patch.setitem(models.CONFIGS, "tiny", TINY)
+        patch.setattr(models, "documents", lambda: ["def f(x): return x + 1"] * 9)
+        yield lambda form: Model("tiny", form).write()
+
+
+def check(results: list[contest.Result]) -> None:
+    errors = [f"{one.name}: {one.error}" for one in results if one.error]
+    assert not errors
+    assert all(len(one.turns) == PACE["turns"] for one in results)
+    assert all(turn["resident"] > 1e6 for one in results for turn in one.turns)
+
+
+def agree(results: list[contest.Result], tolerance: float) -> None:
+    check(results)
+    for one in results[1:]:
+        for theirs_turn, turn in zip(results[0].turns, one.turns, strict=True):
+            assert turn["loss"] == pytest.approx(theirs_turn["loss"], rel=tolerance), one.name
+    assert results[0].turns[-1]["loss"] < results[0].first["loss"]
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("fp32", 1e-5), ("bf16", 5e-3), ("4-bit", 5e-3)])
+def test_the_steps_compared_are_the_same(tiny: Any, form: str, tolerance: float) -> None:
+    folder = tiny(form).folder
+    workers = ("mlx_lm_lora.py", "graft_lora.py")
+    agree(contest.run([ours(worker, folder, name=worker, **PACE) for worker in workers]), tolerance)
+
+
+def test_the_peers_step_is_the_same(tiny: Any) -> None:
+    if not machine.PEERS.exists():
+        pytest.skip("run `make bench-peers` first")
+    folder = tiny("fp32").folder
+    torch = theirs("PyTorch", "torch_lora.py", folder, "float32", **PACE)
+    agree(contest.run([ours("graft_lora.py", folder, **PACE), torch]), 1e-5)
+
+
+def test_what_is_generated_is_the_same(tiny: Any) -> None:
+    model = tiny("fp32")
+    workers = ("mlx_lm_generate.py", "graft_generate.py")
+    contestants = [ours(worker, model.folder, name=worker, **PACE) for worker in workers]
+    if machine.PEERS.exists():
+        pace = PACE
+        contestants.append(theirs("torch", "torch_generate.py", model.folder, "float32", **pace))
+        gguf = model.write_gguf().gguf
+        contestants.append(theirs("llama.cpp", "llama_cpp_generate.py", gguf, **pace))
+    results = contest.run(contestants)
+    check(results)
+    for one in results[1:]:
+        assert one.turns[0]["tokens"] == results[0].turns[0]["tokens"], one.name
+
+
+def test_contestants_take_turns(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program = (
+        "import sys, json\n"
+        "print('{}', flush=True)\n"
+        "for _ in sys.stdin:\n"
+        f"    open({str(log)!r}, 'a').write(sys.argv[1])\n"
+        "    print(json.dumps({'seconds': 1}), flush=True)\n"
+    )
+    command = [sys.executable, "-c", program]
+    results = contest.run(
+        [
+            Contestant("a", [*command, "a"], machine.environment(), warmup=1, turns=3),
+            Contestant("b", [*command, "b"], machine.environment(), warmup=0, turns=2),
+        ]
+    )
+    assert log.read_text() == "ababaa"
+    assert [len(one.turns) for one in results] == [3, 2]
+
+
+def test_who_cannot_take_part_says_why() -> None:
+    dies = Contestant("dies", [sys.executable, "-c", "import no_such"], machine.environment())
+    absent = Contestant("absent", [], {}, missing="not installed")
+    first, second = contest.run([dies, absent])
+    assert "No module named 'no_such'" in str(first.error)
+    assert second.error == "not installed"
+    with pytest.raises(contest.MeasurementError, match="not installed"):
+        second.median("seconds")
+
+
+def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def contestant(name: str, seconds: float) -> dict[str, Any]:
+        turns = [{"seconds": seconds, "loss": 2.0, "resident": 2e9}] * 3
+        return {"name": name, "turns": turns, "first": turns[0], "error": None}
+
+    result = {
+        "contestants": [
+            contestant(targets.TORCH, 3.0),
+            contestant(targets.OURS, 1.0),
+            {"name": "mlx-lm", "turns": [], "first": {}, "error": "exit code 1: no memory"},
+        ],
+        "machine": machine.describe(), "date": "2026-01-01", "quick": True,
+    }  # fmt: skip
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "lora_step-100M-fp32.json").write_text(json.dumps(result))
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.write(folder)
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "| fp32 LoRA step | ≥ 1.5 × PyTorch + PEFT | 3.00 × | yes |" in text
+    assert "not measured (lora_step/100M-fp32: mlx-lm)" in text
+    assert "not measured (inference/100M-bf16)" in text
+    assert "exit code 1: no memory" in text
+    assert "(quick)" in text
+    assert (tmp_path / "benchmarks/lora_step.svg").stat().st_size > 1000
