@@ -50,6 +50,33 @@ pub fn cache() -> Result<usize> {
     read("get_cache_memory", sys::mlx_get_cache_memory)
 }
 
+/// Lets the process keep freed memory for the next allocations instead of returning it to the system;
+/// whether that is possible here.
+///
+/// MLX's CPU allocator is the system's. Glibc's returns large blocks at once and takes zeroed pages
+/// for the next, which costs a tenth of a training step. What the process holds afterwards is what it
+/// held at most. The setting is for the whole process and cannot be taken back; threads that have
+/// allocated before keep an arena of their own, so it belongs to the start of a program. Source:
+/// mallopt(3), `M_MMAP_MAX`, `M_TRIM_THRESHOLD` and `M_ARENA_MAX`.
+///
+/// ```
+/// let kept = mlx_graft::memory::keep_freed();
+/// assert_eq!(kept, cfg!(all(target_os = "linux", target_env = "gnu")));
+/// ```
+pub fn keep_freed() -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let settings =
+            [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1), (libc::M_ARENA_MAX, 1)];
+        // SAFETY: the function changes settings of the allocator under its own lock.
+        settings.iter().all(|&(name, value)| unsafe { libc::mallopt(name, value) } == 1)
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    {
+        false
+    }
+}
+
 /// The memory limit in bytes.
 pub fn memory_limit() -> Result<usize> {
     read("get_memory_limit", sys::mlx_get_memory_limit)

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 
-use mlx_graft::transforms;
+use mlx_graft::{memory, transforms};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -53,10 +53,14 @@ pub struct Model {
 impl Model {
     /// Loads a Hugging Face folder: config.json and `model*.safetensors`, dense or quantized.
     ///
+    /// From then on the process keeps freed memory ([`memory::keep_freed`]).
+    ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Invalid`], naming the file and the tensor, with the shape
     /// found and the shape wanted; [`Error::Unsupported`] for an unknown architecture.
     pub fn load(folder: &Path) -> Result<Self> {
+        // Buffers come and go with every step and every token.
+        memory::keep_freed();
         let config = read_config(folder)?;
         let path = folder.join("config.json");
         let at_config = |e: Error| match e {
