@@ -9,10 +9,9 @@ import sys
 import tarfile
 from pathlib import Path
 
-import mlx
 import pytest
 
-MLX = next(Path(p) for p in mlx.__path__ if (Path(p) / "lib").is_dir())
+from support.outside import MLX, outside_environment
 
 
 def run(
@@ -33,21 +32,13 @@ def run(
     return done
 
 
-def mlx_c_source() -> Path:
-    """The source of mlx-c, which the build of this checkout has fetched."""
-    home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
-    return next(home.glob("registry/src/*/mlx-sys-0.7.0/src/mlx-c"))
-
-
 @pytest.mark.slow
 def test_a_crate_outside_the_workspace(root: Path) -> None:
     """It builds and runs without Python: two variables say where MLX and mlx-c are."""
     environment = {
-        "MLX_DIR": str(MLX),
-        "MLX_C_SOURCE_DIR": str(mlx_c_source()),
+        **outside_environment(root),
         "PYO3_PYTHON": "/nonexistent",
         "VIRTUAL_ENV": "/nonexistent",
-        "CARGO_TARGET_DIR": str(root / "target/external-crate"),
     }
     crate = root / "tests/external-crate"
     # The versions that the workspace is tested with.

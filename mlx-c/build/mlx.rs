@@ -20,12 +20,13 @@ pub struct Mlx {
 
 /// Looks in `MLX_DIR`, then in the `mlx` package of the active Python.
 pub fn find() -> Result<Mlx, String> {
-    for name in ["MLX_DIR", "PYO3_PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX"] {
-        println!("cargo:rerun-if-env-changed={name}");
-    }
+    println!("cargo:rerun-if-env-changed=MLX_DIR");
     if let Some(dir) = env::var_os("MLX_DIR") {
         let dir = PathBuf::from(dir);
         return at(&dir).map_err(|e| format!("MLX_DIR is {}: {e}", dir.display()));
+    }
+    for name in ["PYO3_PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX"] {
+        println!("cargo:rerun-if-env-changed={name}");
     }
     let python = interpreter();
     let script = "import importlib.util as u; s = u.find_spec('mlx'); \

@@ -71,6 +71,15 @@ extern "C" const char* graft_error_last_message(void) {
   return last_error.message.c_str();
 }
 
+extern "C" void graft_error_set(graft_error_kind kind, const char* message) {
+  try {
+    last_error.message = message;
+    last_error.kind = kind;
+  } catch (...) {
+    last_error.kind = GRAFT_ERROR_BAD_ALLOC;
+  }
+}
+
 extern "C" void graft_error_clear(void) {
   last_error.kind = GRAFT_ERROR_NONE;
   last_error.message.clear();

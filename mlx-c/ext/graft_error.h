@@ -35,6 +35,12 @@ graft_error_kind graft_error_last_kind(void);
 /** The text of the last failure on this thread, valid until the next call of this library. */
 const char* graft_error_last_message(void);
 
+/**
+ * Record a failure on this thread. A callback of a primitive does so before it returns non-zero;
+ * the exception that MLX gets has this type and text.
+ */
+void graft_error_set(graft_error_kind kind, const char* message);
+
 /** Forget the last failure on this thread. */
 void graft_error_clear(void);
 

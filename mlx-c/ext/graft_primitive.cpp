@@ -1,5 +1,7 @@
 #include "graft_primitive.h"
 
+#include "graft_error.h"
+
 #include <cstring>
 #include <memory>
 #include <sstream>
@@ -267,9 +269,28 @@ class GraftPrimitive : public mx::Primitive {
   }
 
  private:
+  // Throws what the callback recorded: the call that runs it may be one of MLX's own, such as
+  // Python's mx.grad, which reads nothing but the exception.
   void check(const char* what, int status) const {
-    if (status != 0) {
-      throw std::runtime_error("[" + kernel_->name + "] " + what + " failed.");
+    if (status == 0) {
+      return;
+    }
+    const auto kind = graft_error_last_kind();
+    const std::string message = kind == GRAFT_ERROR_NONE
+        ? "[" + kernel_->name + "] " + what + " failed."
+        : graft_error_last_message();
+    graft_error_clear();
+    switch (kind) {
+      case GRAFT_ERROR_INVALID_ARGUMENT:
+        throw std::invalid_argument(message);
+      case GRAFT_ERROR_OUT_OF_RANGE:
+        throw std::out_of_range(message);
+      case GRAFT_ERROR_OVERFLOW:
+        throw std::overflow_error(message);
+      case GRAFT_ERROR_BAD_ALLOC:
+        throw std::bad_alloc();
+      default:
+        throw std::runtime_error(message);
     }
   }
 

@@ -4152,6 +4152,9 @@ unsafe extern "C" {
     pub fn graft_error_last_kind() -> graft_error_kind;
     /// The text of the last failure on this thread, valid until the next call of this library.
     pub fn graft_error_last_message() -> *const core::ffi::c_char;
+    /// Record a failure on this thread. A callback of a primitive does so before it returns non-zero;
+    /// the exception that MLX gets has this type and text.
+    pub fn graft_error_set(kind: graft_error_kind, message: *const core::ffi::c_char);
     /// Forget the last failure on this thread.
     pub fn graft_error_clear();
     /// A new exporter of a function with keyword arguments, which saves metadata; null if it fails.

@@ -3,8 +3,8 @@
 use graft_lm::ErrorKind;
 use pyo3::PyErr;
 use pyo3::exceptions::{
-    PyFileNotFoundError, PyFloatingPointError, PyIndexError, PyKeyboardInterrupt, PyMemoryError,
-    PyNotImplementedError, PyOSError, PyOverflowError, PyRuntimeError, PyValueError,
+    PyFileNotFoundError, PyFloatingPointError, PyKeyboardInterrupt, PyMemoryError,
+    PyNotImplementedError, PyOSError, PyRuntimeError, PyValueError,
 };
 
 /// The exception for a failure of MLX; one that passed through from Python comes out as itself.
@@ -15,16 +15,12 @@ pub(crate) fn to_py(error: mlx_graft::Error) -> PyErr {
 /// The exception for a failure of loading, training or generating.
 pub(crate) fn lm_to_py(error: graft_lm::Error) -> PyErr {
     let kind = error.kind();
-    let message = error.to_string();
-    if let graft_lm::Error::Mlx(mlx_graft::Error::Closure(inner)) = error
-        && let Ok(own) = inner.downcast::<PyErr>()
-    {
-        return *own;
-    }
+    let message = match error {
+        graft_lm::Error::Mlx(error) => return mlx_graft_pyo3::Error::from(error).into(),
+        error => error.to_string(),
+    };
     match kind {
         ErrorKind::Value => PyValueError::new_err(message),
-        ErrorKind::Index => PyIndexError::new_err(message),
-        ErrorKind::Overflow => PyOverflowError::new_err(message),
         ErrorKind::FileNotFound => PyFileNotFoundError::new_err(message),
         ErrorKind::Os => PyOSError::new_err(message),
         ErrorKind::Memory => PyMemoryError::new_err(message),

@@ -41,7 +41,7 @@ fn resolve_model(name: &str) -> PyResult<std::path::PathBuf> {
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    bridge::join(module)?;
+    mlx_graft_pyo3::join(module.py())?;
     module.add("MLX_VERSION", mlx_graft::sys::MLX_VERSION)?;
     module.add_function(wrap_pyfunction!(identity, module)?)?;
     module.add_function(wrap_pyfunction!(live_handles, module)?)?;

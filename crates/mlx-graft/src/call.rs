@@ -25,13 +25,9 @@ pub(crate) fn ready() {
 pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
     ready();
     fork::check(op)?;
-    if f() == 0 { Ok(()) } else { Err(Error::last(op)) }
-}
-
-/// Runs a call that runs caller's code and may leave a stale failure behind.
-pub(crate) fn with_closures(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
+    // A callback that MLX ran for another caller, such as Python's `mx.grad`, may have left one.
     error::clear_parked();
-    status(op, f)
+    if f() == 0 { Ok(()) } else { Err(Error::last(op)) }
 }
 
 /// Runs an operation with one output on the stream in scope.

@@ -208,7 +208,7 @@ where
     F: Fn(&[u8], usize, usize) -> Result<Vec<u8>> + Send + Sync + 'static,
 {
     let mut res = Group::null();
-    call::with_closures("distributed::init", || {
+    call::status("distributed::init", || {
         let payload: *mut c_void = Box::into_raw(Box::new(all_gather)).cast();
         // SAFETY: the callbacks match the payload's type; C++ calls the destructor once.
         unsafe {

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::cell::RefCell;
-use std::ffi::CStr;
+use std::cell::Cell;
+use std::ffi::{CStr, CString};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::sys;
@@ -134,8 +134,11 @@ impl Error {
 
     /// Takes the failure of the last call on this thread.
     pub(crate) fn last(op: &'static str) -> Self {
-        match PARKED.with_borrow_mut(Option::take) {
-            Some(Parked::Panic(payload)) => resume_unwind(payload),
+        match PARKED.take().map(|parked| *parked) {
+            Some(Parked::Panic(payload)) => {
+                clear();
+                resume_unwind(payload)
+            }
             Some(Parked::Error(error)) => {
                 clear();
                 return error;
@@ -182,26 +185,54 @@ pub(crate) enum Parked {
 thread_local! {
     /// What a Rust function called by MLX failed with, until the outer call returns: mlx-c itself
     /// passes on nothing but "non-zero".
-    static PARKED: RefCell<Option<Parked>> = const { RefCell::new(None) };
+    static PARKED: Cell<Option<Box<Parked>>> = const { Cell::new(None) };
 }
 
 /// Runs a function that C++ called, and parks its error or panic. Returns the C status.
 pub(crate) fn guarded(f: impl FnOnce() -> Result<()>) -> i32 {
-    let parked = match catch_unwind(AssertUnwindSafe(f)) {
+    let (parked, kind, text) = match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(())) => return 0,
-        Ok(Err(error)) => Parked::Error(error),
-        Err(payload) => Parked::Panic(payload),
+        Ok(Err(error)) => {
+            let (kind, text) = (error.kind(), error.to_string());
+            (Parked::Error(error), kind, text)
+        }
+        Err(payload) => {
+            let text = panicked(&*payload);
+            (Parked::Panic(payload), ErrorKind::Runtime, text)
+        }
     };
+    record(kind, &text);
     // The first failure is the cause; later ones follow from it.
-    PARKED.with_borrow_mut(|slot| {
-        slot.get_or_insert(parked);
-    });
+    let first = PARKED.take().unwrap_or_else(|| Box::new(parked));
+    PARKED.set(Some(first));
     1
+}
+
+/// Leaves the text of a failure for C++, as the caller to whom it goes may not be this crate.
+fn record(kind: ErrorKind, text: &str) {
+    let kind = match kind {
+        ErrorKind::InvalidArgument => sys::GRAFT_ERROR_INVALID_ARGUMENT,
+        ErrorKind::OutOfRange => sys::GRAFT_ERROR_OUT_OF_RANGE,
+        ErrorKind::Overflow => sys::GRAFT_ERROR_OVERFLOW,
+        ErrorKind::OutOfMemory => sys::GRAFT_ERROR_BAD_ALLOC,
+        ErrorKind::Runtime => sys::GRAFT_ERROR_RUNTIME,
+    };
+    let text = CString::new(text.replace('\0', " ")).expect("the zeros are replaced");
+    // SAFETY: the text is copied; touches this thread's slot only.
+    unsafe { sys::graft_error_set(kind, text.as_ptr()) };
+}
+
+/// What a panic says of itself.
+pub(crate) fn panicked(payload: &(dyn Any + Send)) -> String {
+    let owned = payload.downcast_ref::<String>().map(String::as_str);
+    let text = owned.or_else(|| payload.downcast_ref::<&str>().copied());
+    format!("panicked: {}", text.unwrap_or("without a message"))
 }
 
 /// Forgets a failure that was caught on the C++ side, before a new call starts.
 pub(crate) fn clear_parked() {
-    PARKED.with_borrow_mut(|slot| *slot = None);
+    // While a thread ends, its slot may be gone before other values of the thread are.
+    let _ = PARKED.try_with(Cell::take);
 }
 
 /// Forgets the failure of the last call on this thread.

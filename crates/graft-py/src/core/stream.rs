@@ -7,7 +7,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
 use crate::bridge::{
-    DeviceIn, Owned, StreamIn, StreamOrDevice, StreamOut, ThreadLocalStreamOut, without_gil,
+    DeviceIn, Owned, StreamIn, StreamOrDevice, StreamOut, ThreadLocalStreamOut,
+    thread_unsafe_stream, without_gil,
 };
 use crate::error::to_py;
 
@@ -53,7 +54,7 @@ fn new_stream(device: DeviceIn) -> PyResult<StreamOut> {
 /// once, which is a race: that is the caller's to see to.
 #[pyfunction]
 fn new_thread_unsafe_stream(device: DeviceIn) -> PyResult<StreamOut> {
-    StreamOut::thread_unsafe(device.0).map_err(to_py)
+    thread_unsafe_stream(device.0).map_err(to_py)
 }
 
 /// A new stream on a device that is another one on every thread.
@@ -77,7 +78,7 @@ fn clear_streams(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(signature = (stream=None))]
 fn synchronize(py: Python<'_>, stream: Option<StreamOrDevice>) -> PyResult<()> {
-    let stream = stream.map(StreamOrDevice::into_stream).transpose()?;
+    let stream = stream.map(StreamOrDevice::into_stream).transpose().map_err(to_py)?;
     without_gil(py, || match stream {
         Some(stream) => stream.synchronize(),
         None => synchronize_default(),
@@ -132,7 +133,8 @@ impl StreamContext {
     }
 
     fn __enter__(&mut self, py: Python<'_>) -> PyResult<()> {
-        let stream = self.place.bind(py).extract::<StreamOrDevice>()?.into_stream()?;
+        let stream = self.place.bind(py).extract::<StreamOrDevice>()?;
+        let stream = stream.into_stream().map_err(to_py)?;
         let former = Former::replace(&stream).map_err(to_py)?;
         self.former.push(Owned::new("context of a stream", former));
         Ok(())

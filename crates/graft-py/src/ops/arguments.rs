@@ -154,7 +154,10 @@ pub(crate) fn run<T>(
 ) -> PyResult<T> {
     match stream {
         None => f(),
-        Some(stream) => on_stream(&stream.extract::<StreamOrDevice>()?.into_stream()?, f),
+        Some(stream) => stream
+            .extract::<StreamOrDevice>()?
+            .into_stream()
+            .and_then(|stream| on_stream(&stream, f)),
     }
     .map_err(to_py)
 }

@@ -203,7 +203,7 @@ impl Array {
     pub fn eval(&self) -> Result<()> {
         const OP: &str = "eval";
         // SAFETY: the handle is live.
-        call::with_closures(OP, || unsafe { sys::mlx_array_eval(self.raw) })
+        call::status(OP, || unsafe { sys::mlx_array_eval(self.raw) })
     }
 
     /// Waits for an evaluation that [`transforms::async_eval`](crate::transforms::async_eval)

@@ -266,7 +266,7 @@ impl CustomVjp {
         let cotangents = VectorArray::from_arrays(cotangents)?;
         let outputs = VectorArray::from_arrays(outputs)?;
         let mut res = VectorArray::new();
-        call::with_closures("custom_vjp", || {
+        call::status("custom_vjp", || {
             // SAFETY: all handles are live.
             unsafe {
                 sys::mlx_closure_custom_apply(
@@ -310,7 +310,7 @@ impl CustomJvp {
         let tangents = VectorArray::from_arrays(tangents)?;
         let argnums: Vec<c_int> = argnums.iter().map(|n| *n as c_int).collect();
         let mut res = VectorArray::new();
-        call::with_closures("custom_jvp", || {
+        call::status("custom_jvp", || {
             // SAFETY: all handles are live; the numbers are copied.
             unsafe {
                 sys::mlx_closure_custom_jvp_apply(
@@ -353,7 +353,7 @@ impl CustomVmap {
         let inputs = VectorArray::from_arrays(inputs)?;
         let axes: Vec<c_int> = axes.iter().map(|axis| axis.unwrap_or(-1)).collect();
         let (mut res, mut res_axes) = (VectorArray::new(), VectorInt::new());
-        call::with_closures("custom_vmap", || {
+        call::status("custom_vmap", || {
             // SAFETY: all handles are live; the axes are copied.
             unsafe {
                 sys::mlx_closure_custom_vmap_apply(

@@ -106,7 +106,7 @@ impl ClosureExtra {
         let mut res = VectorArray::new();
         // SAFETY: makes a handle without a value.
         let mut extra = Extra { raw: unsafe { sys::graft_extra_new() }, _live: Live::new() };
-        call::with_closures("compile", || {
+        call::status("compile", || {
             // SAFETY: all handles are live.
             unsafe {
                 sys::graft_closure_extra_apply(

@@ -110,7 +110,7 @@ impl ClosureKwargs {
         let inputs = VectorArray::from_arrays(inputs)?;
         let named = MapStringToArray::try_from(named)?;
         let mut res = VectorArray::new();
-        call::with_closures("closure", || {
+        call::status("closure", || {
             // SAFETY: all handles are live.
             unsafe {
                 sys::mlx_closure_kwargs_apply(

@@ -143,7 +143,7 @@ impl Closure {
     pub fn call<A: AsRef<Array>>(&self, inputs: &[A]) -> Result<Vec<Array>> {
         let inputs = VectorArray::from_arrays(inputs)?;
         let mut res = VectorArray::new();
-        call::with_closures("closure", || {
+        call::status("closure", || {
             // SAFETY: all handles are live.
             unsafe { sys::mlx_closure_apply(res.as_mut_raw(), self.raw, inputs.as_raw()) }
         })?;
@@ -160,7 +160,7 @@ impl Closure {
         f: impl FnOnce(*mut sys::mlx_closure) -> c_int,
     ) -> Result<Self> {
         let mut res = Self::empty();
-        call::with_closures(op, || f(&raw mut res.raw))?;
+        call::status(op, || f(&raw mut res.raw))?;
         Ok(res)
     }
 }

@@ -82,7 +82,7 @@ impl ValueAndGrad {
     {
         let function = Closure::new(f);
         let mut res = Self::empty();
-        call::with_closures("value_and_grad", || {
+        call::status("value_and_grad", || {
             // SAFETY: the closure is live and MLX keeps its own copy; `argnums` is copied.
             unsafe {
                 sys::mlx_value_and_grad(
@@ -138,7 +138,7 @@ impl ValueAndGrad {
     pub fn call<A: AsRef<Array>>(&self, inputs: &[A]) -> Result<(Vec<Array>, Vec<Array>)> {
         let inputs = VectorArray::from_arrays(inputs)?;
         let (mut values, mut grads) = (VectorArray::new(), VectorArray::new());
-        call::with_closures("value_and_grad", || {
+        call::status("value_and_grad", || {
             // SAFETY: all handles are live.
             unsafe {
                 sys::mlx_closure_value_and_grad_apply(

@@ -105,7 +105,7 @@ where
     let function = ClosureKwargs::new(f);
     let args = VectorArray::from_arrays(args)?;
     let kwargs = MapStringToArray::try_from(kwargs)?;
-    call::with_closures(OP, || {
+    call::status(OP, || {
         // SAFETY: the handles are live; the callback matches its payload, and is called on this
         // thread before the call returns.
         unsafe {

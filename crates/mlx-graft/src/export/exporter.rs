@@ -94,7 +94,7 @@ fn write(path: &Path, export: impl FnOnce(&CStr) -> c_int) -> Result<()> {
     let at = At::path(OP, path);
     let write = |temporary: &Path| {
         let name = at.c_path(temporary)?;
-        call::with_closures(OP, || export(&name))
+        call::status(OP, || export(&name))
     };
     replace(path, write, at.refused())
 }
@@ -213,7 +213,7 @@ impl Exporter {
         let name = at.c_path(file.path())?;
         call::ready();
         let raw = Handle { raw: make(&name), _live: Live::new() };
-        call::with_closures(OP, || c_int::from(raw.raw.ctx.is_null()))?;
+        call::status(OP, || c_int::from(raw.raw.ctx.is_null()))?;
         Ok(Self { open: Some(Open { raw, file }), at, shapeless, seen: Vec::new() })
     }
 
@@ -271,7 +271,7 @@ impl Exporter {
             ));
         }
         let raw = open.raw.raw;
-        let done = call::with_closures(OP, || apply(raw));
+        let done = call::status(OP, || apply(raw));
         if done.is_err() {
             self.open = None;
         }

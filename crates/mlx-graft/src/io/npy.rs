@@ -80,7 +80,7 @@ pub(super) fn extent(stream: &mut impl Seek) -> std::io::Result<(u64, u64)> {
 fn load_path(name: &CStr) -> Result<Array> {
     let mut res = sys::mlx_array { ctx: null_mut() };
     let done = on_cpu(LOAD, |s| {
-        call::with_closures(LOAD, || {
+        call::status(LOAD, || {
             // SAFETY: `res` is a null handle to fill, `name` a C string, the stream is live.
             unsafe { sys::mlx_load(&raw mut res, name.as_ptr(), s) }
         })
@@ -99,7 +99,7 @@ where
     let mut res = sys::mlx_array { ctx: null_mut() };
     let done = reader.run(|raw| {
         on_cpu(at.op, |s| {
-            call::with_closures(at.op, || {
+            call::status(at.op, || {
                 // SAFETY: `res` is a null handle to fill, the reader and the stream are live.
                 unsafe { sys::mlx_load_reader(&raw mut res, raw, s) }
             })
@@ -130,7 +130,7 @@ pub fn save(path: impl AsRef<Path>, array: &Array) -> Result<()> {
     let at = At::path(SAVE, &path);
     let write = |temporary: &Path| {
         let name = at.c_path(temporary)?;
-        call::with_closures(SAVE, || {
+        call::status(SAVE, || {
             // SAFETY: `name` is a C string, and the array is live.
             unsafe { sys::mlx_save(name.as_ptr(), array.as_raw()) }
         })
@@ -144,7 +144,7 @@ pub fn save(path: impl AsRef<Path>, array: &Array) -> Result<()> {
 /// What the evaluation of the array reports, or the stream's own.
 pub fn save_to<W: Write>(stream: &mut W, array: &Array) -> Result<()> {
     with_writer(&At::stream(SAVE), stream, |raw| {
-        call::with_closures(SAVE, || {
+        call::status(SAVE, || {
             // SAFETY: the writer and the array are live.
             unsafe { sys::mlx_save_writer(raw, array.as_raw()) }
         })

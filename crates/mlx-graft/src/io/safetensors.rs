@@ -60,7 +60,7 @@ pub fn load_safetensors(path: impl AsRef<Path>) -> Result<Safetensors> {
     let name = at.c_path(path)?;
     collect(|arrays, metadata| {
         on_cpu(LOAD, |s| {
-            call::with_closures(LOAD, || {
+            call::status(LOAD, || {
                 // SAFETY: all handles are live, and the path is a C string.
                 unsafe { sys::mlx_load_safetensors(arrays, metadata, name.as_ptr(), s) }
             })
@@ -96,7 +96,7 @@ where
     collect(|arrays, metadata| {
         reader.run(|raw| {
             on_cpu(LOAD, |s| {
-                call::with_closures(LOAD, || {
+                call::status(LOAD, || {
                     // SAFETY: all handles are live.
                     unsafe { sys::mlx_load_safetensors_reader(arrays, metadata, raw, s) }
                 })
@@ -245,7 +245,7 @@ pub fn save_safetensors<N: AsRef<str>, A: AsRef<Array>, K: AsRef<str>, V: AsRef<
     let (arrays, metadata) = maps(arrays, metadata)?;
     let write = |temporary: &Path| {
         let name = at.c_path(temporary)?;
-        call::with_closures(SAVE, || {
+        call::status(SAVE, || {
             // SAFETY: `name` is a C string, and the maps are live.
             unsafe { sys::mlx_save_safetensors(name.as_ptr(), arrays.as_raw(), metadata.as_raw()) }
         })
@@ -268,7 +268,7 @@ where
     let at = At::stream(SAVE);
     let (arrays, metadata) = maps(arrays, metadata)?;
     with_writer(&at, stream, |raw| {
-        call::with_closures(SAVE, || {
+        call::status(SAVE, || {
             // SAFETY: the writer and the maps are live.
             unsafe { sys::mlx_save_safetensors_writer(raw, arrays.as_raw(), metadata.as_raw()) }
         })

@@ -109,7 +109,6 @@ pub(super) fn apply<P: Primitive>(primitive: P, inputs: &[Array]) -> Result<Vec<
     let name: CString = call::c_string(P::NAME, P::NAME)?;
     let inputs = VectorArray::from_arrays(inputs)?;
     let mut res = VectorArray::new();
-    error::clear_parked();
     stream::with_current(P::NAME, |stream| {
         let payload = Payload { primitive: Box::new(primitive), _live: Live::new() };
         let payload = Box::into_raw(Box::new(payload));
@@ -210,7 +209,7 @@ unsafe extern "C" fn eval(
     let failure = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => return 0,
         Ok(Err(failure)) => failure,
-        Err(panic) => KernelError::new(format!("the kernel panicked: {}", panic_text(&*panic))),
+        Err(panic) => KernelError::new(format!("the kernel {}", error::panicked(&*panic))),
     };
     let text = failure::record(primitive.name(), failure).replace('\0', " ");
     if let Ok(text) = Text::from_text(&text) {
@@ -221,11 +220,6 @@ unsafe extern "C" fn eval(
         Poison::Nan => 1,
         Poison::Zero => 2,
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let owned = panic.downcast_ref::<String>().map(String::as_str);
-    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
 unsafe extern "C" fn vjp(

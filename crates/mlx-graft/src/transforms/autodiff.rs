@@ -125,7 +125,7 @@ where
     let primals = VectorArray::from_arrays(primals)?;
     let vectors = VectorArray::from_arrays(vectors)?;
     let (mut values, mut products) = (VectorArray::new(), VectorArray::new());
-    call::with_closures(op, || {
+    call::status(op, || {
         // SAFETY: all handles are live.
         unsafe {
             call(

@@ -82,7 +82,7 @@ where
     let function = Closure::new(f);
     let inputs = VectorArray::from_arrays(inputs)?;
     let (mut traced_in, mut traced_out) = (VectorArray::new(), VectorArray::new());
-    call::with_closures(OP, || {
+    call::status(OP, || {
         // SAFETY: all handles are live; the axes are copied.
         unsafe {
             sys::mlx_detail_vmap_trace(
@@ -118,7 +118,7 @@ where
         })
         .collect::<Result<_>>()?;
     let mut res = VectorArray::new();
-    call::with_closures(OP, || {
+    call::status(OP, || {
         // SAFETY: all handles are live; the axes are copied.
         unsafe {
             sys::mlx_detail_vmap_replace(

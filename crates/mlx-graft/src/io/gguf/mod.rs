@@ -137,7 +137,7 @@ pub fn save_gguf<'a, N: AsRef<str>, A: AsRef<Array>, K: AsRef<str>>(
     }
     let write = |temporary: &Path| {
         let name = at.c_path(temporary)?;
-        call::with_closures(SAVE, || {
+        call::status(SAVE, || {
             // SAFETY: the handle is live and `name` a C string.
             unsafe { sys::mlx_save_gguf(name.as_ptr(), handle.raw) }
         })

@@ -7,7 +7,7 @@ use mlx_graft::distributed::Group;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 
-use super::wrong_type;
+use super::{joined, wrong_type};
 
 unsafe extern "C" {
     fn graft_bridge_group_from_python(object: *mut PyObject) -> *mut c_void;
@@ -15,7 +15,18 @@ unsafe extern "C" {
 }
 
 /// An argument that is an `mlx.core.distributed.Group`.
-pub(crate) struct GroupIn(Group);
+///
+/// ```no_run
+/// use mlx_graft::distributed;
+/// use mlx_graft_pyo3::{ArrayIn, ArrayOut, GroupIn, Result};
+/// use pyo3::prelude::*;
+///
+/// #[pyfunction]
+/// fn total(x: ArrayIn, group: GroupIn) -> Result<ArrayOut> {
+///     Ok(ArrayOut(distributed::all_sum(&x, Some(&group))?))
+/// }
+/// ```
+pub struct GroupIn(pub Group);
 
 impl Deref for GroupIn {
     type Target = Group;
@@ -29,6 +40,7 @@ impl<'py> FromPyObject<'_, 'py> for GroupIn {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        joined(object.py())?;
         // SAFETY: the object is live and the GIL is held.
         let group = unsafe { graft_bridge_group_from_python(object.as_ptr()) };
         if group.is_null() {
@@ -40,7 +52,17 @@ impl<'py> FromPyObject<'_, 'py> for GroupIn {
 }
 
 /// A result that becomes an `mlx.core.distributed.Group`.
-pub(crate) struct GroupOut(pub(crate) Group);
+///
+/// ```no_run
+/// use mlx_graft_pyo3::{GroupIn, GroupOut, Result};
+/// use pyo3::prelude::*;
+///
+/// #[pyfunction]
+/// fn halves(group: GroupIn) -> Result<GroupOut> {
+///     Ok(GroupOut(group.split(group.rank()? as i32 % 2, None)?))
+/// }
+/// ```
+pub struct GroupOut(pub Group);
 
 impl<'py> IntoPyObject<'py> for GroupOut {
     type Target = PyAny;
@@ -48,6 +70,7 @@ impl<'py> IntoPyObject<'py> for GroupOut {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        joined(py)?;
         // SAFETY: the handle is live during the call, which shares the group; the result is a new
         // reference, or null with an error set.
         unsafe {

@@ -47,9 +47,10 @@ PyObject* made(T&& value) {
 } // namespace
 
 // Joins mlx.core's registry of types. Returns whether `type` is the array class of that registry.
-extern "C" bool graft_bridge_join(PyObject* module, PyObject* type) {
+extern "C" bool graft_bridge_join(PyObject* type) {
   try {
-    nb::detail::nb_module_exec("mlx", module);
+    // nanobind asks for the module and does not use it.
+    nb::detail::nb_module_exec("mlx", nullptr);
     array_type = reinterpret_cast<PyTypeObject*>(type);
     return nb::type<array>().ptr() == type;
   } catch (...) {
@@ -57,13 +58,13 @@ extern "C" bool graft_bridge_join(PyObject* module, PyObject* type) {
   }
 }
 
-extern "C" const void* graft_bridge_from_python(PyObject* object) {
+extern "C" const void* graft_bridge_array_from_python(PyObject* object) {
   return Py_TYPE(object) == array_type ? nb::inst_ptr<array>(nb::handle(object))
                                        : borrowed<array>(object);
 }
 
 // Moves out of the array.
-extern "C" PyObject* graft_bridge_to_python(void* value) {
+extern "C" PyObject* graft_bridge_array_to_python(void* value) {
   try {
     nb::object object = nb::inst_alloc(nb::handle(reinterpret_cast<PyObject*>(array_type)));
     new (nb::inst_ptr<array>(object)) array(std::move(*static_cast<array*>(value)));
