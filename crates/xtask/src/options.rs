@@ -195,10 +195,11 @@ impl Options {
         let (declared, used) = if self.borrows() { ("<'a>", "<'_>") } else { ("", "") };
         let _ = writeln!(
             text,
-            "#[derive(Debug, Clone, Copy{default})]\npub struct {name}{declared} {{"
+            "#[derive(Debug, Clone, Copy{default})]\n#[non_exhaustive]\npub struct {name}{declared} {{"
         );
         for field in &self.fields {
-            let _ = writeln!(text, "{}: {},", field.name, field.owned());
+            let (name, ty) = (&field.name, field.owned());
+            let _ = writeln!(text, "/// What [`{name}`](Self::{name}()) sets.\npub {name}: {ty},");
         }
         text += "}\n\n";
         if !derivable {

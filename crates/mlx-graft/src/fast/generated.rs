@@ -86,11 +86,16 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct RopeOptions<'a> {
-    traditional: bool,
-    base: Option<f32>,
-    scale: f32,
-    freqs: Option<&'a Array>,
+    /// What [`traditional`](Self::traditional()) sets.
+    pub traditional: bool,
+    /// What [`base`](Self::base()) sets.
+    pub base: Option<f32>,
+    /// What [`scale`](Self::scale()) sets.
+    pub scale: f32,
+    /// What [`freqs`](Self::freqs()) sets.
+    pub freqs: Option<&'a Array>,
 }
 
 impl Default for RopeOptions<'_> {
@@ -215,11 +220,16 @@ pub fn rope_dynamic(
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct ScaledDotProductAttentionOptions<'a> {
-    mask_mode: &'a str,
-    mask: Option<&'a Array>,
-    sinks: Option<&'a Array>,
-    force_fused: bool,
+    /// What [`mask_mode`](Self::mask_mode()) sets.
+    pub mask_mode: &'a str,
+    /// What [`mask`](Self::mask()) sets.
+    pub mask: Option<&'a Array>,
+    /// What [`sinks`](Self::sinks()) sets.
+    pub sinks: Option<&'a Array>,
+    /// What [`force_fused`](Self::force_fused()) sets.
+    pub force_fused: bool,
 }
 
 impl<'a> ScaledDotProductAttentionOptions<'a> {

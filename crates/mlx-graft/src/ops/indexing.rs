@@ -1010,11 +1010,16 @@ pub fn trace(a: &Array) -> Result<Array> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct TraceOptions {
-    offset: i32,
-    axis1: i32,
-    axis2: i32,
-    dtype: Option<Dtype>,
+    /// What [`offset`](Self::offset()) sets.
+    pub offset: i32,
+    /// What [`axis1`](Self::axis1()) sets.
+    pub axis1: i32,
+    /// What [`axis2`](Self::axis2()) sets.
+    pub axis2: i32,
+    /// What [`dtype`](Self::dtype()) sets.
+    pub dtype: Option<Dtype>,
 }
 
 impl Default for TraceOptions {

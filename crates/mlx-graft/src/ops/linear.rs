@@ -207,11 +207,16 @@ pub fn einsum(subscripts: &str, operands: &[impl AsRef<Array>]) -> Result<Array>
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct BlockMaskedMmOptions<'a> {
-    block_size: i32,
-    mask_out: Option<&'a Array>,
-    mask_lhs: Option<&'a Array>,
-    mask_rhs: Option<&'a Array>,
+    /// What [`block_size`](Self::block_size()) sets.
+    pub block_size: i32,
+    /// What [`mask_out`](Self::mask_out()) sets.
+    pub mask_out: Option<&'a Array>,
+    /// What [`mask_lhs`](Self::mask_lhs()) sets.
+    pub mask_lhs: Option<&'a Array>,
+    /// What [`mask_rhs`](Self::mask_rhs()) sets.
+    pub mask_rhs: Option<&'a Array>,
 }
 
 impl Default for BlockMaskedMmOptions<'_> {
@@ -379,11 +384,16 @@ pub fn hadamard_transform(a: &Array, scale: Option<f32>) -> Result<Array> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Conv1dOptions {
-    stride: i32,
-    padding: i32,
-    dilation: i32,
-    groups: i32,
+    /// What [`stride`](Self::stride()) sets.
+    pub stride: i32,
+    /// What [`padding`](Self::padding()) sets.
+    pub padding: i32,
+    /// What [`dilation`](Self::dilation()) sets.
+    pub dilation: i32,
+    /// What [`groups`](Self::groups()) sets.
+    pub groups: i32,
 }
 
 impl Default for Conv1dOptions {
@@ -466,11 +476,16 @@ pub fn conv1d(input: &Array, weight: &Array, options: &Conv1dOptions) -> Result<
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Conv2dOptions {
-    stride: [i32; 2],
-    padding: [i32; 2],
-    dilation: [i32; 2],
-    groups: i32,
+    /// What [`stride`](Self::stride()) sets.
+    pub stride: [i32; 2],
+    /// What [`padding`](Self::padding()) sets.
+    pub padding: [i32; 2],
+    /// What [`dilation`](Self::dilation()) sets.
+    pub dilation: [i32; 2],
+    /// What [`groups`](Self::groups()) sets.
+    pub groups: i32,
 }
 
 impl Default for Conv2dOptions {
@@ -562,11 +577,16 @@ pub fn conv2d(input: &Array, weight: &Array, options: &Conv2dOptions) -> Result<
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Conv3dOptions {
-    stride: [i32; 3],
-    padding: [i32; 3],
-    dilation: [i32; 3],
-    groups: i32,
+    /// What [`stride`](Self::stride()) sets.
+    pub stride: [i32; 3],
+    /// What [`padding`](Self::padding()) sets.
+    pub padding: [i32; 3],
+    /// What [`dilation`](Self::dilation()) sets.
+    pub dilation: [i32; 3],
+    /// What [`groups`](Self::groups()) sets.
+    pub groups: i32,
 }
 
 impl Default for Conv3dOptions {
@@ -662,13 +682,20 @@ pub fn conv3d(input: &Array, weight: &Array, options: &Conv3dOptions) -> Result<
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct ConvGeneralOptions<'a> {
-    stride: &'a [i32],
-    padding: [&'a [i32]; 2],
-    kernel_dilation: &'a [i32],
-    input_dilation: &'a [i32],
-    groups: i32,
-    flip: bool,
+    /// What [`stride`](Self::stride()) sets.
+    pub stride: &'a [i32],
+    /// What [`padding`](Self::padding()) sets.
+    pub padding: [&'a [i32]; 2],
+    /// What [`kernel_dilation`](Self::kernel_dilation()) sets.
+    pub kernel_dilation: &'a [i32],
+    /// What [`input_dilation`](Self::input_dilation()) sets.
+    pub input_dilation: &'a [i32],
+    /// What [`groups`](Self::groups()) sets.
+    pub groups: i32,
+    /// What [`flip`](Self::flip()) sets.
+    pub flip: bool,
 }
 
 impl Default for ConvGeneralOptions<'_> {
@@ -794,12 +821,18 @@ pub fn conv_general(
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct ConvTranspose1dOptions {
-    stride: i32,
-    padding: i32,
-    dilation: i32,
-    output_padding: i32,
-    groups: i32,
+    /// What [`stride`](Self::stride()) sets.
+    pub stride: i32,
+    /// What [`padding`](Self::padding()) sets.
+    pub padding: i32,
+    /// What [`dilation`](Self::dilation()) sets.
+    pub dilation: i32,
+    /// What [`output_padding`](Self::output_padding()) sets.
+    pub output_padding: i32,
+    /// What [`groups`](Self::groups()) sets.
+    pub groups: i32,
 }
 
 impl Default for ConvTranspose1dOptions {
@@ -894,12 +927,18 @@ pub fn conv_transpose1d(
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct ConvTranspose2dOptions {
-    stride: [i32; 2],
-    padding: [i32; 2],
-    dilation: [i32; 2],
-    output_padding: [i32; 2],
-    groups: i32,
+    /// What [`stride`](Self::stride()) sets.
+    pub stride: [i32; 2],
+    /// What [`padding`](Self::padding()) sets.
+    pub padding: [i32; 2],
+    /// What [`dilation`](Self::dilation()) sets.
+    pub dilation: [i32; 2],
+    /// What [`output_padding`](Self::output_padding()) sets.
+    pub output_padding: [i32; 2],
+    /// What [`groups`](Self::groups()) sets.
+    pub groups: i32,
 }
 
 impl Default for ConvTranspose2dOptions {
@@ -1012,12 +1051,18 @@ pub fn conv_transpose2d(
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct ConvTranspose3dOptions {
-    stride: [i32; 3],
-    padding: [i32; 3],
-    dilation: [i32; 3],
-    output_padding: [i32; 3],
-    groups: i32,
+    /// What [`stride`](Self::stride()) sets.
+    pub stride: [i32; 3],
+    /// What [`padding`](Self::padding()) sets.
+    pub padding: [i32; 3],
+    /// What [`dilation`](Self::dilation()) sets.
+    pub dilation: [i32; 3],
+    /// What [`output_padding`](Self::output_padding()) sets.
+    pub output_padding: [i32; 3],
+    /// What [`groups`](Self::groups()) sets.
+    pub groups: i32,
 }
 
 impl Default for ConvTranspose3dOptions {

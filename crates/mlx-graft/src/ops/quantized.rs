@@ -11,11 +11,16 @@ use crate::{Array, Dtype, Result, call, index::check, sys};
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct QuantizeOptions<'a> {
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &'a str,
-    global_scale: Option<&'a Array>,
+    /// What [`group_size`](Self::group_size()) sets.
+    pub group_size: Option<i32>,
+    /// What [`bits`](Self::bits()) sets.
+    pub bits: Option<i32>,
+    /// What [`mode`](Self::mode()) sets.
+    pub mode: &'a str,
+    /// What [`global_scale`](Self::global_scale()) sets.
+    pub global_scale: Option<&'a Array>,
 }
 
 impl Default for QuantizeOptions<'_> {
@@ -105,13 +110,20 @@ pub fn quantize(w: &Array, options: &QuantizeOptions<'_>) -> Result<Vec<Array>> 
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct DequantizeOptions<'a> {
-    biases: Option<&'a Array>,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &'a str,
-    global_scale: Option<&'a Array>,
-    dtype: Option<Dtype>,
+    /// What [`biases`](Self::biases()) sets.
+    pub biases: Option<&'a Array>,
+    /// What [`group_size`](Self::group_size()) sets.
+    pub group_size: Option<i32>,
+    /// What [`bits`](Self::bits()) sets.
+    pub bits: Option<i32>,
+    /// What [`mode`](Self::mode()) sets.
+    pub mode: &'a str,
+    /// What [`global_scale`](Self::global_scale()) sets.
+    pub global_scale: Option<&'a Array>,
+    /// What [`dtype`](Self::dtype()) sets.
+    pub dtype: Option<Dtype>,
 }
 
 impl Default for DequantizeOptions<'_> {
@@ -229,12 +241,18 @@ pub fn dequantize(w: &Array, scales: &Array, options: &DequantizeOptions<'_>) ->
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct QuantizedMatmulOptions<'a> {
-    biases: Option<&'a Array>,
-    transpose: bool,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &'a str,
+    /// What [`biases`](Self::biases()) sets.
+    pub biases: Option<&'a Array>,
+    /// What [`transpose`](Self::transpose()) sets.
+    pub transpose: bool,
+    /// What [`group_size`](Self::group_size()) sets.
+    pub group_size: Option<i32>,
+    /// What [`bits`](Self::bits()) sets.
+    pub bits: Option<i32>,
+    /// What [`mode`](Self::mode()) sets.
+    pub mode: &'a str,
 }
 
 impl Default for QuantizedMatmulOptions<'_> {
@@ -341,15 +359,24 @@ pub fn quantized_matmul(
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct GatherQmmOptions<'a> {
-    biases: Option<&'a Array>,
-    lhs_indices: Option<&'a Array>,
-    rhs_indices: Option<&'a Array>,
-    transpose: bool,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &'a str,
-    sorted_indices: bool,
+    /// What [`biases`](Self::biases()) sets.
+    pub biases: Option<&'a Array>,
+    /// What [`lhs_indices`](Self::lhs_indices()) sets.
+    pub lhs_indices: Option<&'a Array>,
+    /// What [`rhs_indices`](Self::rhs_indices()) sets.
+    pub rhs_indices: Option<&'a Array>,
+    /// What [`transpose`](Self::transpose()) sets.
+    pub transpose: bool,
+    /// What [`group_size`](Self::group_size()) sets.
+    pub group_size: Option<i32>,
+    /// What [`bits`](Self::bits()) sets.
+    pub bits: Option<i32>,
+    /// What [`mode`](Self::mode()) sets.
+    pub mode: &'a str,
+    /// What [`sorted_indices`](Self::sorted_indices()) sets.
+    pub sorted_indices: bool,
 }
 
 impl Default for GatherQmmOptions<'_> {
@@ -504,13 +531,20 @@ pub fn gather_qmm(
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct QqmmOptions<'a> {
-    scales: Option<&'a Array>,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &'a str,
-    global_scale_x: Option<&'a Array>,
-    global_scale_w: Option<&'a Array>,
+    /// What [`scales`](Self::scales()) sets.
+    pub scales: Option<&'a Array>,
+    /// What [`group_size`](Self::group_size()) sets.
+    pub group_size: Option<i32>,
+    /// What [`bits`](Self::bits()) sets.
+    pub bits: Option<i32>,
+    /// What [`mode`](Self::mode()) sets.
+    pub mode: &'a str,
+    /// What [`global_scale_x`](Self::global_scale_x()) sets.
+    pub global_scale_x: Option<&'a Array>,
+    /// What [`global_scale_w`](Self::global_scale_w()) sets.
+    pub global_scale_w: Option<&'a Array>,
 }
 
 impl Default for QqmmOptions<'_> {
@@ -624,16 +658,26 @@ pub fn qqmm(x: &Array, w: &Array, options: &QqmmOptions<'_>) -> Result<Array> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct GatherQqmmOptions<'a> {
-    scales: Option<&'a Array>,
-    lhs_indices: Option<&'a Array>,
-    rhs_indices: Option<&'a Array>,
-    group_size: Option<i32>,
-    bits: Option<i32>,
-    mode: &'a str,
-    global_scale_x: Option<&'a Array>,
-    global_scale_w: Option<&'a Array>,
-    sorted_indices: bool,
+    /// What [`scales`](Self::scales()) sets.
+    pub scales: Option<&'a Array>,
+    /// What [`lhs_indices`](Self::lhs_indices()) sets.
+    pub lhs_indices: Option<&'a Array>,
+    /// What [`rhs_indices`](Self::rhs_indices()) sets.
+    pub rhs_indices: Option<&'a Array>,
+    /// What [`group_size`](Self::group_size()) sets.
+    pub group_size: Option<i32>,
+    /// What [`bits`](Self::bits()) sets.
+    pub bits: Option<i32>,
+    /// What [`mode`](Self::mode()) sets.
+    pub mode: &'a str,
+    /// What [`global_scale_x`](Self::global_scale_x()) sets.
+    pub global_scale_x: Option<&'a Array>,
+    /// What [`global_scale_w`](Self::global_scale_w()) sets.
+    pub global_scale_w: Option<&'a Array>,
+    /// What [`sorted_indices`](Self::sorted_indices()) sets.
+    pub sorted_indices: bool,
 }
 
 impl Default for GatherQqmmOptions<'_> {

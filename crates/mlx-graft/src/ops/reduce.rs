@@ -947,10 +947,14 @@ pub fn softmax_axes(a: &Array, axes: &[i32], precise: bool) -> Result<Array> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct CumulativeOptions {
-    reverse: bool,
-    inclusive: bool,
-    dtype: Option<Dtype>,
+    /// What [`reverse`](Self::reverse()) sets.
+    pub reverse: bool,
+    /// What [`inclusive`](Self::inclusive()) sets.
+    pub inclusive: bool,
+    /// What [`dtype`](Self::dtype()) sets.
+    pub dtype: Option<Dtype>,
 }
 
 impl Default for CumulativeOptions {

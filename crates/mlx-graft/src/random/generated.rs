@@ -116,11 +116,16 @@ pub fn bits(shape: &[i32], width: i32, key: Option<&Array>) -> Result<Array> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct UniformOptions<'a> {
-    low: Option<&'a Array>,
-    high: Option<&'a Array>,
-    dtype: Dtype,
-    key: Option<&'a Array>,
+    /// What [`low`](Self::low()) sets.
+    pub low: Option<&'a Array>,
+    /// What [`high`](Self::high()) sets.
+    pub high: Option<&'a Array>,
+    /// What [`dtype`](Self::dtype()) sets.
+    pub dtype: Dtype,
+    /// What [`key`](Self::key()) sets.
+    pub key: Option<&'a Array>,
 }
 
 impl Default for UniformOptions<'_> {
@@ -210,11 +215,16 @@ pub fn uniform(shape: &[i32], options: &UniformOptions<'_>) -> Result<Array> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct LocScaleOptions<'a> {
-    dtype: Dtype,
-    loc: f32,
-    scale: f32,
-    key: Option<&'a Array>,
+    /// What [`dtype`](Self::dtype()) sets.
+    pub dtype: Dtype,
+    /// What [`loc`](Self::loc()) sets.
+    pub loc: f32,
+    /// What [`scale`](Self::scale()) sets.
+    pub scale: f32,
+    /// What [`key`](Self::key()) sets.
+    pub key: Option<&'a Array>,
 }
 
 impl Default for LocScaleOptions<'_> {
@@ -296,11 +306,16 @@ pub fn normal(shape: &[i32], options: &LocScaleOptions<'_>) -> Result<Array> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct NormalBroadcastOptions<'a> {
-    dtype: Dtype,
-    loc: Option<&'a Array>,
-    scale: Option<&'a Array>,
-    key: Option<&'a Array>,
+    /// What [`dtype`](Self::dtype()) sets.
+    pub dtype: Dtype,
+    /// What [`loc`](Self::loc()) sets.
+    pub loc: Option<&'a Array>,
+    /// What [`scale`](Self::scale()) sets.
+    pub scale: Option<&'a Array>,
+    /// What [`key`](Self::key()) sets.
+    pub key: Option<&'a Array>,
 }
 
 impl Default for NormalBroadcastOptions<'_> {
