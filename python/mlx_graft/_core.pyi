@@ -23,6 +23,7 @@ __all__ = [
     "live_handles",
     "logsumexp",
     "matmul",
+    "quantized_matmul",
     "resolve_model",
     "rms_norm",
     "rope",
@@ -76,6 +77,21 @@ def scaled_dot_product_attention(
     mask: Literal["causal"] | mx.array | None = None,
 ) -> mx.array:
     """Computes `mx.fast.scaled_dot_product_attention`."""
+
+def quantized_matmul(
+    x: mx.array,
+    w: mx.array,
+    /,
+    scales: mx.array,
+    biases: mx.array | None = None,
+    transpose: bool = True,
+    group_size: int | None = None,
+    bits: int | None = None,
+    mode: str = "affine",
+    *,
+    stream: mx.Stream | mx.ThreadLocalStream | mx.Device | mx.DeviceType | None = None,
+) -> mx.array:
+    """Multiplies by a packed matrix, as `mx.quantized_matmul`, by the native kernel on a CPU."""
 
 def check_options(options: dict[str, Any]) -> None:
     """Fails if an option of training is wrong."""

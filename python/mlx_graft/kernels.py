@@ -7,6 +7,7 @@ know, they are MLX's own operations.
 from mlx_graft._core import (
     logsumexp,
     matmul,
+    quantized_matmul,
     rms_norm,
     rope,
     scaled_dot_product_attention,
@@ -16,6 +17,7 @@ from mlx_graft._core import (
 __all__ = [
     "logsumexp",
     "matmul",
+    "quantized_matmul",
     "rms_norm",
     "rope",
     "scaled_dot_product_attention",

@@ -107,18 +107,21 @@ impl<'a> Floats<'a> {
     {
         match self {
             Self::Float32(x) => &x[range],
-            Self::Bfloat16(x) => {
-                let x = &x[range];
-                scratch.resize(x.len(), 0.0);
-                bf16::widen(x, scratch);
+            Self::Bfloat16(_) | Self::Float16(_) => {
+                scratch.resize(range.len(), 0.0);
+                self.widen(range, scratch);
                 scratch
             }
-            Self::Float16(x) => {
-                let x = &x[range];
-                scratch.resize(x.len(), 0.0);
-                f16::widen(x, scratch);
-                scratch
-            }
+        }
+    }
+
+    /// Writes some of the elements to `wide`, which has their number.
+    #[inline(always)]
+    pub(crate) fn widen(self, range: Range<usize>, wide: &mut [f32]) {
+        match self {
+            Self::Float32(x) => wide.copy_from_slice(&x[range]),
+            Self::Bfloat16(x) => bf16::widen(&x[range], wide),
+            Self::Float16(x) => f16::widen(&x[range], wide),
         }
     }
 }

@@ -78,7 +78,7 @@ fn batch_of(shape: &[i32]) -> &[i32] {
 }
 
 /// The shape that two shapes broadcast to.
-fn broadcast(a: &[i32], b: &[i32]) -> Option<Vec<i32>> {
+pub(crate) fn broadcast(a: &[i32], b: &[i32]) -> Option<Vec<i32>> {
     let ndim = a.len().max(b.len());
     let dim = |shape: &[i32], i: usize| (i + shape.len()).checked_sub(ndim).map_or(1, |i| shape[i]);
     (0..ndim)
@@ -107,7 +107,7 @@ fn transposed(x: &Array) -> Result<Array> {
 }
 
 /// Sums the dimensions along which an array of `shape` was broadcast to become `x`.
-fn sum_to(x: &Array, shape: &[i32]) -> Result<Array> {
+pub(crate) fn sum_to(x: &Array, shape: &[i32]) -> Result<Array> {
     let extra = x.ndim() - shape.len();
     let mut sum = x.clone();
     if extra > 0 {

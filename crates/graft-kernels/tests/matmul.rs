@@ -2,10 +2,18 @@
 
 mod common;
 
-use common::{assert_within, numbers, rounding};
+use common::{assert_within, numbers};
 use mlx_graft::{Array, Dtype, ErrorKind, Result, ops, transforms};
 
 const DTYPES: [Dtype; 3] = [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16];
+
+/// How far two sums of products of `a` and `b`, added in any order, may lie apart: each is within
+/// `k` roundings, relative to the sum of magnitudes, of the exact one.
+fn rounding(a: &Array, b: &Array) -> Result<Array> {
+    let k = a.dim(-1)?;
+    let magnitudes = ops::matmul(&ops::abs(a)?, &ops::abs(b)?)?;
+    ops::multiply(&magnitudes, &Array::scalar(2.0 * k as f32 * f32::EPSILON)?)
+}
 
 /// Compares with MLX's product of the same numbers in float32, of which that of 16-bit numbers may
 /// differ by one more rounding.

@@ -2,15 +2,18 @@
 
 use graft_kernels::{Mask, Rope};
 use mlx_graft::Result;
+use mlx_graft::ops::QuantizedMatmulOptions;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::bridge::{In, Out};
 use crate::error::to_py;
+use crate::ops::arguments::{Int, run};
 
 /// Registers the functions.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(matmul, module)?)?;
+    module.add_function(wrap_pyfunction!(quantized_matmul, module)?)?;
     module.add_function(wrap_pyfunction!(softmax, module)?)?;
     module.add_function(wrap_pyfunction!(logsumexp, module)?)?;
     module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
@@ -26,6 +29,33 @@ fn finish(result: Result<mlx_graft::Array>) -> PyResult<Out> {
 #[pyfunction]
 fn matmul(a: In, b: In) -> PyResult<Out> {
     finish(graft_kernels::matmul(&a, &b))
+}
+
+/// The product with a packed matrix, as `mlx.core.quantized_matmul`.
+#[pyfunction]
+#[pyo3(signature = (x, w, /, scales, biases=None, transpose=true, group_size=None, bits=None, mode="affine", *, stream=None))]
+#[allow(clippy::too_many_arguments)] // those of mlx.core
+fn quantized_matmul(
+    x: In,
+    w: In,
+    scales: In,
+    biases: Option<In>,
+    transpose: bool,
+    group_size: Option<Int<i32>>,
+    bits: Option<Int<i32>>,
+    mode: &str,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        let options = QuantizedMatmulOptions::default()
+            .biases(biases.as_deref())
+            .transpose(transpose)
+            .group_size(group_size.map(|number| number.0))
+            .bits(bits.map(|number| number.0))
+            .mode(mode);
+        graft_kernels::quantized_matmul(&x, &w, &scales, &options)
+    })
+    .map(Out)
 }
 
 /// The softmax over the last axis.

@@ -114,6 +114,17 @@ def _einsum(original: Function) -> Function:
     return einsum
 
 
+def _quantized_matmul(original: Function) -> Function:
+    def quantized_matmul(
+        x: Any, w: Any, /, scales: Any, biases: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if _arrays(x, w, scales) and (biases is None or _arrays(biases)):
+            return kernels.quantized_matmul(x, w, scales, biases, *args, **kwargs)
+        return original(x, w, scales, biases, *args, **kwargs)
+
+    return quantized_matmul
+
+
 def _softmax(original: Function) -> Function:
     def softmax(a: Any, /, axis: Any = None, *, precise: bool = False, stream: Any = None) -> Any:
         if _arrays(a) and mx.issubdtype(a.dtype, mx.floating) and _is_last(axis, a.ndim):
@@ -193,6 +204,7 @@ REPLACEMENTS: list[tuple[Any, str, Callable[[Function], Function]]] = [
     (mx, "inner", _inner),
     (mx, "tensordot", _tensordot),
     (mx, "einsum", _einsum),
+    (mx, "quantized_matmul", _quantized_matmul),
     (mx, "softmax", _softmax),
     (mx, "logsumexp", _logsumexp),
     (mx.array, "logsumexp", _logsumexp),

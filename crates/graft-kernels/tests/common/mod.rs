@@ -2,7 +2,7 @@
 
 mod numbers;
 
-use mlx_graft::{Array, Result, ops};
+use mlx_graft::Array;
 pub use numbers::numbers;
 
 /// Asserts that two arrays have one shape and differ nowhere by more than `bound`.
@@ -14,12 +14,4 @@ pub fn assert_within(found: &Array, wanted: &Array, bound: &Array) {
         let same = x.is_nan() && y.is_nan() || x.to_bits() == y.to_bits();
         assert!(same || (x - y).abs() <= bound, "element {i}: {x} instead of {y} ± {bound}");
     }
-}
-
-/// How far two sums of products of `a` and `b`, added in any order, may lie apart: each is within
-/// `k` roundings, relative to the sum of magnitudes, of the exact one.
-pub fn rounding(a: &Array, b: &Array) -> Result<Array> {
-    let k = a.dim(-1)?;
-    let magnitudes = ops::matmul(&ops::abs(a)?, &ops::abs(b)?)?;
-    ops::multiply(&magnitudes, &Array::scalar(2.0 * k as f32 * f32::EPSILON)?)
 }

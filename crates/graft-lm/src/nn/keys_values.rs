@@ -1,5 +1,6 @@
 //! Keys and values as a cache holds them.
 
+use graft_kernels::quantized_matmul;
 use mlx_graft::{Array, ops};
 
 use super::Quantization;
@@ -52,6 +53,6 @@ impl QuantizedRows {
     /// `x @ rows.T` if `transpose`, else `x @ rows`.
     pub fn matmul(&self, x: &Array, transpose: bool) -> Result<Array> {
         let options = self.quantization.matmul_options().biases(&self.biases);
-        Ok(ops::quantized_matmul(x, &self.weight, &self.scales, &options.transpose(transpose))?)
+        Ok(quantized_matmul(x, &self.weight, &self.scales, &options.transpose(transpose))?)
     }
 }

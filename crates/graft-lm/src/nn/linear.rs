@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use graft_kernels::matmul;
+use graft_kernels::{matmul, quantized_matmul};
 use mlx_graft::{Array, Dtype, ops, random};
 
 use super::{Context, Module, Param, Visitor, constant, visit_child};
@@ -110,19 +110,6 @@ pub struct Adapted {
 }
 
 impl QuantizedWeight {
-    /// The weight itself, float32 of shape `(O, I)`: in halves it would be rounded once more.
-    fn dequantize_wide(&self) -> Result<Array> {
-        let q = &self.quantization;
-        let wide = |x: Array| match x.dtype() {
-            // The scales of the floating-point modes are packed themselves.
-            Dtype::Uint8 => Ok(x),
-            _ => ops::astype(&x, Dtype::Float32),
-        };
-        let biases = self.bias_rows().map(wide).transpose()?;
-        let options = q.dequantize_options().biases(biases.as_ref()).dtype(Dtype::Float32);
-        Ok(ops::dequantize(&self.weight.get(), &wide(self.scales.get())?, &options)?)
-    }
-
     /// The `biases`, where the mode has them.
     pub(crate) fn bias_rows(&self) -> Option<Array> {
         self.biases.as_ref().map(Param::get)
@@ -141,17 +128,9 @@ impl QuantizedWeight {
 
     /// `x @ weight.T`.
     pub(crate) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
-        // On a CPU, MLX multiplies packed weights element by element. Unpacking them for a good
-        // matrix product pays as soon as there are a few rows.
-        let rows = x.size() / (*x.shape().last().unwrap_or(&1)).max(1) as usize;
-        if rows > 4 && graft_kernels::is_active()? {
-            let weight = ops::transpose(&self.dequantize_wide()?)?;
-            let product = matmul(&ops::astype(x, Dtype::Float32)?, &weight)?;
-            return Ok(ops::astype(&product, x.dtype())?);
-        }
         let biases = self.bias_rows();
         let options = self.quantization.matmul_options().biases(biases.as_ref());
-        Ok(ops::quantized_matmul(x, &self.weight.get(), &self.scales.get(), &options)?)
+        Ok(quantized_matmul(x, &self.weight.get(), &self.scales.get(), &options)?)
     }
 
     /// The length of an unpacked row.

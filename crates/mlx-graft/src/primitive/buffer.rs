@@ -77,6 +77,11 @@ impl<'a> InputBuffer<'a> {
         self.dtype
     }
 
+    /// Whether the elements lie in row-major order, without gaps.
+    pub fn is_row_contiguous(&self) -> bool {
+        self.raw.row_contiguous
+    }
+
     /// The elements in row-major order.
     ///
     /// # Errors

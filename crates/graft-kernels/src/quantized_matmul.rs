@@ -1,0 +1,287 @@
+//! Products with packed matrices.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod few_rows;
+mod format;
+mod many_rows;
+mod operands;
+mod output;
+mod product;
+mod unpack;
+
+use mlx_graft::ops::QuantizedMatmulOptions;
+use mlx_graft::primitive::{
+    ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
+};
+use mlx_graft::{Array, Dtype, Error, Result, ops, transforms};
+
+use crate::matmul::{broadcast, sum_to};
+use crate::{floats, is_active};
+use format::Format;
+use operands::{Numbers, Weight};
+
+/// The product of `x` and a packed matrix, as `mlx.core.quantized_matmul`.
+///
+/// `w`, `scales` and `biases` are what `mlx.core.quantize` returns for a matrix of shape `(N, K)`
+/// if `transpose`, and `(K, N)` otherwise; `x` is `(…, M, K)` and the result `(…, M, N)`. Stacks of
+/// packed matrices broadcast with an `x` of at least three dimensions. `group_size` and `bits`
+/// default to those of `mode`.
+///
+/// Products of `float32`, `bfloat16` and `float16` on the CPU run here, in all modes, on the
+/// threads of rayon's global pool: sums are of `float32` and rounded once, to the dtype that MLX
+/// gives. With more than a few rows, pieces of the packed matrix are unpacked as they are needed
+/// and multiplied by the `gemm` crate; with few rows, numbers are unpacked where they are
+/// multiplied, in AVX-512's registers where the processor has them. All others run through MLX's
+/// own operation.
+///
+/// The gradient to `x` runs here too, those to `scales` and `biases` are MLX's.
+///
+/// # Errors
+/// Those of `mlx.core.quantized_matmul`: shapes that do not fit the mode, bits and group size.
+///
+/// ```
+/// use mlx_graft::{Dtype, ops};
+///
+/// let w = ops::ones(&[8, 64], Dtype::Float32)?;
+/// let packed = ops::quantize(&w, &ops::QuantizeOptions::default())?;
+/// let x = ops::ones(&[2, 64], Dtype::Float32)?;
+/// let options = ops::QuantizedMatmulOptions::default().biases(&packed[2]);
+/// let y = graft_kernels::quantized_matmul(&x, &packed[0], &packed[1], &options)?;
+/// assert_eq!(y.to_vec::<f32>()?, [64.0; 16]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn quantized_matmul(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    options: &QuantizedMatmulOptions<'_>,
+) -> Result<Array> {
+    let &QuantizedMatmulOptions { biases, transpose, group_size, bits, mode, .. } = options;
+    let format = Format::new(mode, group_size, bits);
+    let Some(format) = format.filter(|format| fits(x, w, scales, biases, transpose, *format))
+    else {
+        return ops::quantized_matmul(x, w, scales, options);
+    };
+    if !is_active()? {
+        return ops::quantized_matmul(x, w, scales, options);
+    }
+    let dtype = match biases {
+        Some(biases) => wider(x.dtype(), wider(scales.dtype(), biases.dtype())),
+        None => x.dtype(),
+    };
+    let cast;
+    let x = if x.dtype() == dtype {
+        x
+    } else {
+        cast = ops::astype(x, dtype)?;
+        &cast
+    };
+    let primitive = QuantizedMatmul { format, transpose };
+    match biases {
+        Some(biases) => primitive.apply(&[x, w, scales, biases]),
+        None => primitive.apply(&[x, w, scales]),
+    }
+}
+
+/// The dtype that MLX computes with, of two that are known here.
+fn wider(a: Dtype, b: Dtype) -> Dtype {
+    if a == b { a } else { Dtype::Float32 }
+}
+
+/// Whether the arrays are what this module multiplies. MLX words errors best, so what cannot be
+/// multiplied goes there too.
+fn fits(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    transpose: bool,
+    format: Format,
+) -> bool {
+    let dtypes = floats::is_known(x)
+        && w.dtype() == Dtype::Uint32
+        && match biases {
+            Some(biases) => {
+                format.has_biases()
+                    && floats::is_known(scales)
+                    && floats::is_known(biases)
+                    && scales.shape() == biases.shape()
+            }
+            None => !format.has_biases() && scales.dtype() == Dtype::Uint8,
+        };
+    let ([batch @ .., rows, words], [scale_batch @ .., scale_rows, groups]) =
+        (w.shape(), scales.shape())
+    else {
+        return false;
+    };
+    let Some((&length, x_batch)) = x.shape().split_last() else { return false };
+    let columns = words * 32 / format.bits as i32;
+    dtypes
+        && batch == scale_batch
+        && rows == scale_rows
+        && columns == groups * format.group_size as i32
+        && length == if transpose { columns } else { *rows }
+        // MLX takes the first of a stack of packed matrices for an `x` that is none.
+        && (batch.is_empty() || x_batch.len() > 1)
+        && broadcast(&x_batch[..x_batch.len().saturating_sub(1)], batch).is_some()
+}
+
+/// The product of `x`, of the dtype of the result, and a packed matrix: the packed words, the
+/// scales and, in affine mode, the biases.
+#[derive(Clone, Copy, PartialEq)]
+struct QuantizedMatmul {
+    format: Format,
+    transpose: bool,
+}
+
+impl QuantizedMatmul {
+    fn apply(self, inputs: &[&Array]) -> Result<Array> {
+        Ok(apply(self, inputs)?.remove(0))
+    }
+
+    /// The product with another `x`.
+    fn of(self, x: &Array, inputs: &[Array]) -> Result<Array> {
+        let mut inputs: Vec<&Array> = inputs.iter().collect();
+        inputs[0] = x;
+        self.apply(&inputs)
+    }
+
+    /// MLX's own operation as a function of some of the inputs.
+    fn of_mlx(
+        self,
+        inputs: &[Array],
+        argnums: &[usize],
+    ) -> impl Fn(&[Array]) -> Result<Vec<Array>> + 'static {
+        let (inputs, argnums) = (inputs.to_vec(), argnums.to_vec());
+        move |changed| {
+            let mut inputs = inputs.clone();
+            for (&i, x) in argnums.iter().zip(changed) {
+                inputs[i].clone_from(x);
+            }
+            let [x, w, scales, biases @ ..] = inputs.as_slice() else {
+                return Err(Error::invalid_argument(Self::NAME, "needs three or four arrays"));
+            };
+            let options = QuantizedMatmulOptions::default()
+                .biases(biases.first())
+                .transpose(self.transpose)
+                .group_size(self.format.group_size as i32)
+                .bits(self.format.bits as i32)
+                .mode(self.format.mode_name());
+            Ok(vec![ops::quantized_matmul(x, w, scales, &options)?])
+        }
+    }
+}
+
+impl Primitive for QuantizedMatmul {
+    const NAME: &'static str = "quantized_matmul";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let ([batch @ .., rows, words], [x_batch @ .., length]) =
+            (inputs[1].shape.as_slice(), inputs[0].shape.as_slice())
+        else {
+            return Err(Error::invalid_argument(Self::NAME, "arrays without dimensions"));
+        };
+        let columns = words * 32 / self.format.bits as i32;
+        let (from, to) = if self.transpose { (columns, *rows) } else { (*rows, columns) };
+        let (x_batch, m) = match x_batch.split_last() {
+            Some((m, x_batch)) => (x_batch, Some(*m)),
+            None => (x_batch, None),
+        };
+        let shape = broadcast(x_batch, batch).filter(|_| *length == from);
+        let mut shape = shape.ok_or_else(|| {
+            let (x, w) = (&inputs[0].shape, &inputs[1].shape);
+            let text = format!("arrays of shape {x:?} and {w:?} (packed) cannot be multiplied");
+            Error::invalid_argument(Self::NAME, text)
+        })?;
+        shape.extend(m);
+        shape.push(to);
+        Ok(vec![ArraySpec::new(shape, inputs[0].dtype)])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let x = Numbers::new(&inputs[0])?;
+        let weight = Weight::new(self.format, &inputs[1..])?;
+        let stacks = [stack_of(inputs[0].shape()), stack_of(inputs[1].shape())];
+        product::solve(&x, stacks, &weight, self.transpose, &mut outputs[0])
+    }
+
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        let with_respect_to = |&arg: &usize| {
+            if arg == 0 {
+                let other = Self { transpose: !self.transpose, ..*self };
+                return sum_to(&other.of(&cotangents[0], primals)?, primals[0].shape());
+            }
+            let function = self.of_mlx(primals, &[arg]);
+            Ok(transforms::vjp(function, &primals[arg..=arg], cotangents)?.1.remove(0))
+        };
+        argnums.iter().map(with_respect_to).collect()
+    }
+
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        if argnums == [0] {
+            return Ok(vec![self.of(&tangents[0], primals)?]);
+        }
+        let moved: Vec<Array> = argnums.iter().map(|&arg| primals[arg].clone()).collect();
+        Ok(transforms::jvp(self.of_mlx(primals, argnums), &moved, tangents)?.1)
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        let dims = |i: usize| inputs[i].ndim() - usize::from(axes[i].is_some());
+        // A row becomes a matrix of one row, so that leading dimensions are stacks.
+        let is_row = dims(0) == 1;
+        let most = dims(0).max(dims(1));
+        // Words, scales and biases are stacks of one shape.
+        let packed = axes[1..].iter().any(Option::is_some);
+        let length = inputs.iter().zip(axes).find_map(|(x, axis)| axis.map(|axis| x.dim(axis)));
+        let length = length.transpose()?;
+        let to_front = |i: usize| -> Result<Array> {
+            let (x, mapped) = match (axes[i], length) {
+                (Some(axis), _) => (ops::moveaxis(&inputs[i], axis, 0)?, true),
+                (None, Some(length)) if i > 0 && packed => {
+                    let shape: Vec<i32> =
+                        [length].iter().chain(inputs[i].shape()).copied().collect();
+                    (ops::broadcast_to(&inputs[i], &shape)?, true)
+                }
+                _ => (inputs[i].clone(), false),
+            };
+            // Leading dimensions broadcast from the right: the mapped one must stay leftmost.
+            let missing: Vec<i32> = match mapped {
+                true => (1..=(most - dims(i)) as i32).collect(),
+                false if i == 0 && is_row => vec![0],
+                false => Vec::new(),
+            };
+            if missing.is_empty() { Ok(x) } else { ops::expand_dims_axes(&x, &missing) }
+        };
+        let inputs = (0..inputs.len()).map(to_front).collect::<Result<Vec<_>>>()?;
+        let mut product = self.apply(&inputs.iter().collect::<Vec<_>>())?;
+        if is_row {
+            product = ops::squeeze_axes(&product, &[-2])?;
+        }
+        Ok((vec![product], vec![Some(0)]))
+    }
+
+    fn layout(&self, _input: usize) -> Layout {
+        // Nearly always they are contiguous; finding that out here saves a node of the graph each.
+        Layout::Strided
+    }
+}
+
+/// The dimensions that stack matrices.
+fn stack_of(shape: &[i32]) -> &[i32] {
+    &shape[..shape.len().saturating_sub(2)]
+}

@@ -1,0 +1,252 @@
+//! The operands of a product in memory.
+#![allow(unsafe_code)]
+#![allow(clippy::inline_always)] // see `lanes`
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::slice;
+
+use half::{bf16, f16};
+use mlx_graft::primitive::{InputBuffer, KernelError};
+use mlx_graft::{Dtype, Element};
+use pulp::{Arch, NullaryFnOnce};
+use rayon::prelude::*;
+
+use super::format::{Format, Mode, e4m3, e8m0};
+use super::unpack::unpack;
+use crate::floats::Floats;
+
+/// The elements of an input in row-major order: its own memory if they lie so, a copy otherwise.
+fn dense<'a, T: Element>(input: &InputBuffer<'a>) -> Result<Cow<'a, [T]>, KernelError> {
+    if input.is_row_contiguous() {
+        return input.as_slice().map(Cow::Borrowed);
+    }
+    let x = input.strided::<T>()?;
+    let mut copy = Vec::with_capacity(input.size());
+    let (Some((&length, outer)), Some((&stride, strides))) =
+        (x.shape().split_last(), x.strides().split_last())
+    else {
+        return Err(KernelError::new("an input without dimensions is contiguous"));
+    };
+    let mut index = vec![0; outer.len()];
+    while copy.len() < input.size() {
+        let start: isize = index.iter().zip(strides).map(|(&i, &s)| i as isize * s as isize).sum();
+        let at = |i: i32| start + i as isize * stride as isize;
+        // SAFETY: the indices lie inside of the shape, and MLX keeps the buffer alive and unwritten
+        // during the kernel.
+        copy.extend((0..length).map(|i| unsafe { *x.as_ptr().offset(at(i)) }));
+        for (i, &length) in index.iter_mut().zip(outer).rev() {
+            *i += 1;
+            if *i < length {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    Ok(Cow::Owned(copy))
+}
+
+/// Floating-point numbers in row-major order.
+pub(super) enum Numbers<'a> {
+    Float32(Cow<'a, [f32]>),
+    Bfloat16(Cow<'a, [bf16]>),
+    Float16(Cow<'a, [f16]>),
+}
+
+impl<'a> Numbers<'a> {
+    pub(super) fn new(input: &InputBuffer<'a>) -> Result<Self, KernelError> {
+        Ok(match input.dtype() {
+            Dtype::Bfloat16 => Self::Bfloat16(dense(input)?),
+            Dtype::Float16 => Self::Float16(dense(input)?),
+            _ => Self::Float32(dense(input)?),
+        })
+    }
+
+    /// The numbers as `float32`.
+    pub(super) fn to_float32(&self) -> Cow<'_, [f32]> {
+        let x = match self {
+            Self::Float32(x) => return Cow::Borrowed(x),
+            Self::Bfloat16(_) | Self::Float16(_) => self.floats(),
+        };
+        let mut wide = vec![0.0; x.len()];
+        let convert = |(i, wide): (usize, &mut [f32])| {
+            let start = i * CONVERTED;
+            Arch::new().dispatch(Convert { x, range: start..start + wide.len(), wide });
+        };
+        if x.len() > CONVERTED {
+            wide.par_chunks_mut(CONVERTED).enumerate().for_each(convert);
+        } else {
+            convert((0, &mut wide));
+        }
+        Cow::Owned(wide)
+    }
+
+    fn floats(&self) -> Floats<'_> {
+        match self {
+            Self::Float32(x) => Floats::Float32(x),
+            Self::Bfloat16(x) => Floats::Bfloat16(x),
+            Self::Float16(x) => Floats::Float16(x),
+        }
+    }
+}
+
+/// Numbers that are converted by one task.
+const CONVERTED: usize = 1 << 15;
+
+/// Converts some numbers.
+struct Convert<'a> {
+    x: Floats<'a>,
+    range: Range<usize>,
+    wide: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Convert<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.x.widen(self.range, self.wide);
+    }
+}
+
+/// The scales of groups.
+enum Scales<'a> {
+    Numbers(Numbers<'a>),
+    /// Of 8 bits.
+    Codes(Cow<'a, [u8]>),
+}
+
+/// A stack of packed matrices.
+pub(super) struct Weight<'a> {
+    pub(super) format: Format,
+    /// Rows of one matrix.
+    pub(super) rows: usize,
+    /// Numbers in a row.
+    pub(super) columns: usize,
+    words: Cow<'a, [u32]>,
+    scales: Scales<'a>,
+    biases: Option<Numbers<'a>>,
+}
+
+/// What scales and biases are converted into.
+#[derive(Default)]
+pub(super) struct Scratch {
+    scales: Vec<f32>,
+    biases: Vec<f32>,
+}
+
+/// Whole groups of a row, with their scales and biases as `float32`.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) format: Format,
+    pub(super) codes: &'a [u8],
+    pub(super) scales: &'a [f32],
+    /// None where the mode has none.
+    pub(super) biases: &'a [f32],
+}
+
+impl Row<'_> {
+    /// No group.
+    pub(super) fn empty(format: Format) -> Self {
+        Self { format, codes: &[], scales: &[], biases: &[] }
+    }
+}
+
+impl<'a> Weight<'a> {
+    /// Reads the inputs of the primitive: the packed words, the scales and, in affine mode, the
+    /// biases.
+    pub(super) fn new(format: Format, inputs: &[InputBuffer<'a>]) -> Result<Self, KernelError> {
+        let [.., rows, words] = *inputs[0].shape() else {
+            return Err(KernelError::new("a packed matrix has two dimensions"));
+        };
+        Ok(Self {
+            format,
+            rows: rows as usize,
+            columns: words as usize * 32 / format.bits,
+            words: dense(&inputs[0])?,
+            scales: match format.mode {
+                Mode::Affine => Scales::Numbers(Numbers::new(&inputs[1])?),
+                Mode::Mx | Mode::Nv => Scales::Codes(dense(&inputs[1])?),
+            },
+            biases: inputs.get(2).map(Numbers::new).transpose()?,
+        })
+    }
+
+    /// A matrix of these words, scales (codes in other modes than the affine one) and biases.
+    #[cfg(test)]
+    pub(super) fn from_parts(
+        format: Format,
+        rows: usize,
+        words: Vec<u32>,
+        scales: Result<Vec<f32>, Vec<u8>>,
+        biases: Option<Vec<f32>>,
+    ) -> Self {
+        let numbers = |x| Numbers::Float32(Cow::Owned(x));
+        Self {
+            format,
+            rows,
+            columns: words.len() / rows * 32 / format.bits,
+            words: Cow::Owned(words),
+            scales: match scales {
+                Ok(scales) => Scales::Numbers(numbers(scales)),
+                Err(codes) => Scales::Codes(Cow::Owned(codes)),
+            },
+            biases: biases.map(numbers),
+        }
+    }
+
+    /// Some columns, which are whole groups, of a row of matrix number `index` of the stack.
+    #[inline(always)]
+    pub(super) fn row<'s>(
+        &'s self,
+        index: usize,
+        row: usize,
+        columns: Range<usize>,
+        scratch: &'s mut Scratch,
+    ) -> Row<'s> {
+        let (row, format) = (index * self.rows + row, self.format);
+        let first = row * (self.columns / format.group_size);
+        let groups =
+            first + columns.start / format.group_size..first + columns.end / format.group_size;
+        let scales = match &self.scales {
+            Scales::Numbers(scales) => scales.floats().part(groups.clone(), &mut scratch.scales),
+            Scales::Codes(codes) => {
+                let (codes, scales) = (&codes[groups.clone()], &mut scratch.scales);
+                scales.clear();
+                if format.mode == Mode::Mx {
+                    scales.extend(codes.iter().map(|&code| e8m0(code)));
+                } else {
+                    scales.extend(codes.iter().map(|&code| e4m3(code)));
+                }
+                scales
+            }
+        };
+        let biases = match &self.biases {
+            Some(biases) => biases.floats().part(groups, &mut scratch.biases),
+            None => &[],
+        };
+        let first = row * format.bytes(self.columns);
+        let codes = first + format.bytes(columns.start)..first + format.bytes(columns.end);
+        Row { format, codes: &as_bytes(&self.words)[codes], scales, biases }
+    }
+
+    /// Writes the numbers of such a part of a row.
+    #[inline(always)]
+    pub(super) fn unpack(
+        &self,
+        index: usize,
+        row: usize,
+        columns: Range<usize>,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let Row { format, codes, scales, biases } = self.row(index, row, columns, scratch);
+        unpack(format, codes, scales, biases, out);
+    }
+}
+
+/// The bytes of words, the lowest first, as MLX reads them too.
+fn as_bytes(words: &[u32]) -> &[u8] {
+    // SAFETY: the bytes of the slice, which live as long as it does.
+    unsafe { slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}

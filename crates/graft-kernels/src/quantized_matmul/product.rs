@@ -1,0 +1,291 @@
+//! Products of rows and a packed matrix, and how they are shared among threads.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use mlx_graft::primitive::{KernelError, OutputBuffer};
+use pulp::Arch;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::operands::{Numbers, Weight};
+use super::output::{self, Output};
+use super::{few_rows, many_rows};
+use crate::tasks;
+
+/// Rows for which numbers are unpacked where they are multiplied.
+const FEW_ROWS: usize = 8;
+
+/// Numbers of a packed matrix below which a second thread costs more than it saves, for one row.
+const PARALLEL_FROM: usize = 1 << 17;
+
+/// Tasks for each thread, so that one that is held up does not hold up the others.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Columns of a task are a multiple of a cache line of every dtype.
+const COLUMNS: usize = 32;
+
+/// Rows times a packed matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Product<'a> {
+    /// Rows of `length` numbers.
+    pub(super) x: &'a [f32],
+    pub(super) length: usize,
+    pub(super) weight: &'a Weight<'a>,
+    /// The number of the matrix in its stack.
+    pub(super) index: usize,
+    /// Whether the rows of the matrix are the columns that are multiplied.
+    pub(super) transpose: bool,
+}
+
+/// How products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    /// Pieces of the matrix are unpacked and multiplied by the `gemm` crate.
+    ManyRows,
+    /// Rows of the matrix are unpacked one by one.
+    FewRows,
+    /// Numbers are unpacked in AVX-512's registers.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Path {
+    /// The fastest path for products like this one.
+    pub(super) fn of(product: &Product<'_>) -> Self {
+        if product.rows() > FEW_ROWS {
+            return Self::ManyRows;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_supported() && avx512::suits(product.weight.format, product.transpose) {
+            return Self::Avx512;
+        }
+        Self::FewRows
+    }
+}
+
+impl Product<'_> {
+    /// The rows of `x`.
+    pub(super) fn rows(&self) -> usize {
+        self.x.len() / self.length
+    }
+
+    /// The numbers of a row of the product.
+    pub(super) fn columns(&self) -> usize {
+        if self.transpose { self.weight.rows } else { self.weight.columns }
+    }
+
+    /// Columns from which on a task may start: whole groups of packed rows.
+    fn unit(&self) -> usize {
+        if self.transpose { COLUMNS } else { COLUMNS.max(self.weight.format.group_size) }
+    }
+}
+
+/// Multiplies rows and a stack of packed matrices; the shapes of the stacks of both broadcast.
+///
+/// All rows are multiplied with the same matrix where there is only one.
+pub(super) fn solve(
+    x: &Numbers<'_>,
+    [x_stack, stack]: [&[i32]; 2],
+    weight: &Weight<'_>,
+    transpose: bool,
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    let length = if transpose { weight.columns } else { weight.rows };
+    if length == 0 {
+        return output::fill_with_zeros(output);
+    }
+    if output.size() == 0 {
+        return Ok(());
+    }
+    let x = x.to_float32();
+    let product = Product { x: &x, length, weight, index: 0, transpose };
+    let products = if stack.is_empty() {
+        vec![product]
+    } else {
+        let shape = output.shape();
+        let (batch, m) = (&shape[..shape.len() - 2], shape[shape.len() - 2] as usize);
+        let product = |i: usize| {
+            let start = place(i, batch, x_stack) * m * length;
+            Product { x: &x[start..start + m * length], index: place(i, batch, stack), ..product }
+        };
+        (0..batch.iter().product::<i32>() as usize).map(product).collect()
+    };
+    // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
+    let output = unsafe { Output::new(output, products[0].columns())? };
+    compute(&products, &output, Path::of(&products[0]), Arch::new());
+    Ok(())
+}
+
+/// Where matrix `index` of a broadcast stack lies in a stack of shape `stack`.
+fn place(mut index: usize, broadcast: &[i32], stack: &[i32]) -> usize {
+    let (mut place, mut distance) = (0, 1);
+    for (&length, &own) in broadcast.iter().rev().zip(stack.iter().rev()) {
+        let (length, own) = (length as usize, own as usize);
+        place += index % length % own * distance;
+        index /= length;
+        distance *= own;
+    }
+    place
+}
+
+/// Computes products of one shape, which follow each other in the output and are all of it, on the
+/// path given.
+pub(super) fn compute(products: &[Product<'_>], output: &Output<'_>, path: Path, arch: Arch) {
+    let Some(one) = products.first() else { return };
+    let (columns, rows) = (one.columns(), one.rows());
+    assert!(output.rows() == products.len() * rows && output.columns() == columns);
+    let work = products.len() * columns * one.length * rows.max(8) / 8;
+    let parallel = work >= PARALLEL_FROM;
+    let tasks = if parallel { TASKS_PER_THREAD * rayon::current_num_threads() } else { 1 };
+    let fair = columns.div_ceil(tasks.div_ceil(products.len()));
+    let most =
+        if path == Path::ManyRows { many_rows::columns_of_piece(one.length) } else { columns };
+    let size = fair.min(most).next_multiple_of(one.unit());
+    let pieces = columns.div_ceil(size);
+    let count = products.len() * pieces;
+    let piece = |task: usize| -> (usize, Range<usize>) {
+        let start = task % pieces * size;
+        (task / pieces, start..columns.min(start + size))
+    };
+    // Writes some columns of rows from `first` on of product `i`.
+    let write = |i: usize, first: usize, start: usize, width: usize, sums: &[f32]| {
+        for (row, sums) in sums.chunks_exact(width).enumerate() {
+            // SAFETY: a task writes rows of its own product, and columns of its own piece.
+            unsafe { output.write(i * rows + first + row, start, sums) };
+        }
+    };
+    match path {
+        Path::ManyRows => tasks::for_each(count, parallel, |task, buffers| {
+            let (i, columns) = piece(task);
+            let (start, width) = (columns.start, columns.len());
+            many_rows::compute(&products[i], columns, buffers, arch, |first, sums| {
+                write(i, first, start, width, sums);
+            });
+        }),
+        Path::FewRows => tasks::for_each(count, parallel, |task, buffers| {
+            let (i, columns) = piece(task);
+            let (start, width) = (columns.start, columns.len());
+            write(i, 0, start, width, few_rows::compute(&products[i], columns, buffers, arch));
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512 => {
+            let rows: Vec<_> = products.iter().map(avx512::Rows::new).collect();
+            tasks::for_each(count, parallel, |task, buffers: &mut (_, _)| {
+                let (i, columns) = piece(task);
+                let (start, width) = (columns.start, columns.len());
+                let sums = if rows[i].are_tame() {
+                    avx512::compute(&products[i], &rows[i], columns, &mut buffers.0)
+                } else {
+                    few_rows::compute(&products[i], columns, &mut buffers.1, arch)
+                };
+                write(i, 0, start, width, sums);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::{E2M1, Format, Mode, e4m3, e8m0};
+    use super::*;
+
+    /// Seeded bits.
+    fn bits(seed: u32, count: usize) -> impl Iterator<Item = u32> {
+        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+        (0..count).map(move |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.rotate_left(13)
+        })
+    }
+
+    fn numbers(seed: u32, count: usize) -> Vec<f32> {
+        bits(seed, count).map(|x| (x >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    /// A packed matrix, and its numbers found bit by bit.
+    fn packed(format: Format, rows: usize, columns: usize) -> (Weight<'static>, Vec<f64>) {
+        let words: Vec<u32> = bits(1, rows * columns * format.bits / 32).collect();
+        let groups = rows * columns / format.group_size;
+        // Scales around 1.
+        let codes: Vec<u8> = bits(2, groups).map(|x| (x % 16) as u8 + 120).collect();
+        let (scales, biases) = match format.mode {
+            Mode::Affine => (Ok(numbers(3, groups)), Some(numbers(4, groups))),
+            Mode::Mx => (Err(codes), None),
+            Mode::Nv => (Err(codes.iter().map(|x| x % 64).collect()), None),
+        };
+        let bit = |i: usize| words[i / 32] >> (i % 32) & 1;
+        let number = |i: usize| {
+            let code = (0..format.bits).map(|b| bit(i * format.bits + b) << b).sum::<u32>();
+            let group = i / format.group_size;
+            let number = match (format.mode, format.bits) {
+                (Mode::Affine, _) => f64::from(code),
+                (_, 4) => f64::from(E2M1[code as usize]),
+                _ => f64::from(e4m3(code as u8)),
+            };
+            let scale = match &scales {
+                Ok(scales) => scales[group],
+                Err(codes) if format.mode == Mode::Mx => e8m0(codes[group]),
+                Err(codes) => e4m3(codes[group]),
+            };
+            number * f64::from(scale) + biases.as_ref().map_or(0.0, |x| f64::from(x[group]))
+        };
+        let numbers = (0..rows * columns).map(number).collect();
+        (Weight::from_parts(format, rows, words, scales, biases), numbers)
+    }
+
+    /// The instruction sets that this processor has.
+    fn arches() -> Vec<Arch> {
+        let mut arches = vec![Arch::Scalar, Arch::new()];
+        #[cfg(target_arch = "x86_64")]
+        arches.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        arches
+    }
+
+    /// Every path computes every product, also those that another computes faster.
+    #[test]
+    fn paths_agree() {
+        let affine = [2, 3, 4, 5, 6, 8].map(|bits| Format::new("affine", Some(32), Some(bits)));
+        let others = ["mxfp4", "mxfp8", "nvfp4"].map(|mode| Format::new(mode, None, None));
+        for format in affine.into_iter().chain(others).flatten() {
+            for (rows, columns) in [(1, 32), (35, 96), (70, 544)] {
+                let (weight, unpacked) = packed(format, rows, columns);
+                for transpose in [true, false] {
+                    for m in [1, 2, 3, 7, 13] {
+                        check(&weight, &unpacked, transpose, m);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(weight: &Weight<'_>, unpacked: &[f64], transpose: bool, m: usize) {
+        let (rows, columns) = (weight.rows, weight.columns);
+        let (length, n) = if transpose { (columns, rows) } else { (rows, columns) };
+        let x = numbers(5, m * length);
+        let number = |k: usize, j: usize| {
+            unpacked[if transpose { j * columns + k } else { k * columns + j }]
+        };
+        let mut paths = vec![Path::ManyRows, Path::FewRows];
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_supported() && avx512::suits(weight.format, transpose) {
+            paths.push(Path::Avx512);
+        }
+        for path in paths {
+            for arch in arches() {
+                let mut out = vec![f32::NAN; m * n];
+                let product = Product { x: &x, length, weight, index: 0, transpose };
+                compute(&[product], &Output::from_rows(&mut out, n), path, arch);
+                for (at, &found) in out.iter().enumerate() {
+                    let (i, j) = (at / n, at % n);
+                    let terms = (0..length).map(|k| f64::from(x[i * length + k]) * number(k, j));
+                    let wanted: f64 = terms.sum();
+                    // Codes, scales and biases are at most 480, 1 or 256, and 1.
+                    let bound = 1e-6 * length as f64 * 480.0 * 256.0;
+                    let close = (f64::from(found) - wanted).abs() <= bound;
+                    assert!(close, "{path:?} {m} {length} {n}: {found} instead of {wanted}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Work that is cut into tasks and shared among threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Runs tasks `0..count`, on several threads if `parallel`: the calling one and those of rayon's
+/// global pool. Each thread has a state of its own.
+///
+/// The caller starts at once, rather than sleep until another thread has woken up, and takes what
+/// the others have not taken.
+pub(crate) fn for_each<S: Default>(
+    count: usize,
+    parallel: bool,
+    task: impl Fn(usize, &mut S) + Sync,
+) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut state = S::default();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                break;
+            }
+            task(index, &mut state);
+        }
+    };
+    let threads = if parallel { rayon::current_num_threads().min(count) } else { 1 };
+    if threads <= 1 {
+        return work();
+    }
+    rayon::in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for count in [0, 1, 2, 3, 1000] {
+            for parallel in [false, true] {
+                let runs: Vec<AtomicU32> = (0..count).map(|_| AtomicU32::new(0)).collect();
+                for_each(count, parallel, |i, seen: &mut usize| {
+                    *seen += 1;
+                    assert!(*seen <= count);
+                    runs[i].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+}
