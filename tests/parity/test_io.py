@@ -19,6 +19,7 @@ import pytest
 
 from mlx_graft import _core
 from mlx_graft import core as mg
+from support.threads import off_the_main_thread
 
 NUMPY = [
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
@@ -272,6 +273,7 @@ def load_all(path: Path | Any, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("index", range(5))
+@off_the_main_thread
 def test_a_file_cut_short_is_refused_by_name(index: int, tmp_path: Path) -> None:
     path = small_files(tmp_path)[index]
     whole = path.read_bytes()
@@ -287,6 +289,7 @@ def test_a_file_cut_short_is_refused_by_name(index: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("index", range(5))
+@off_the_main_thread
 def test_a_file_with_wrong_bytes_is_read_or_refused(index: int, tmp_path: Path) -> None:
     path = small_files(tmp_path)[index]
     whole = path.read_bytes()
@@ -452,6 +455,7 @@ def test_other_threads_run_while_a_file_object_is_read() -> None:
     assert not failures
 
 
+@off_the_main_thread
 def test_nothing_leaks(tmp_path: Path) -> None:
     paths = small_files(tmp_path)
     cut = tmp_path / "cut.npy"
