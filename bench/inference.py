@@ -31,8 +31,10 @@ def contestants(model: Model, quick: bool) -> list[Contestant]:
         found.append(theirs("PyTorch", "torch_generate.py", folder, dtype, **pace))
     found.append(theirs("llama.cpp", "llama_cpp_generate.py", model.gguf, **pace))
     found.append(ours("graft_generate.py", folder, **pace))
-    found.append(ours("bandwidth.py", model.weight_bytes, name="memory", **pace))
-    return found
+    memory = ours("bandwidth.py", model.weight_bytes, name="memory", **pace)
+    # It has a thread per core; NumPy's own would only get in their way.
+    memory.environment["OPENBLAS_NUM_THREADS"] = "1"
+    return [*found, memory]
 
 
 def measure(size: str, form: str, quick: bool) -> dict[str, Any]:

@@ -94,7 +94,21 @@ def details(results: Results) -> list[str]:
                 out += [f"### Inference, 100M, {form}", inference(results, name)]
             except MissingError as missing:
                 out += [f"Not measured: {missing}"]
+    if "kernels-criterion" in results:
+        out += ["### Kernels", kernels(results["kernels-criterion"])]
     return out
+
+
+def kernels(result: dict[str, Any]) -> str:
+    """Returns the kernels over sizes."""
+    rows = [
+        [
+            point["group"], point["function"], f"{1e3 * point['seconds']:.3f}",
+            f"{point['rate']:.1f} {point['unit']}", f"{100 * point['share']:.0f} %",
+        ]
+        for point in result["points"]
+    ]  # fmt: skip
+    return markdown(["kernel", "", "ms", "rate", "of the limit"], rows)
 
 
 def conditions(results: Results) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import call
 import contest
 import inference
+import kernels
 import lora_step
 import machine
 import mixed_lengths
@@ -32,6 +33,7 @@ PARTS: dict[str, Any] = {
     "scaling": scaling,
     "overheads": overheads,
     "startup": startup,
+    "kernels": kernels,
     "call": call,
 }
 RESULTS = machine.OUT / "results"
