@@ -1,6 +1,9 @@
 //! Handles, bytes and open files return to their start, also after failures. One test, as the
 //! counters are the process's.
 
+#[path = "leaks/thread.rs"]
+mod thread;
+
 use std::fs;
 use std::io::Cursor;
 
@@ -43,6 +46,10 @@ fn one_round(folder: &std::path::Path, x: &Array) {
 
 #[test]
 fn many_rounds_leave_nothing() {
+    thread::off_the_first_thread(repeat_rounds);
+}
+
+fn repeat_rounds() {
     let folder = tempfile::tempdir().unwrap();
     let x = Array::from_slice(&[0.5_f32; 512], &[512]).unwrap();
     for _ in 0..5 {

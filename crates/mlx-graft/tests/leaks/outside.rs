@@ -17,8 +17,8 @@ pub const ROUNDS: &[Round] = &[
     ("kernels of a GPU", kernels),
 ];
 
-/// A reader that fails in the middle of the data does so in a kernel, see [`super::FEW`].
-pub const FEW: &[Round] = &[("readers that fail late", late_readers)];
+/// A reader that fails in the middle of the data does so in a kernel.
+pub const FAILING: &[Round] = &[("readers that fail late", late_readers)];
 
 /// A stream that fails once so many bytes have passed.
 struct Failing<S> {
