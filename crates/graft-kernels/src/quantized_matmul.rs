@@ -9,6 +9,8 @@ mod operands;
 mod output;
 mod product;
 mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use mlx_graft::ops::QuantizedMatmulOptions;
 use mlx_graft::primitive::{
@@ -30,10 +32,12 @@ use operands::{Numbers, Weight};
 ///
 /// Products of `float32`, `bfloat16` and `float16` on the CPU run here, in all modes, on the
 /// threads of rayon's global pool: sums are of `float32` and rounded once, to the dtype that MLX
-/// gives. With more than a few rows, pieces of the packed matrix are unpacked as they are needed
-/// and multiplied by the `gemm` crate; with few rows, numbers are unpacked where they are
-/// multiplied, in AVX-512's registers where the processor has them. All others run through MLX's
-/// own operation.
+/// gives. With many rows, pieces of the packed matrix are unpacked as they are needed and
+/// multiplied by the `gemm` crate; with few rows, numbers are unpacked where they are multiplied,
+/// in AVX-512's registers where the processor has them. There, codes of 2, 4 and 8 bits meet an `x`
+/// of 16-bit numbers as whole numbers: in each group of `x`, numbers count in units of 2⁻¹³ of the
+/// power of two below the largest, so that those of `bfloat16` within 2⁶ of it are exact. All
+/// others run through MLX's own operation.
 ///
 /// The gradient to `x` runs here too, those to `scales` and `biases` are MLX's.
 ///

@@ -92,8 +92,9 @@ impl Packed {
         Ok((turned(numbers)?, turned(reach)?))
     }
 
-    /// Compares the product with one of float64, rounded to float32: each is within K roundings of
+    /// Compares the product with one of float64, rounded to float32: it is within K roundings of
     /// float32, relative to the magnitudes that are added, and one of the dtype of the result.
+    /// Numbers of 16 bits may be taken as multiples of 2⁻¹³ of the largest around them.
     #[track_caller]
     fn check(&self, x: &Array) -> Result<()> {
         let found = self.multiply(x)?;
@@ -120,7 +121,14 @@ fn assert_product(found: &Array, x: &Array, numbers: &Array, reach: &Array) -> R
     let k = x.dim(-1)? as f32 + 2.0;
     let sums = ops::multiply(&exact(&ops::abs(&x)?, reach)?, &Array::scalar(k * f32::EPSILON)?)?;
     let last = ops::multiply(&ops::abs(&wanted)?, &Array::scalar(unit)?)?;
-    assert_within(&wide(found)?, &wanted, &ops::add(&sums, &last)?);
+    let mut bound = ops::add(&sums, &last)?;
+    if found.dtype() != Dtype::Float32 {
+        let half = ops::multiply(&ops::abs(&x)?, &Array::scalar(1.0_f32 / 16384.0)?)?;
+        let largest = ops::max_axis(&half, -1, true)?;
+        let errors = ops::broadcast_to(&largest, x.shape())?;
+        bound = ops::add(&bound, &exact(&errors, reach)?)?;
+    }
+    assert_within(&wide(found)?, &wanted, &bound);
     Ok(())
 }
 

@@ -8,10 +8,10 @@
 #![allow(clippy::needless_range_loop)] // tiles of registers, by their row and column
 
 use std::arch::x86_64::{
-    __mmask16, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps,
-    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_srli_epi32,
+    __m512, __m512i, __mmask16, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_fmadd_ps,
+    _mm512_load_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi32,
+    _mm512_maskz_loadu_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32,
 };
 use std::array::from_fn;
 use std::ops::Range;
@@ -19,9 +19,10 @@ use std::ops::Range;
 use super::format::{E2M1, Format, Mode};
 use super::operands::{Row, Scratch};
 use super::product::Product;
+use super::vnni::{self, Multiples};
 
 /// Words, and numbers, in a register.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Sum of magnitudes above which sums of products with codes could overflow where those with the
 /// numbers themselves do not.
@@ -30,7 +31,7 @@ const TAME: f32 = 1e30;
 /// Numbers in a register.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Lanes([f32; LANES]);
+pub(super) struct Lanes(pub(super) [f32; LANES]);
 
 /// Whether the processor has the instructions.
 pub(super) fn is_supported() -> bool {
@@ -42,42 +43,97 @@ pub(super) fn suits(Format { mode, bits, .. }: Format, transpose: bool) -> bool 
     transpose && (bits == 4 || mode == Mode::Affine && matches!(bits, 2 | 8))
 }
 
+/// How packed rows of one length lie in registers.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// Registers of words of a row.
+    pub(super) registers: usize,
+    words: usize,
+    groups: usize,
+    /// Groups that a register holds, wholly or in part.
+    per_register: usize,
+    /// Numbers in a register, and in a group.
+    sizes: [usize; 2],
+}
+
+impl Tile {
+    fn new(format: Format, length: usize) -> Self {
+        let Format { bits, group_size, .. } = format;
+        let size = LANES * 32 / bits;
+        Self {
+            registers: length.div_ceil(size),
+            words: length * bits / 32,
+            groups: length / group_size,
+            per_register: (size / group_size).max(1),
+            sizes: [size, group_size],
+        }
+    }
+
+    /// Asserts that the rows are of this length.
+    pub(super) fn check(&self, rows: &[Row<'_>]) {
+        for row in rows {
+            assert!(row.codes.len() == 4 * self.words && row.scales.len() == self.groups);
+            assert!(row.biases.is_empty() || row.biases.len() == self.groups);
+        }
+    }
+
+    /// The words of a row in a register, its scales there, and the first of these.
+    pub(super) fn masks(&self, register: usize) -> (__mmask16, __mmask16, usize) {
+        let group = register * self.sizes[0] / self.sizes[1];
+        let scales = (self.groups - group).min(self.per_register);
+        (mask(self.words - register * LANES), mask(scales), group)
+    }
+
+    /// Which of the groups of a register a lane belongs to.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn group_of_lane(&self) -> __m512i {
+        let groups: [i32; LANES] = from_fn(|lane| (lane * self.per_register / LANES) as i32);
+        // SAFETY: the array fills a register.
+        unsafe { _mm512_loadu_si512(groups.as_ptr().cast()) }
+    }
+}
+
 /// Rows of `x` in the order in which codes come.
 pub(super) struct Rows {
-    /// For each row, register of words, and position in a word: the numbers that meet its codes.
-    lanes: Vec<Lanes>,
+    numbers: Numbers,
     /// For each row and group: the sum of the numbers.
     sums: Vec<f32>,
-    /// Registers of words, and groups, of a row.
-    registers: usize,
-    groups: usize,
+    tile: Tile,
     tame: bool,
 }
 
+enum Numbers {
+    /// For each row, register of words, and position in a word: the numbers that meet its codes.
+    Floats(Vec<Lanes>),
+    Multiples(Multiples),
+}
+
 impl Rows {
-    pub(super) fn new(product: &Product<'_>) -> Self {
-        let Format { bits, group_size, .. } = product.weight.format;
-        let per_word = 32 / bits;
-        let mut lanes = Vec::with_capacity(product.x.len().div_ceil(LANES) + per_word);
-        let mut sums = Vec::with_capacity(product.x.len() / group_size);
+    /// Rows as numbers of `float32`, or as multiples of powers of two, if the processor has the
+    /// instructions for these.
+    ///
+    /// # Panics
+    /// If it lacks the instructions.
+    pub(super) fn new(product: &Product<'_>, as_multiples: bool) -> Self {
+        let format = product.weight.format;
+        let mut sums = Vec::with_capacity(product.x.len() / format.group_size);
         let mut tame = true;
         for x in product.x.chunks_exact(product.length) {
-            for x in x.chunks(LANES * per_word) {
-                let start = lanes.len();
-                lanes.resize(start + per_word, Lanes([0.0; LANES]));
-                let lanes = &mut lanes[start..];
-                for (word, x) in x.chunks_exact(per_word).enumerate() {
-                    for (lanes, &x) in lanes.iter_mut().zip(x) {
-                        lanes.0[word] = x;
-                    }
-                }
-            }
-            sums.extend(x.chunks_exact(group_size).map(|x| x.iter().sum::<f32>()));
+            sums.extend(x.chunks_exact(format.group_size).map(|x| x.iter().sum::<f32>()));
             // Comparisons with NaN are false.
             tame &= x.iter().map(|x| x.abs()).sum::<f32>() < TAME;
         }
-        let registers = product.length.div_ceil(LANES * per_word);
-        Self { lanes, sums, registers, groups: product.length / group_size, tame }
+        let rows = product.x.chunks_exact(product.length);
+        let numbers = if as_multiples {
+            assert!(vnni::is_supported());
+            let mut multiples = Multiples::default();
+            // SAFETY: the instructions were found.
+            rows.for_each(|x| unsafe { multiples.push(format, x) });
+            Numbers::Multiples(multiples)
+        } else {
+            Numbers::Floats(rows.flat_map(|x| in_order_of_codes(format, x)).collect())
+        };
+        Self { numbers, sums, tile: Tile::new(format, product.length), tame }
     }
 
     /// Whether [`compute`] may be used: codes and biases apart overflow, or meet infinities, where
@@ -87,10 +143,27 @@ impl Rows {
     }
 }
 
+/// For each register of words, and position in a word: the numbers that meet its codes.
+fn in_order_of_codes(format: Format, x: &[f32]) -> Vec<Lanes> {
+    let per_word = 32 / format.bits;
+    let mut ordered = Vec::with_capacity(x.len().div_ceil(LANES) + per_word);
+    for x in x.chunks(LANES * per_word) {
+        let start = ordered.len();
+        ordered.resize(start + per_word, Lanes([0.0; LANES]));
+        let lanes = &mut ordered[start..];
+        for (word, x) in x.chunks_exact(per_word).enumerate() {
+            for (lanes, &x) in lanes.iter_mut().zip(x) {
+                lanes.0[word] = x;
+            }
+        }
+    }
+    ordered
+}
+
 /// Buffers of a thread.
 #[derive(Default)]
 pub(super) struct Buffers {
-    scratch: [Scratch; 4],
+    scratch: Scratch,
     out: Vec<f32>,
 }
 
@@ -145,27 +218,25 @@ fn block<const BITS: usize, const M: usize, const N: usize>(
     columns: &Range<usize>,
     Buffers { scratch, out }: &mut Buffers,
 ) {
-    let Product { weight, index, length, .. } = *product;
     let width = columns.len();
-    let whole = width - width % N;
-    for j in (0..whole).step_by(N) {
-        let mut rows = [Row::empty(weight.format); N];
-        for (n, (row, scratch)) in rows.iter_mut().zip(&mut *scratch).enumerate() {
-            *row = weight.row(index, columns.start + j + n, 0..length, scratch);
-        }
-        let sums = dots::<BITS, M, N>(&rows, x, first);
+    let rows = product.weight.rows(product.index, columns.clone(), scratch);
+    let mut store = |j: usize, sums: &[[f32; M]]| {
         for (n, sums) in sums.iter().enumerate() {
             for (i, &sum) in sums.iter().enumerate() {
                 out[(first + i) * width + j + n] = sum;
             }
         }
+    };
+    let whole = width - width % N;
+    for j in (0..whole).step_by(N) {
+        let mut some = [rows.row(j); N];
+        for n in 1..N {
+            some[n] = rows.row(j + n);
+        }
+        store(j, &dots::<BITS, M, N>(&some, x, first));
     }
     for j in whole..width {
-        let row = weight.row(index, columns.start + j, 0..length, &mut scratch[0]);
-        let [sums] = dots::<BITS, M, 1>(&[row], x, first);
-        for (i, &sum) in sums.iter().enumerate() {
-            out[(first + i) * width + j] = sum;
-        }
+        store(j, &dots::<BITS, M, 1>(&[rows.row(j)], x, first));
     }
 }
 
@@ -176,33 +247,39 @@ fn dots<const BITS: usize, const M: usize, const N: usize>(
     x: &Rows,
     first: usize,
 ) -> [[f32; M]; N] {
+    let tile = &x.tile;
+    tile.check(rows);
+    assert!(x.sums.len() >= (first + M) * tile.groups);
+    let totals = match &x.numbers {
+        Numbers::Floats(lanes) => products::<BITS, M, N>(rows, lanes, tile, first),
+        // SAFETY: there are multiples only where the processor has the instructions.
+        Numbers::Multiples(x) => unsafe { x.products::<BITS, M, N>(rows, tile, first) },
+    };
+    add_biases(totals, rows, x, first)
+}
+
+/// The products in 16 parts each, without what the biases add; the rows are those of the tile.
+#[target_feature(enable = "avx512f")]
+fn products<const BITS: usize, const M: usize, const N: usize>(
+    rows: &[Row<'_>; N],
+    lanes: &[Lanes],
+    tile: &Tile,
+    first: usize,
+) -> [[__m512; M]; N] {
     let per_word = 32 / BITS;
-    let Rows { registers, groups, .. } = *x;
-    let Format { mode, group_size, .. } = rows[0].format;
-    let words = groups * group_size / per_word;
-    for row in rows {
-        assert!(row.codes.len() == 4 * words && row.scales.len() == groups);
-        assert!(row.biases.is_empty() || row.biases.len() == groups);
-    }
-    assert!(x.lanes.len() >= (first + M) * registers * per_word);
-    assert!(x.sums.len() >= (first + M) * groups);
-    // Groups in a register, and which of them a lane belongs to.
-    let per_register = (LANES * per_word / group_size).max(1);
-    let group_of_lane: [i32; LANES] = from_fn(|lane| (lane * per_register / LANES) as i32);
-    let numbers: [f32; LANES] = from_fn(|code| match mode {
+    let registers = tile.registers;
+    assert!(lanes.len() >= (first + M) * registers * per_word);
+    let group_of_lane = tile.group_of_lane();
+    let numbers: [f32; LANES] = from_fn(|code| match rows[0].format.mode {
         Mode::Affine => (code % (1 << BITS.min(4))) as f32,
         Mode::Mx | Mode::Nv => E2M1[code],
     });
-    // SAFETY: the arrays fill a register.
-    let (group_of_lane, numbers) = unsafe {
-        (_mm512_loadu_si512(group_of_lane.as_ptr().cast()), _mm512_loadu_ps(numbers.as_ptr()))
-    };
+    // SAFETY: the array fills a register.
+    let numbers = unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
 
     let mut totals = [[_mm512_setzero_ps(); M]; N];
     for register in 0..registers {
-        let group = register * LANES * per_word / group_size;
-        let word_mask = mask(words - register * LANES);
-        let scale_mask = mask((groups - group).min(per_register));
+        let (word_mask, scale_mask, group) = tile.masks(register);
         let mut codes = [_mm512_setzero_si512(); N];
         for (codes, row) in codes.iter_mut().zip(rows) {
             // SAFETY: the mask covers the words from there on.
@@ -230,7 +307,7 @@ fn dots<const BITS: usize, const M: usize, const N: usize>(
             for m in 0..M {
                 let at = ((first + m) * registers + register) * per_word + i;
                 // SAFETY: there are so many, as asserted above; each is aligned and fills a register.
-                let x = unsafe { _mm512_load_ps(x.lanes.as_ptr().add(at).cast()) };
+                let x = unsafe { _mm512_load_ps(lanes.as_ptr().add(at).cast()) };
                 for n in 0..N {
                     sums[n][m] = _mm512_fmadd_ps(q[n], x, sums[n][m]);
                 }
@@ -246,6 +323,18 @@ fn dots<const BITS: usize, const M: usize, const N: usize>(
             }
         }
     }
+    totals
+}
+
+/// Adds biases times sums of `x`, and the parts.
+#[target_feature(enable = "avx512f")]
+fn add_biases<const M: usize, const N: usize>(
+    mut totals: [[__m512; M]; N],
+    rows: &[Row<'_>; N],
+    x: &Rows,
+    first: usize,
+) -> [[f32; M]; N] {
+    let groups = x.tile.groups;
     for group in (0..rows[0].biases.len()).step_by(LANES) {
         let mask = mask(groups - group);
         for n in 0..N {

@@ -145,10 +145,27 @@ pub(super) struct Row<'a> {
     pub(super) biases: &'a [f32],
 }
 
-impl Row<'_> {
-    /// No group.
-    pub(super) fn empty(format: Format) -> Self {
-        Self { format, codes: &[], scales: &[], biases: &[] }
+/// Whole rows that follow each other.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    all: Row<'a>,
+    /// Bytes, and groups, of a row.
+    bytes: usize,
+    groups: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Row `i`.
+    #[inline(always)]
+    pub(super) fn row(&self, i: usize) -> Row<'a> {
+        let Row { format, codes, scales, biases } = self.all;
+        let groups = i * self.groups..(i + 1) * self.groups;
+        Row {
+            format,
+            codes: &codes[i * self.bytes..(i + 1) * self.bytes],
+            scales: &scales[groups.clone()],
+            biases: if biases.is_empty() { biases } else { &biases[groups] },
+        }
     }
 }
 
@@ -197,7 +214,7 @@ impl<'a> Weight<'a> {
 
     /// Some columns, which are whole groups, of a row of matrix number `index` of the stack.
     #[inline(always)]
-    pub(super) fn row<'s>(
+    fn row<'s>(
         &'s self,
         index: usize,
         row: usize,
@@ -208,6 +225,37 @@ impl<'a> Weight<'a> {
         let first = row * (self.columns / format.group_size);
         let groups =
             first + columns.start / format.group_size..first + columns.end / format.group_size;
+        let first = row * format.bytes(self.columns);
+        let codes = first + format.bytes(columns.start)..first + format.bytes(columns.end);
+        self.part(codes, groups, scratch)
+    }
+
+    /// Some rows of matrix number `index` of the stack.
+    #[inline(always)]
+    pub(super) fn rows<'s>(
+        &'s self,
+        index: usize,
+        rows: Range<usize>,
+        scratch: &'s mut Scratch,
+    ) -> Rows<'s> {
+        let of = |length: usize| {
+            let first = index * self.rows;
+            (first + rows.start) * length..(first + rows.end) * length
+        };
+        let (bytes, groups) =
+            (self.format.bytes(self.columns), self.columns / self.format.group_size);
+        Rows { all: self.part(of(bytes), of(groups), scratch), bytes, groups }
+    }
+
+    /// Bytes of codes, and their groups.
+    #[inline(always)]
+    fn part<'s>(
+        &'s self,
+        codes: Range<usize>,
+        groups: Range<usize>,
+        scratch: &'s mut Scratch,
+    ) -> Row<'s> {
+        let format = self.format;
         let scales = match &self.scales {
             Scales::Numbers(scales) => scales.floats().part(groups.clone(), &mut scratch.scales),
             Scales::Codes(codes) => {
@@ -225,8 +273,6 @@ impl<'a> Weight<'a> {
             Some(biases) => biases.floats().part(groups, &mut scratch.biases),
             None => &[],
         };
-        let first = row * format.bytes(self.columns);
-        let codes = first + format.bytes(columns.start)..first + format.bytes(columns.end);
         Row { format, codes: &as_bytes(&self.words)[codes], scales, biases }
     }
 

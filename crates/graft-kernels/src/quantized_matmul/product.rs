@@ -6,15 +6,19 @@ use std::ops::Range;
 use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::Arch;
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
 use super::operands::{Numbers, Weight};
 use super::output::{self, Output};
+#[cfg(target_arch = "x86_64")]
+use super::{avx512, vnni};
 use super::{few_rows, many_rows};
 use crate::tasks;
 
 /// Rows for which numbers are unpacked where they are multiplied.
 const FEW_ROWS: usize = 8;
+
+/// Rows for which they are unpacked in registers.
+#[cfg(target_arch = "x86_64")]
+const REGISTER_ROWS: usize = 32;
 
 /// Numbers of a packed matrix below which a second thread costs more than it saves, for one row.
 const PARALLEL_FROM: usize = 1 << 17;
@@ -48,19 +52,23 @@ pub(super) enum Path {
     /// Numbers are unpacked in AVX-512's registers.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same with rows as whole numbers: for what is rounded to 16 bits.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
 }
 
 impl Path {
-    /// The fastest path for products like this one.
-    pub(super) fn of(product: &Product<'_>) -> Self {
-        if product.rows() > FEW_ROWS {
-            return Self::ManyRows;
-        }
+    /// The fastest path for products like this one, of `float32` or of numbers of 16 bits.
+    fn of(product: &Product<'_>, is_float32: bool) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if avx512::is_supported() && avx512::suits(product.weight.format, product.transpose) {
-            return Self::Avx512;
+        if product.rows() <= REGISTER_ROWS
+            && avx512::is_supported()
+            && avx512::suits(product.weight.format, product.transpose)
+        {
+            let as_multiples = !is_float32 && vnni::is_supported();
+            return if as_multiples { Self::Vnni } else { Self::Avx512 };
         }
-        Self::FewRows
+        if product.rows() > FEW_ROWS { Self::ManyRows } else { Self::FewRows }
     }
 }
 
@@ -98,6 +106,7 @@ pub(super) fn solve(
     if output.size() == 0 {
         return Ok(());
     }
+    let is_float32 = matches!(x, Numbers::Float32(_));
     let x = x.to_float32();
     let product = Product { x: &x, length, weight, index: 0, transpose };
     let products = if stack.is_empty() {
@@ -113,7 +122,7 @@ pub(super) fn solve(
     };
     // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
     let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, &output, Path::of(&products[0]), Arch::new());
+    compute(&products, &output, Path::of(&products[0], is_float32), Arch::new());
     Ok(())
 }
 
@@ -169,8 +178,9 @@ pub(super) fn compute(products: &[Product<'_>], output: &Output<'_>, path: Path,
             write(i, 0, start, width, few_rows::compute(&products[i], columns, buffers, arch));
         }),
         #[cfg(target_arch = "x86_64")]
-        Path::Avx512 => {
-            let rows: Vec<_> = products.iter().map(avx512::Rows::new).collect();
+        Path::Avx512 | Path::Vnni => {
+            let rows = |product| avx512::Rows::new(product, path == Path::Vnni);
+            let rows: Vec<_> = products.iter().map(rows).collect();
             tasks::for_each(count, parallel, |task, buffers: &mut (_, _)| {
                 let (i, columns) = piece(task);
                 let (start, width) = (columns.start, columns.len());
@@ -203,8 +213,9 @@ mod tests {
         bits(seed, count).map(|x| (x >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
-    /// A packed matrix, and its numbers found bit by bit.
-    fn packed(format: Format, rows: usize, columns: usize) -> (Weight<'static>, Vec<f64>) {
+    /// A packed matrix, and its numbers found bit by bit, with the magnitudes of what they are the
+    /// sums of.
+    fn packed(format: Format, rows: usize, columns: usize) -> (Weight<'static>, Vec<[f64; 2]>) {
         let words: Vec<u32> = bits(1, rows * columns * format.bits / 32).collect();
         let groups = rows * columns / format.group_size;
         // Scales around 1.
@@ -228,7 +239,9 @@ mod tests {
                 Err(codes) if format.mode == Mode::Mx => e8m0(codes[group]),
                 Err(codes) => e4m3(codes[group]),
             };
-            number * f64::from(scale) + biases.as_ref().map_or(0.0, |x| f64::from(x[group]))
+            let bias = biases.as_ref().map_or(0.0, |x| f64::from(x[group]));
+            let scaled = number * f64::from(scale);
+            [scaled + bias, scaled.abs() + bias.abs()]
         };
         let numbers = (0..rows * columns).map(number).collect();
         (Weight::from_parts(format, rows, words, scales, biases), numbers)
@@ -259,7 +272,7 @@ mod tests {
         }
     }
 
-    fn check(weight: &Weight<'_>, unpacked: &[f64], transpose: bool, m: usize) {
+    fn check(weight: &Weight<'_>, unpacked: &[[f64; 2]], transpose: bool, m: usize) {
         let (rows, columns) = (weight.rows, weight.columns);
         let (length, n) = if transpose { (columns, rows) } else { (rows, columns) };
         let x = numbers(5, m * length);
@@ -270,6 +283,9 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         if avx512::is_supported() && avx512::suits(weight.format, transpose) {
             paths.push(Path::Avx512);
+            if vnni::is_supported() {
+                paths.push(Path::Vnni);
+            }
         }
         for path in paths {
             for arch in arches() {
@@ -278,11 +294,18 @@ mod tests {
                 compute(&[product], &Output::from_rows(&mut out, n), path, arch);
                 for (at, &found) in out.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
-                    let terms = (0..length).map(|k| f64::from(x[i * length + k]) * number(k, j));
-                    let wanted: f64 = terms.sum();
-                    // Codes, scales and biases are at most 480, 1 or 256, and 1.
-                    let bound = 1e-6 * length as f64 * 480.0 * 256.0;
-                    let close = (f64::from(found) - wanted).abs() <= bound;
+                    let (mut wanted, mut bound) = (0.0, 0.0);
+                    for (k, &x) in x[i * length..][..length].iter().enumerate() {
+                        let ([number, magnitude], x) = (number(k, j), f64::from(x));
+                        wanted += x * number;
+                        // Sums of float32; numbers below 1 as multiples of a power of two.
+                        bound += match path {
+                            #[cfg(target_arch = "x86_64")]
+                            Path::Vnni => magnitude / 16384.0,
+                            _ => magnitude * x.abs() * length as f64 * f64::from(f32::EPSILON),
+                        };
+                    }
+                    let close = (f64::from(found) - wanted).abs() <= bound + 1e-7;
                     assert!(close, "{path:?} {m} {length} {n}: {found} instead of {wanted}");
                 }
             }
