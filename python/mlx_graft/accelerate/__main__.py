@@ -15,6 +15,13 @@ usage: python -m mlx_graft.accelerate -m MODULE [arguments]
 """
 
 
+def _exists(module: str) -> bool:
+    """Whether there is a module of this name, whose packages are imported to find out."""
+    parts = module.split(".")
+    packages = (".".join(parts[: i + 1]) for i in range(len(parts)))
+    return all(importlib.util.find_spec(name) is not None for name in packages)
+
+
 def main() -> None:
     """Takes the place of the interpreter for the rest of the command line."""
     arguments = sys.argv[1:]
@@ -31,7 +38,7 @@ def main() -> None:
     if is_module:
         # As the interpreter does: the working folder comes first.
         sys.path.insert(0, str(Path.cwd()))
-        if importlib.util.find_spec(target[0].partition(".")[0]) is None:
+        if not _exists(target[0]):
             sys.exit(f"python -m mlx_graft.accelerate: no module named {target[0]}")
         runpy.run_module(target[0], run_name="__main__", alter_sys=True)
         return

@@ -61,7 +61,7 @@ def _replace() -> None:
         warnings.warn(
             "mlx_graft.accelerate: the default device is a GPU, so MLX's own operations stay. "
             "Call mx.set_default_device(mx.cpu) first to run on the CPU.",
-            stacklevel=4,
+            stacklevel=3,
         )
         return
     for owner, name, make in _functions.REPLACEMENTS:
@@ -88,7 +88,7 @@ def _restore() -> None:
         warnings.warn(
             f"mlx_graft.accelerate: compiled functions keep the kernels that they were traced "
             f"with, until they are compiled again: {names}",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
