@@ -11,10 +11,9 @@ use mlx_graft::fast::ScaledDotProductAttentionOptions;
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
-use mlx_graft::{Array, Dtype, Error, Result, fast, ops, transforms};
+use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
 
-use crate::rows::{self, no_derivative};
-use crate::{floats, is_active, matmul, softmax};
+use crate::{derivatives, floats, is_active, matmul, rows, softmax};
 
 use heads::Heads;
 
@@ -212,34 +211,24 @@ impl Primitive for Attention {
         let known = [&outputs[0], &outputs[1], &cotangents[0]];
         let inputs: Vec<&Array> = qkv.iter().chain(known).chain(mask).collect();
         let gradients = apply(AttentionGrad(*self), &inputs)?;
+        let this = *self;
         let with_respect_to = |&arg: &usize| match (gradients.get(arg), &primals[arg]) {
             (Some(gradient), _) => heads_first(gradient),
             (None, mask) if mask.dtype() == Dtype::Bool => ops::zeros_like(mask),
-            (None, mask) => {
+            (None, _) => {
                 // Numbers that are added to the scores are seldom trained: their derivative may
                 // hold all scores.
-                let (this, qkv) =
-                    (*self, [&primals[0], &primals[1], &primals[2]].map(Array::clone));
-                let of_mask =
-                    move |mask: &[Array]| Ok(vec![this.composed(&[&qkv[..], mask].concat())?]);
-                Ok(transforms::vjp(of_mask, &[mask], &[&cotangents[0]])?.1.remove(0))
+                let of_all = move |inputs: &[Array]| this.composed(inputs).map(|out| vec![out]);
+                Ok(derivatives::vjp(of_all, primals, &cotangents[..1], &[arg])?.remove(0))
             }
         };
         argnums.iter().map(with_respect_to).collect()
     }
 
     fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
-        let (this, all, moved) = (*self, primals.to_vec(), argnums.to_vec());
-        let of_moved = move |values: &[Array]| {
-            let mut inputs = all.clone();
-            for (&arg, value) in moved.iter().zip(values) {
-                inputs[arg].clone_from(value);
-            }
-            Ok(vec![this.composed(&inputs)?])
-        };
-        let at: Vec<&Array> = argnums.iter().map(|&arg| &primals[arg]).collect();
-        let tangents: Vec<&Array> = tangents.iter().collect();
-        let tangent = transforms::jvp(of_moved, &at, &tangents)?.1.remove(0);
+        let this = *self;
+        let of_all = move |inputs: &[Array]| this.composed(inputs).map(|out| vec![out]);
+        let tangent = derivatives::jvp(of_all, primals, tangents, argnums)?.remove(0);
         let shape = [&tangent.shape()[..3], &[2]].concat();
         Ok(vec![tangent, ops::zeros(&shape, Dtype::Float32)?])
     }
@@ -254,6 +243,19 @@ impl Primitive for Attention {
 
     fn layout(&self, _input: usize) -> Layout {
         Layout::Strided
+    }
+}
+
+impl AttentionGrad {
+    /// The same from MLX's operations and the other kernels.
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
+        // What the first pass left depends on queries, keys and values, and is computed again.
+        let (of_inputs, cotangent, mask) = (self.0, &inputs[5], &inputs[6..]);
+        let of_all = move |inputs: &[Array]| of_inputs.composed(inputs).map(|out| vec![out]);
+        let primals = [&inputs[..3], mask].concat();
+        let cotangents = std::slice::from_ref(cotangent);
+        let gradients = derivatives::vjp(of_all, &primals, cotangents, &[0, 1, 2])?;
+        gradients.iter().map(heads_first).collect()
     }
 }
 
@@ -277,12 +279,20 @@ impl Primitive for AttentionGrad {
         with_heads!(&inputs[..3], inputs.get(6), self.0, backward, known, outputs)
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "vjp")
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        let this = *self;
+        derivatives::vjp(move |inputs| this.composed(inputs), primals, cotangents, argnums)
     }
 
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "jvp")
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        let this = *self;
+        derivatives::jvp(move |inputs| this.composed(inputs), primals, tangents, argnums)
     }
 
     fn vmap(

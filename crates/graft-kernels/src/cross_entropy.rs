@@ -5,8 +5,8 @@ use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Pr
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch, no_derivative};
-use crate::{is_active, lanes};
+use crate::rows::{self, RowKernel, Scratch};
+use crate::{derivatives, is_active, lanes, softmax};
 
 /// `logsumexp(logits) - logits[target]` over the last axis, as `mlx.nn.losses.cross_entropy`.
 ///
@@ -175,6 +175,18 @@ impl Primitive for CrossEntropy {
     }
 }
 
+impl CrossEntropyGrad {
+    /// The same from other operations.
+    fn composed(inputs: &[Array]) -> Result<Vec<Array>> {
+        let (logits, targets, g) = (&inputs[0], &inputs[1], &inputs[3]);
+        let columns = ops::arange(0.0, f64::from(logits.dim(-1)?), 1.0, Dtype::Int32)?;
+        let hits = ops::equal(&ops::expand_dims(targets, -1)?, &columns)?;
+        let hits = ops::astype(&hits, logits.dtype())?;
+        let slopes = ops::subtract(&softmax(logits)?, &hits)?;
+        Ok(vec![ops::multiply(&slopes, &ops::expand_dims(g, -1)?)?])
+    }
+}
+
 impl Primitive for CrossEntropyGrad {
     const NAME: &'static str = "cross_entropy_grad";
 
@@ -199,12 +211,18 @@ impl Primitive for CrossEntropyGrad {
         rows::compute(&kernel, outputs, [width], targets.len(), width)
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "vjp")
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        derivatives::vjp(Self::composed, primals, cotangents, argnums)
     }
 
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "jvp")
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        derivatives::jvp(Self::composed, primals, tangents, argnums)
     }
 
     fn vmap(

@@ -6,6 +6,7 @@
 
 mod attention;
 mod cross_entropy;
+mod derivatives;
 mod floats;
 mod lanes;
 mod logsumexp;

@@ -5,8 +5,8 @@ use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Pr
 use mlx_graft::{Array, Error, Result, ops};
 
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch, no_derivative};
-use crate::{is_active, lanes, softmax};
+use crate::rows::{self, RowKernel, Scratch};
+use crate::{derivatives, is_active, lanes, softmax};
 
 /// `log(sum(exp(x)))` over the last axis, as `mlx.core.logsumexp`.
 ///
@@ -122,6 +122,14 @@ impl Primitive for LogSumExp {
     }
 }
 
+impl LogSumExpGrad {
+    /// The same from other operations.
+    fn composed(inputs: &[Array]) -> Result<Vec<Array>> {
+        let g = ops::expand_dims(&inputs[1], -1)?;
+        Ok(vec![ops::multiply(&softmax(&inputs[0])?, &g)?])
+    }
+}
+
 impl Primitive for LogSumExpGrad {
     const NAME: &'static str = "logsumexp_grad";
 
@@ -139,12 +147,18 @@ impl Primitive for LogSumExpGrad {
         rows::compute_last_axis(&Backward { x, g, width }, outputs, width)
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "vjp")
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        derivatives::vjp(Self::composed, primals, cotangents, argnums)
     }
 
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "jvp")
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        derivatives::jvp(Self::composed, primals, tangents, argnums)
     }
 
     fn vmap(

@@ -5,8 +5,8 @@ use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Pr
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
 
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch, no_derivative};
-use crate::{is_active, lanes};
+use crate::rows::{self, RowKernel, Scratch};
+use crate::{derivatives, is_active, lanes};
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last axis, as `mlx.core.fast.rms_norm` (Zhang and
 /// Sennrich, 2019).
@@ -216,6 +216,24 @@ impl Primitive for RmsNorm {
     }
 }
 
+impl RmsNormGrad {
+    /// The same from MLX's operations.
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let wide = |x: &Array| ops::astype(x, Dtype::Float32);
+        let (x, g) = (&wide(&inputs[0])?, &wide(&inputs[1])?);
+        let g = &match inputs.get(2) {
+            Some(weight) => ops::multiply(g, &wide(weight)?)?,
+            None => g.clone(),
+        };
+        let mean = ops::mean_axis(&ops::square(x)?, -1, true)?;
+        let scale = ops::rsqrt(&ops::add(&mean, &Array::scalar(self.0.eps)?)?)?;
+        let along = ops::mean_axis(&ops::multiply(g, x)?, -1, true)?;
+        let along = ops::multiply(&along, &ops::square(&scale)?)?;
+        let dx = ops::multiply(&scale, &ops::subtract(g, &ops::multiply(x, &along)?)?)?;
+        Ok(vec![ops::astype(&dx, inputs[0].dtype())?])
+    }
+}
+
 impl Primitive for RmsNormGrad {
     const NAME: &'static str = "rms_norm_grad";
 
@@ -237,12 +255,20 @@ impl Primitive for RmsNormGrad {
         )
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "vjp")
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        let this = *self;
+        derivatives::vjp(move |inputs| this.composed(inputs), primals, cotangents, argnums)
     }
 
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "jvp")
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        let this = *self;
+        derivatives::jvp(move |inputs| this.composed(inputs), primals, tangents, argnums)
     }
 
     fn vmap(

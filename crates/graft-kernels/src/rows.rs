@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
-use mlx_graft::{Array, Dtype, Error, Result, ops};
+use mlx_graft::{Array, Dtype, Result, ops};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
@@ -222,9 +222,4 @@ pub(crate) fn vmap(
     let outputs = op(&inputs.iter().collect::<Vec<_>>())?;
     let axes = vec![length.map(|_| 0); outputs.len()];
     Ok((outputs, axes))
-}
-
-/// The derivative of the derivative `name`, which there is not.
-pub(crate) fn no_derivative<T>(name: &'static str, transform: &str) -> Result<T> {
-    Err(Error::unsupported_transform(name, transform))
 }

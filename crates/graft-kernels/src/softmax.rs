@@ -5,8 +5,8 @@ use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Pr
 use mlx_graft::{Array, Error, Result, ops};
 
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch, no_derivative};
-use crate::{is_active, lanes};
+use crate::rows::{self, RowKernel, Scratch};
+use crate::{derivatives, is_active, lanes};
 
 /// `exp(x) / sum(exp(x))` over the last axis, as `mlx.core.softmax` with `precise`.
 ///
@@ -124,6 +124,15 @@ impl Primitive for Softmax {
     }
 }
 
+impl SoftmaxGrad {
+    /// The same from other operations.
+    fn composed(inputs: &[Array]) -> Result<Vec<Array>> {
+        let (y, g) = (&inputs[0], &inputs[1]);
+        let dot = ops::sum_axis(&ops::multiply(y, g)?, -1, true)?;
+        Ok(vec![ops::multiply(y, &ops::subtract(g, &dot)?)?])
+    }
+}
+
 impl Primitive for SoftmaxGrad {
     const NAME: &'static str = "softmax_grad";
 
@@ -141,12 +150,18 @@ impl Primitive for SoftmaxGrad {
         rows::compute_last_axis(&Backward { y, g, width }, outputs, width)
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "vjp")
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        derivatives::vjp(Self::composed, primals, cotangents, argnums)
     }
 
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "jvp")
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        derivatives::jvp(Self::composed, primals, tangents, argnums)
     }
 
     fn vmap(

@@ -7,8 +7,8 @@ use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Pr
 use mlx_graft::{Array, Error, Result, ops};
 
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch, no_derivative};
-use crate::{is_active, lanes};
+use crate::rows::{self, RowKernel, Scratch};
+use crate::{derivatives, is_active, lanes};
 
 /// Elements that are computed at once; the shape does not matter.
 const WIDTH: usize = 1024;
@@ -151,6 +151,20 @@ impl Primitive for Swiglu {
     }
 }
 
+impl SwigluGrad {
+    /// The same from other operations.
+    fn composed(inputs: &[Array]) -> Result<Vec<Array>> {
+        let (gate, up, g) = (&inputs[0], &inputs[1], &inputs[2]);
+        let sigmoid = ops::sigmoid(gate)?;
+        let silu = ops::multiply(gate, &sigmoid)?;
+        // sigmoid + silu (1 - sigmoid)
+        let slope =
+            ops::subtract(&ops::add(&sigmoid, &silu)?, &ops::multiply(&silu, &sigmoid)?)?;
+        let d_gate = ops::multiply(&ops::multiply(g, up)?, &slope)?;
+        Ok(vec![d_gate, ops::multiply(g, &silu)?])
+    }
+}
+
 impl Primitive for SwigluGrad {
     const NAME: &'static str = "swiglu_grad";
 
@@ -169,12 +183,18 @@ impl Primitive for SwigluGrad {
         rows::compute(&kernel, outputs, [WIDTH, WIDTH], count, WIDTH)
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "vjp")
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        derivatives::vjp(Self::composed, primals, cotangents, argnums)
     }
 
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        no_derivative(Self::NAME, "jvp")
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        derivatives::jvp(Self::composed, primals, tangents, argnums)
     }
 
     fn vmap(

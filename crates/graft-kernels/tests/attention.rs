@@ -258,3 +258,28 @@ fn what_the_kernel_does_not_know_runs_through_mlx() -> Result<()> {
     assert_eq!(wording(error), wording(theirs));
     Ok(())
 }
+
+#[test]
+fn second_derivatives() -> Result<()> {
+    let x = [numbers(1, &[1, 4, 5, 6])?, numbers(2, &[1, 2, 7, 6])?, numbers(3, &[1, 2, 7, 3])?];
+    let slopes = |ours: bool, mask: Kind| {
+        move |x: &[Array]| {
+            let mask = mask.clone();
+            let loss = move |x: &[Array]| {
+                let out = if ours { self::ours(x, &mask)? } else { wanted(x, &mask)? };
+                Ok(vec![ops::sum(&ops::square(&out[0])?, false)?])
+            };
+            transforms::grad(loss, &[0, 1, 2], x)
+        }
+    };
+    for mask in [Kind::None, Kind::Causal, Kind::Array(numbers(4, &[1, 4, 5, 7])?)] {
+        let cotangents = x.iter().map(|x| numbers(5, x.shape())).collect::<Result<Vec<_>>>()?;
+        let (_, found) = transforms::vjp(slopes(true, mask.clone()), &x, &cotangents)?;
+        let (_, wanted) = transforms::vjp(slopes(false, mask), &x, &cotangents)?;
+        for (found, wanted) in found.iter().zip(&wanted) {
+            let size = ops::add(&ops::abs(wanted)?, &Array::scalar(1.0_f32)?)?;
+            assert_within(found, wanted, &ops::multiply(&size, &Array::scalar(1e-4_f32)?)?);
+        }
+    }
+    Ok(())
+}

@@ -1,4 +1,4 @@
-//! The kernels that work on rows under `compile`, `vmap` and a second `grad`.
+//! The kernels that work on rows under `compile`, `vmap` and a second derivative.
 
 #[allow(dead_code)]
 #[path = "common/cases.rs"]
@@ -6,9 +6,12 @@ mod cases;
 #[allow(dead_code)] // of what the tests share, a part
 mod common;
 
-use cases::{ALL, assert_close, spread};
+use cases::{ALL, assert_close, assert_close_by, spread};
 use common::numbers;
 use mlx_graft::{Array, Result, ops, transforms};
+
+/// How far second derivatives may be off: they are sums of products of first ones.
+const SECOND: f32 = 1e-4;
 
 #[test]
 fn compiled_with_changing_shapes() -> Result<()> {
@@ -58,22 +61,44 @@ fn vectorized() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn second_derivatives_are_refused() -> Result<()> {
-    for case in ALL {
-        let inputs = (case.inputs)(&spread(1, &[4, 6])?)?;
-        let ours = case.ours;
-        let fixed = inputs[1..].to_vec();
-        let slope = move |x: &[Array]| {
-            let fixed = fixed.clone();
-            let loss = move |x: &[Array]| {
-                let y = ours(&[x, &fixed].concat())?;
-                Ok(vec![ops::sum(&ops::square(&y[0])?, false)?])
-            };
-            Ok(vec![ops::sum(&transforms::grad(loss, &[0], x)?[0], false)?])
+/// The gradient of the sum of squares, as a function to differentiate once more.
+fn slopes(
+    function: impl Fn(&[Array]) -> Result<Vec<Array>> + Clone + 'static,
+) -> impl Fn(&[Array]) -> Result<Vec<Array>> + Clone + 'static {
+    move |x: &[Array]| {
+        let function = function.clone();
+        let loss = move |x: &[Array]| {
+            let squares = ops::square(&function(x)?[0])?;
+            Ok(vec![ops::sum(&squares, false)?])
         };
-        let error = transforms::grad(slope, &[0], &inputs[..1]).expect_err("not implemented");
-        assert!(error.to_string().contains("not implemented"), "{error}");
+        transforms::grad(loss, &(0..x.len() as i32).collect::<Vec<_>>(), x)
+    }
+}
+
+#[test]
+fn second_derivatives() -> Result<()> {
+    for case in ALL {
+        let inputs = (case.inputs)(&numbers(1, &[4, 6])?)?;
+        let (moved, fixed) = inputs.split_at(case.differentiable);
+        let fixed = fixed.to_vec();
+        let both = move |x: &[Array]| [x, &fixed].concat();
+        let with_fixed = both.clone();
+        let ours = slopes(move |x: &[Array]| (case.ours)(&both(x)));
+        let theirs = slopes(move |x: &[Array]| case.wanted(&with_fixed(x)));
+        let like = |seed: u32| -> Result<Vec<Array>> {
+            moved.iter().map(|x| numbers(seed, x.shape())).collect()
+        };
+
+        let (_, found) = transforms::vjp(ours.clone(), moved, &like(3)?)?;
+        let (_, wanted) = transforms::vjp(theirs.clone(), moved, &like(3)?)?;
+        for (found, wanted) in found.iter().zip(&wanted) {
+            assert_close_by(SECOND, found, wanted)?;
+        }
+        let (_, found) = transforms::jvp(ours, moved, &like(4)?)?;
+        let (_, wanted) = transforms::jvp(theirs, moved, &like(4)?)?;
+        for (found, wanted) in found.iter().zip(&wanted) {
+            assert_close_by(SECOND, found, wanted)?;
+        }
     }
     Ok(())
 }

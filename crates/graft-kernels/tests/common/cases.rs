@@ -13,7 +13,7 @@ pub struct Case {
     theirs: Function,
     pub inputs: fn(&Array) -> Result<Vec<Array>>,
     /// How many inputs have a gradient; they are the first.
-    differentiable: usize,
+    pub differentiable: usize,
     /// How far results of `float32` may be off, relative to large ones.
     bound: f32,
 }
@@ -83,7 +83,7 @@ pub const ALL: [Case; 5] = [SOFTMAX, LOGSUMEXP, RMS_NORM, CROSS_ENTROPY, SWIGLU]
 /// Asserts that two arrays are the same within `bound`, relative to the wanted one where it is
 /// large.
 #[track_caller]
-fn assert_close_by(bound: f32, found: &Array, wanted: &Array) -> Result<()> {
+pub fn assert_close_by(bound: f32, found: &Array, wanted: &Array) -> Result<()> {
     let size = ops::add(&ops::abs(wanted)?, &Array::scalar(1.0_f32)?)?;
     assert_within(found, wanted, &ops::multiply(&size, &Array::scalar(bound)?)?);
     Ok(())
