@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -56,6 +57,8 @@ def test_commands_run(guide: str, root: Path, checkpoint, data, tmp_path) -> Non
             continue
         if "--config" in words:
             continue
+        if "mlx_lm" in words and importlib.util.find_spec("mlx_lm") is None:
+            continue  # it needs Python 3.11
         words = words.copy()
         for flag, value in stand_ins.items():
             if flag in words:
@@ -75,7 +78,7 @@ def test_commands_run(guide: str, root: Path, checkpoint, data, tmp_path) -> Non
         assert run.returncode == 0, f"{' '.join(words)}\n{run.stdout}{run.stderr}"
 
 
-@pytest.mark.parametrize("guide", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("guide", ["README.md", "docs/python.md", "docs/accelerate.md"])
 def test_python_examples_run(guide: str, root: Path, checkpoint, data, tmp_path) -> None:
     """The Python blocks of a guide run one after the other, as a reader would type them."""
     code = "\n".join(blocks(root, guide, "python"))

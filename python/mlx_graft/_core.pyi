@@ -18,11 +18,13 @@ __all__ = [
     "Trainer",
     "check_options",
     "core",
+    "cross_entropy",
     "generate",
     "identity",
     "live_handles",
     "logsumexp",
     "matmul",
+    "overwrite",
     "quantized_matmul",
     "resolve_model",
     "rms_norm",
@@ -52,6 +54,12 @@ def softmax(a: mx.array) -> mx.array:
 
 def logsumexp(a: mx.array, *, keepdims: bool = False) -> mx.array:
     """Computes `mx.logsumexp(a, axis=-1)`."""
+
+def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    """Computes `mx.nn.losses.cross_entropy` of rows; `targets` are `int32`."""
+
+def overwrite(a: mx.array, b: mx.array) -> None:
+    """Makes the object `a` hold the array `b`, whatever its shape and dtype."""
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """Computes `mx.fast.rms_norm`."""

@@ -5,6 +5,7 @@ know, they are MLX's own operations.
 """
 
 from mlx_graft._core import (
+    cross_entropy,
     logsumexp,
     matmul,
     quantized_matmul,
@@ -15,6 +16,7 @@ from mlx_graft._core import (
 )
 
 __all__ = [
+    "cross_entropy",
     "logsumexp",
     "matmul",
     "quantized_matmul",

@@ -1,4 +1,4 @@
-"""`accelerate()` puts native operations in the place of MLX's, says what it leaves, and goes away."""
+"""`accelerate()` replaces MLX's operations, says what it leaves, and goes away again."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_products_are_native_only_meanwhile(products: list[mx.Device]) -> None:
     assert len(products) == 2
 
 
-def test_names_bound_before_stay(accelerated: None, products: list[mx.Device]) -> None:
+@pytest.mark.usefixtures("accelerated")
+def test_names_bound_before_stay(products: list[mx.Device]) -> None:
     mx.eval(bound_before(mx.ones((2, 2)), mx.ones((2, 2))))
     assert products == []
 
@@ -148,7 +149,8 @@ def test_a_gpu_keeps_its_own_operations(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(a is b for a, b in zip(before, present(), strict=True))
 
 
-def test_streams_and_devices(accelerated: None, products: list[mx.Device]) -> None:
+@pytest.mark.usefixtures("accelerated")
+def test_streams_and_devices(products: list[mx.Device]) -> None:
     a = mx.ones((2, 2))
     stream = mx.new_stream(mx.cpu)
     for where in (None, mx.cpu, mx.Device(mx.cpu, 0), stream):
@@ -158,9 +160,8 @@ def test_streams_and_devices(accelerated: None, products: list[mx.Device]) -> No
     assert products == [mx.Device(mx.cpu, 0)] * 4
 
 
-def test_an_exported_function_has_mlx_operations(
-    accelerated: None, products: list[mx.Device], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("accelerated")
+def test_an_exported_function_has_mlx_operations(products: list[mx.Device], tmp_path: Path) -> None:
     def f(x: mx.array) -> mx.array:
         return mx.softmax(x @ x, axis=-1)
 
@@ -178,10 +179,11 @@ def test_an_exported_function_has_mlx_operations(
     assert len(products) == 2, "native again once it is exported"
 
 
+@pytest.mark.usefixtures("accelerated")
 def test_a_function_that_fails_to_export_leaves_the_kernels(
-    accelerated: None, products: list[mx.Device], tmp_path: Path
+    products: list[mx.Device], tmp_path: Path
 ) -> None:
-    def f(x: mx.array) -> mx.array:
+    def f(_: mx.array) -> mx.array:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -243,8 +245,9 @@ def test_errors_are_mlx_own(name: str) -> None:
     assert failure(WRONG[name]) == wanted
 
 
+@pytest.mark.usefixtures("accelerated")
 @pytest.mark.parametrize("name", ["matmul", "einsum", "softmax", "tensordot", "addmm"])
-def test_a_call_without_arguments_is_a_type_error(accelerated: None, name: str) -> None:
+def test_a_call_without_arguments_is_a_type_error(name: str) -> None:
     with pytest.raises(TypeError):
         getattr(mx, name)()
 

@@ -158,8 +158,7 @@ impl SwigluGrad {
         let sigmoid = ops::sigmoid(gate)?;
         let silu = ops::multiply(gate, &sigmoid)?;
         // sigmoid + silu (1 - sigmoid)
-        let slope =
-            ops::subtract(&ops::add(&sigmoid, &silu)?, &ops::multiply(&silu, &sigmoid)?)?;
+        let slope = ops::subtract(&ops::add(&sigmoid, &silu)?, &ops::multiply(&silu, &sigmoid)?)?;
         let d_gate = ops::multiply(&ops::multiply(g, up)?, &slope)?;
         Ok(vec![d_gate, ops::multiply(g, &silu)?])
     }

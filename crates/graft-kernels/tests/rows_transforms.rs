@@ -41,7 +41,8 @@ fn vectorized() -> Result<()> {
     for case in ALL {
         let inputs = (case.inputs)(&spread(1, &[5, 4, 6])?)?;
         let wanted = case.wanted(&inputs)?;
-        let axes = vec![Some(0); inputs.len()];
+        // A weight is for all rows.
+        let axes: Vec<_> = inputs.iter().map(|x| (x.ndim() > 1).then_some(0)).collect();
         let mapped = transforms::vmap(case.ours, &inputs, &axes, &[Some(0)])?;
         assert_close(&mapped[0], &wanted[0])?;
 

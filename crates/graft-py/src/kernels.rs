@@ -6,7 +6,7 @@ use mlx_graft::ops::QuantizedMatmulOptions;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::bridge::{In, Out};
+use crate::bridge::{self, In, Out};
 use crate::error::to_py;
 use crate::ops::arguments::{Int, run};
 
@@ -16,6 +16,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quantized_matmul, module)?)?;
     module.add_function(wrap_pyfunction!(softmax, module)?)?;
     module.add_function(wrap_pyfunction!(logsumexp, module)?)?;
+    module.add_function(wrap_pyfunction!(cross_entropy, module)?)?;
+    module.add_function(wrap_pyfunction!(overwrite, module)?)?;
     module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rope, module)?)?;
     module.add_function(wrap_pyfunction!(scaled_dot_product_attention, module)?)
@@ -69,6 +71,18 @@ fn softmax(a: In) -> PyResult<Out> {
 #[pyo3(signature = (a, *, keepdims=false))]
 fn logsumexp(a: In, keepdims: bool) -> PyResult<Out> {
     finish(graft_kernels::logsumexp(&a, keepdims))
+}
+
+/// The cross-entropy of rows of logits.
+#[pyfunction]
+fn cross_entropy(logits: In, targets: In) -> PyResult<Out> {
+    finish(graft_kernels::cross_entropy(&logits, &targets))
+}
+
+/// Makes the object `a` hold the array `b`, as `a[...] = b` does not for another shape or dtype.
+#[pyfunction]
+fn overwrite(a: &Bound<'_, PyAny>, b: In) -> PyResult<()> {
+    bridge::overwrite(a.as_borrowed(), &b)
 }
 
 /// Root mean square normalisation.

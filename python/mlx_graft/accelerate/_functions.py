@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_graft import kernels
+from mlx_graft._core import overwrite
 from mlx_graft.accelerate import _products
 
 __all__ = ["REPLACEMENTS", "paused"]
@@ -67,6 +68,16 @@ def _matmul_operator(original: Function) -> Function:
     def operator(self: Any, other: Any) -> Any:
         if _arrays(self, other):
             return kernels.matmul(self, other)
+        return original(self, other)
+
+    return operator
+
+
+def _matmul_in_place(original: Function) -> Function:
+    def operator(self: Any, other: Any) -> Any:
+        if _arrays(self, other):
+            overwrite(self, kernels.matmul(self, other))
+            return self
         return original(self, other)
 
     return operator
@@ -145,6 +156,30 @@ def _logsumexp(original: Function) -> Function:
     return logsumexp
 
 
+def _cross_entropy(original: Function) -> Function:
+    def cross_entropy(logits: Any, targets: Any, *, stream: Any = None) -> Any:
+        if _arrays(logits, targets) and _are_classes(logits, targets):
+            return _on(stream, _wide_cross_entropy, logits, targets)
+        return original(logits, targets, stream=stream)
+
+    return cross_entropy
+
+
+def _are_classes(logits: mx.array, targets: mx.array) -> bool:
+    """Whether there is a number of a class for each row of logits."""
+    return (
+        mx.issubdtype(logits.dtype, mx.floating)
+        and mx.issubdtype(targets.dtype, mx.integer)
+        and logits.shape[:-1] == targets.shape
+        and logits.ndim > 0
+    )
+
+
+def _wide_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    """Computes losses of `float32`, as MLX's."""
+    return kernels.cross_entropy(logits.astype(mx.float32), targets.astype(mx.int32))
+
+
 def _rms_norm(original: Function) -> Function:
     def rms_norm(x: Any, weight: Any, eps: float, *, stream: Any = None) -> Any:
         if _arrays(x) and (weight is None or _arrays(weight)):
@@ -200,6 +235,7 @@ def _scaled_dot_product_attention(original: Function) -> Function:
 REPLACEMENTS: list[tuple[Any, str, Callable[[Function], Function]]] = [
     (mx, "matmul", _matmul),
     (mx.array, "__matmul__", _matmul_operator),
+    (mx.array, "__imatmul__", _matmul_in_place),
     (mx, "addmm", _addmm),
     (mx, "inner", _inner),
     (mx, "tensordot", _tensordot),
@@ -208,6 +244,7 @@ REPLACEMENTS: list[tuple[Any, str, Callable[[Function], Function]]] = [
     (mx, "softmax", _softmax),
     (mx, "logsumexp", _logsumexp),
     (mx.array, "logsumexp", _logsumexp),
+    (mx.fast, "cross_entropy", _cross_entropy),
     (mx.fast, "rms_norm", _rms_norm),
     (mx.fast, "rope", _rope),
     (mx.fast, "scaled_dot_product_attention", _scaled_dot_product_attention),

@@ -8,7 +8,7 @@ mod traces;
 
 use std::ops::Deref;
 
-use mlx_graft::{Array, BorrowedArray, Device, Stream};
+use mlx_graft::{Array, BorrowedArray, Device, Stream, sys};
 use pyo3::prelude::*;
 
 pub(crate) use held::Held;
@@ -73,6 +73,17 @@ fn borrowed(object: Borrowed<'_, '_, PyAny>) -> Option<BorrowedArray<'static>> {
 /// A handle of our own of the array that an object is, if it is one.
 pub(crate) fn array_of(object: &Bound<'_, PyAny>) -> Option<Array> {
     borrowed(object.as_borrowed()).map(|array| array.clone())
+}
+
+/// Puts another array in the place of the one that an object is, as MLX's operators in place do.
+pub(crate) fn overwrite(object: Borrowed<'_, '_, PyAny>, array: &Array) -> PyResult<()> {
+    let target = borrowed(object).ok_or_else(|| wrong_type("an mlx.core.array", object))?;
+    let raw = |array: &Array| sys::mlx_array { ctx: mlx_graft::array_to_raw(array).cast_mut() };
+    let mut held = raw(&target);
+    // SAFETY: both C++ arrays are live, and the GIL is held, so that nobody else uses the one that
+    // is assigned to. Nothing is borrowed from it.
+    unsafe { sys::mlx_array_set(&raw mut held, raw(array)) };
+    Ok(())
 }
 
 /// Whether an object is an array.
