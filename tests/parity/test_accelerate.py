@@ -178,15 +178,15 @@ def test_second_derivatives_and_vmap(name: str) -> None:
 
         return mx.grad(loss)(x).square().sum()
 
-    def results() -> list[mx.array]:
-        one = mx.vmap(lambda x: case.function(x, *arrays[1:], *case.fixed))
-        found = [mx.grad(slope)(arrays[0]), one(stack)]
-        mx.eval(found)
-        return found
+    def one(x: mx.array) -> mx.array:
+        return case.function(x, *arrays[1:], *case.fixed)
 
-    wanted = results()
+    # MLX's own `vmap` of addmm refuses arrays that broadcast, so the peer is a loop.
+    wanted = [mx.grad(slope)(arrays[0]), mx.stack([one(x) for x in stack])]
+    mx.eval(wanted)
     with accelerated():
-        found = results()
+        found = [mx.grad(slope)(arrays[0]), mx.vmap(one)(stack)]
+        mx.eval(found)
     for x, y, what in zip(found, wanted, ["second derivative", "vmap"], strict=True):
         assert_close(x, y, 1e-4, what)
 
