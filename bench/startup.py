@@ -80,7 +80,7 @@ def trainer(quick: bool) -> dict[str, Any]:
         (Path(temporary) / "train.jsonl").write_text("\n".join(rows))
         command = [
             binary(), "--train", "--model", model.folder, "--data", temporary,
-            "--adapter-path", Path(temporary) / "adapters", "--val-batches", 0,
+            "--adapter-path", Path(temporary) / "adapters", "--val-batches", 0, "--num-layers", -1,
         ]  # fmt: skip
         for turn in range(4 if quick else 10):
             loading = seconds_of(LOAD.format(str(file))) - seconds_of("import mlx.core")
