@@ -100,6 +100,34 @@ struct Backbone {
     norm: RmsNorm,
 }
 
+/// The output layer of a decoder; a clone is the same layer.
+#[derive(Debug, Clone)]
+pub enum Head {
+    /// A layer of its own.
+    Linear(Linear),
+    /// The embedding.
+    Embedding(Embedding),
+}
+
+impl Head {
+    /// Hidden vectors `(…, D)` to logits `(…, V)`.
+    pub fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
+        match self {
+            Self::Linear(linear) => linear.forward(x, ctx),
+            Self::Embedding(embedding) => embedding.as_linear(x, ctx),
+        }
+    }
+
+    /// Whether no weight of the layer is trained.
+    pub fn is_frozen(&self) -> bool {
+        let params = match self {
+            Self::Linear(linear) => linear.params(),
+            Self::Embedding(embedding) => embedding.params(),
+        };
+        !params.iter().any(|(_, param)| param.is_trainable())
+    }
+}
+
 /// A decoder with its output layer.
 #[derive(Debug, Module)]
 pub struct Decoder {
@@ -285,9 +313,9 @@ impl Decoder {
     }
 
     /// The bytes that a pass over tokens of shape `(batch, length)` holds at once on a CPU, at the
-    /// very least: logits, and of every block that the backward pass keeps the inputs of norms, of
-    /// attention and of the gate.
-    pub fn least_bytes(&self, batch: i32, length: i32, backward: bool) -> u64 {
+    /// very least: the logits of `logit_rows` tokens, and of every block that the backward pass keeps
+    /// the inputs of norms, of attention and of the gate.
+    pub fn least_bytes(&self, batch: i32, length: i32, logit_rows: i32, backward: bool) -> u64 {
         let number = |x: i32| u64::try_from(x).unwrap_or(0);
         let config = &self.config;
         let heads = number(2 * config.num_heads + 2 * config.num_kv_heads);
@@ -302,7 +330,7 @@ impl Decoder {
         // The backward pass has the logits and their gradient.
         let logits = number(config.vocab_size) * if backward { 2 } else { 1 };
         let size = self.model.norm.dtype().size() as u64;
-        size * number(batch) * number(length) * (kept + logits)
+        size * (number(batch) * number(length) * kept + number(logit_rows) * logits)
     }
 
     /// The number of elements that the packed weight of this name stands for.
@@ -340,6 +368,24 @@ impl Decoder {
         caches: Option<&mut [Cache]>,
         ctx: &Context,
     ) -> Result<Array> {
+        self.head().forward(&self.hidden(tokens, caches, ctx)?, ctx)
+    }
+
+    /// The output layer.
+    pub fn head(&self) -> Head {
+        match &self.lm_head {
+            Some(head) => Head::Linear(head.clone()),
+            None => Head::Embedding(self.model.embed_tokens.clone()),
+        }
+    }
+
+    /// What the output layer gets: int32 `(B, T)` to `(B, T, D)`; as [`Decoder::forward`].
+    pub fn hidden(
+        &self,
+        tokens: &Array,
+        caches: Option<&mut [Cache]>,
+        ctx: &Context,
+    ) -> Result<Array> {
         let mut h = self.model.embed_tokens.forward(tokens, ctx)?; // (B, T, D)
         let length = h.dim(1)?;
         let full = if length == 1 { Mask::None } else { Mask::Causal };
@@ -359,10 +405,6 @@ impl Decoder {
                 block.forward(&h, &mask, cache, ctx)?
             };
         }
-        let h = self.model.norm.forward(&h)?;
-        match &self.lm_head {
-            Some(head) => head.forward(&h, ctx), // (B, T, V)
-            None => self.model.embed_tokens.as_linear(&h, ctx),
-        }
+        self.model.norm.forward(&h)
     }
 }

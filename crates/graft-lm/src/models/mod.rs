@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use cache::{Cache, KvCache, KvQuantization, QuantizedKvCache, RotatingKvCache};
-pub use decoder::{Decoder, DecoderConfig};
+pub use decoder::{Decoder, DecoderConfig, Head};
 pub use weights::Weights;
 pub(crate) use weights::{read, wrong_shape};
 

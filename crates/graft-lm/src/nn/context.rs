@@ -25,6 +25,11 @@ impl Context {
         Self { key: Some(RefCell::new(key)) }
     }
 
+    /// Whether the pass is one of training.
+    pub fn is_training(&self) -> bool {
+        self.key.is_some()
+    }
+
     /// A key for one dropout, `None` when there is to be none.
     pub(crate) fn next_key(&self) -> Result<Option<Array>> {
         let Some(cell) = &self.key else { return Ok(None) };

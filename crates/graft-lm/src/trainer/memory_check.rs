@@ -10,6 +10,7 @@ use std::fs;
 use mlx_graft::Array;
 use rustix::process::{Resource, getrlimit};
 
+use super::loss;
 use crate::models::Decoder;
 use crate::{Error, Result};
 
@@ -34,7 +35,9 @@ impl MemoryCheck {
         if !graft_kernels::is_active()? || self.seen.contains(tokens.shape()) {
             return Ok(());
         }
-        let needed = model.least_bytes(tokens.dim(0)?, tokens.dim(1)?, backward);
+        let (batch, length) = (tokens.dim(0)?, tokens.dim(1)?);
+        let rows = loss::rows_at_once(&model.head(), batch * length, model.vocab_size());
+        let needed = model.least_bytes(batch, length, rows, backward);
         let available = [available(), limit].into_iter().flatten().min();
         if let Some(available) = available.filter(|available| needed > *available) {
             return Err(Error::OutOfMemory(format!(
