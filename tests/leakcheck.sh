@@ -13,8 +13,9 @@ if command -v valgrind >/dev/null; then
     # Cargo runs each test binary through this program.
     runner=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$host")_RUNNER
     echo "valgrind memcheck, $(valgrind --version):"
-    # No suppressions are needed: what MLX keeps to the end is still reachable.
+    # What MLX keeps to the end is still reachable; what it loses is in the file of suppressions.
     export "$runner=valgrind --quiet --error-exitcode=9 --leak-check=full \
+--suppressions=$PWD/tests/valgrind.supp \
 --show-leak-kinds=definite --errors-for-leak-kinds=definite --num-callers=30"
     cargo test "${tests[@]}" -- --test-threads=1
     # Valgrind knows no AVX-512, and its CPUID says so: the kernels, which choose when they run, take
