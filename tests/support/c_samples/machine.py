@@ -163,6 +163,10 @@ def errors(f: Frame) -> Any:
     text = f.string(f.lib.graft_error_last_message())
     f.lib.graft_error_clear()
     assert f.lib.graft_error_last_kind() == f.lib.GRAFT_ERROR_NONE
+    f.lib.graft_error_set(f.lib.GRAFT_ERROR_OUT_OF_RANGE, b"from a callback")
+    assert f.lib.graft_error_last_kind() == f.lib.GRAFT_ERROR_OUT_OF_RANGE
+    assert f.string(f.lib.graft_error_last_message()) == "from a callback"
+    f.lib.graft_error_clear()
     return [*found, text.split(" at ")[0]]
 
 
