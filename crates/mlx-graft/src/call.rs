@@ -30,6 +30,17 @@ pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> 
     if f() == 0 { Ok(()) } else { Err(Error::last(op)) }
 }
 
+/// [`status`] of a call during which MLX calls nobody back, so that nothing new is parked.
+pub(crate) fn plain_status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
+    ready();
+    fork::check(op)?;
+    if f() == 0 {
+        return Ok(());
+    }
+    error::clear_parked();
+    Err(Error::last(op))
+}
+
 /// Runs an operation with one output on the stream in scope.
 pub(crate) fn array(
     op: &'static str,

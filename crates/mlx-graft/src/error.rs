@@ -230,6 +230,7 @@ pub(crate) fn panicked(payload: &(dyn Any + Send)) -> String {
 }
 
 /// Forgets a failure that was caught on the C++ side, before a new call starts.
+#[inline]
 pub(crate) fn clear_parked() {
     // While a thread ends, its slot may be gone before other values of the thread are.
     let _ = PARKED.try_with(Cell::take);

@@ -22,6 +22,7 @@ pub(crate) fn watch() {
 }
 
 /// Fails in a forked child.
+#[inline]
 pub(crate) fn check(op: &'static str) -> Result<()> {
     if FORKED.load(Ordering::Relaxed) { Err(Error::Forked(op)) } else { Ok(()) }
 }

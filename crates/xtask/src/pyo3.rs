@@ -139,6 +139,7 @@ fn default(param: &PyParam, text: &str) -> String {
         (_, "None") | (Type::Plain(Kind::Dtype), _) => "None".into(),
         (_, "True") => "true".into(),
         (_, "False") => "false".into(),
+        (Type::Plain(Kind::Ints), "[]") if is_shape(param) => "Shape::default()".to_string(),
         (Type::Plain(Kind::Ints), list) => format!("{}(vec!{list})", self::ty(param)),
         (Type::LengthAxes, list) => format!("Some(Ints(vec!{list}))"),
         (Type::Each(dimensions), number) => format!("Each([{number}; {dimensions}])"),

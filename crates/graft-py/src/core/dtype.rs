@@ -138,7 +138,7 @@ fn broadcast_shapes<'py>(shapes: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, Py
             return Err(wanted("broadcast_shapes", "a sequence of integers", &object));
         };
         common = Some(match common {
-            None => shape,
+            None => shape.into_vec(),
             Some(common) => mlx_graft::broadcast_shapes(&common, &shape).map_err(to_py)?,
         });
     }

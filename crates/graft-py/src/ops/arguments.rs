@@ -4,6 +4,7 @@ use mlx_graft::stream::on_stream;
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyList, PyTuple};
+use smallvec::{SmallVec, smallvec};
 
 pub(crate) use crate::bridge::DtypeArg;
 use crate::bridge::{In, StreamOrDevice, wrong_type};
@@ -36,14 +37,14 @@ impl<'py> FromPyObject<'_, 'py> for Ints {
 }
 
 /// The elements of a sequence. Most are tuples and lists, which need no search for a protocol.
-fn integers(object: Borrowed<'_, '_, PyAny>) -> PyResult<Vec<i32>> {
+fn integers<C: FromIterator<i32>>(object: Borrowed<'_, '_, PyAny>) -> PyResult<C> {
     if let Ok(tuple) = object.cast::<PyTuple>() {
         return tuple.iter_borrowed().map(Borrowed::extract).collect();
     }
     if let Ok(list) = object.cast::<PyList>() {
         return list.iter().map(|item| item.extract()).collect();
     }
-    object.extract()
+    object.extract::<Vec<i32>>().map(C::from_iter)
 }
 
 /// One axis or several.
@@ -98,7 +99,11 @@ impl<'py, const N: usize> FromPyObject<'_, 'py> for Each<N> {
 }
 
 /// The lengths of dimensions. One that is too large overflows.
-pub(crate) struct Shape(pub(crate) Vec<i32>);
+#[derive(Default)]
+pub(crate) struct Shape(pub(crate) Lengths);
+
+/// Allocates for more dimensions than this only.
+type Lengths = SmallVec<[i32; 8]>;
 
 impl<'py> FromPyObject<'_, 'py> for Shape {
     type Error = PyErr;
@@ -113,7 +118,7 @@ impl<'py> FromPyObject<'_, 'py> for Shape {
 }
 
 /// A shape; an integer counts as one of one dimension. What is neither raises what `mlx.core` raises.
-pub(crate) struct IntOrShape(pub(crate) Vec<i32>);
+pub(crate) struct IntOrShape(pub(crate) Lengths);
 
 impl<'py> FromPyObject<'_, 'py> for IntOrShape {
     type Error = PyErr;
@@ -122,7 +127,7 @@ impl<'py> FromPyObject<'_, 'py> for IntOrShape {
         let ill_typed =
             |error: PyErr| PyRuntimeError::new_err(error.value(object.py()).to_string());
         if object.is_instance_of::<PyInt>() {
-            return Ok(Self(vec![length(object.extract().map_err(ill_typed)?)?]));
+            return Ok(Self(smallvec![length(object.extract().map_err(ill_typed)?)?]));
         }
         match object.extract::<Shape>() {
             Ok(shape) => Ok(Self(shape.0)),

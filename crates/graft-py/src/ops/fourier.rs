@@ -56,7 +56,7 @@ pub(super) fn lengths(
         }
     };
     if let Some(Shape(lengths)) = s {
-        return Ok((lengths, axes));
+        return Ok((lengths.into_vec(), axes));
     }
     let dims: mlx_graft::Result<Vec<i32>> = axes.iter().map(|&axis| a.dim(axis)).collect();
     let mut lengths = dims.map_err(to_py)?;

@@ -33,7 +33,7 @@ fn bernoulli(
 ) -> PyResult<Out> {
     let key = next_key(py, key)?;
     let p = p.array()?;
-    let shape = shape.map_or_else(|| p.shape().to_vec(), |shape| shape.0);
+    let shape = shape.map_or_else(|| p.shape().into(), |shape| shape.0);
     run(stream, || random::bernoulli(&p, &shape, Some(&key))).map(Out)
 }
 
@@ -117,7 +117,7 @@ fn truncated_normal(
     run(stream, || {
         let shape = match shape {
             Some(Shape(shape)) => shape,
-            None => ops::broadcast_arrays(&[&lower, &upper])?[0].shape().to_vec(),
+            None => ops::broadcast_arrays(&[&lower, &upper])?[0].shape().into(),
         };
         random::truncated_normal(&lower, &upper, &shape, dtype, Some(&key))
     })

@@ -44,7 +44,7 @@ fn as_strided(
     offset: Int<usize>,
     stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Out> {
-    let shape = shape.map_or_else(|| a.shape().to_vec(), |shape| shape.0);
+    let shape = shape.map_or_else(|| a.shape().into(), |shape| shape.0);
     let strides = strides.unwrap_or_else(|| dense(&shape));
     run(stream, || ops::strided_view(&a, &shape, &strides, offset.0)).map(Out)
 }

@@ -49,7 +49,7 @@ fn split_num(key: In, num: Int<i32>, stream: Option<&Bound<'_, PyAny>>) -> PyRes
 ///
 /// Raises: The bounds do not broadcast, or the dtype is no floating-point one.
 #[pyfunction]
-#[pyo3(signature = (low=Operand::Int(0), high=Operand::Int(1), shape=Shape(vec![]), dtype=None, key=None, stream=None), text_signature = "(low=0, high=1, shape=[], dtype=..., key=None, stream=None)")]
+#[pyo3(signature = (low=Operand::Int(0), high=Operand::Int(1), shape=Shape::default(), dtype=None, key=None, stream=None), text_signature = "(low=0, high=1, shape=[], dtype=..., key=None, stream=None)")]
 fn uniform(
     py: Python<'_>,
     low: Operand<'_>,
@@ -81,7 +81,7 @@ fn uniform(
 ///
 /// Raises: They do not broadcast, or the dtype is no floating-point one.
 #[pyfunction]
-#[pyo3(name = "normal", signature = (shape=Shape(vec![]), dtype=None, loc=None, scale=None, key=None, stream=None), text_signature = "(shape=[], dtype=..., loc=None, scale=None, key=None, stream=None)")]
+#[pyo3(name = "normal", signature = (shape=Shape::default(), dtype=None, loc=None, scale=None, key=None, stream=None), text_signature = "(shape=[], dtype=..., loc=None, scale=None, key=None, stream=None)")]
 fn normal_broadcast(
     py: Python<'_>,
     shape: Shape,
@@ -113,7 +113,7 @@ fn normal_broadcast(
 ///
 /// Raises: The shapes do not fit.
 #[pyfunction]
-#[pyo3(signature = (mean, cov, shape=Shape(vec![]), dtype=None, key=None, stream=None), text_signature = "(mean, cov, shape=[], dtype=..., key=None, stream=None)")]
+#[pyo3(signature = (mean, cov, shape=Shape::default(), dtype=None, key=None, stream=None), text_signature = "(mean, cov, shape=[], dtype=..., key=None, stream=None)")]
 fn multivariate_normal(
     py: Python<'_>,
     mean: In,
@@ -142,7 +142,7 @@ fn multivariate_normal(
 ///
 /// Raises: The bounds do not broadcast, or the dtype is no integer one.
 #[pyfunction]
-#[pyo3(signature = (low, high, shape=Shape(vec![]), dtype=None, key=None, stream=None), text_signature = "(low, high, shape=[], dtype=..., key=None, stream=None)")]
+#[pyo3(signature = (low, high, shape=Shape::default(), dtype=None, key=None, stream=None), text_signature = "(low, high, shape=[], dtype=..., key=None, stream=None)")]
 fn randint(
     py: Python<'_>,
     low: Operand<'_>,
@@ -173,7 +173,7 @@ fn randint(
 ///
 /// Raises: The dtype is no floating-point one.
 #[pyfunction]
-#[pyo3(signature = (shape=Shape(vec![]), dtype=None, key=None, stream=None), text_signature = "(shape=[], dtype=..., key=None, stream=None)")]
+#[pyo3(signature = (shape=Shape::default(), dtype=None, key=None, stream=None), text_signature = "(shape=[], dtype=..., key=None, stream=None)")]
 fn gumbel(
     py: Python<'_>,
     shape: Shape,
@@ -194,7 +194,7 @@ fn gumbel(
 ///
 /// Raises: The dtype is no floating-point one.
 #[pyfunction]
-#[pyo3(signature = (shape=Shape(vec![]), dtype=None, loc=0.0, scale=1.0, key=None, stream=None), text_signature = "(shape=[], dtype=..., loc=0.0, scale=1.0, key=None, stream=None)")]
+#[pyo3(signature = (shape=Shape::default(), dtype=None, loc=0.0, scale=1.0, key=None, stream=None), text_signature = "(shape=[], dtype=..., loc=0.0, scale=1.0, key=None, stream=None)")]
 fn laplace(
     py: Python<'_>,
     shape: Shape,

@@ -148,6 +148,7 @@ thread_local! {
 
 /// The stream that the innermost scope names for its operations, if it does. Valid as long as the
 /// scope.
+#[inline]
 pub(crate) fn explicit() -> Option<sys::mlx_stream> {
     Some(EXPLICIT.get()).filter(|stream| !stream.ctx.is_null())
 }
@@ -166,7 +167,7 @@ pub(crate) fn with_current<R>(
     }
     let stream = CURRENT.with(|current| {
         let current = current.get();
-        call::status(op, || {
+        call::plain_status(op, || {
             // SAFETY: the cell belongs to this thread, no other reference to it exists, and the
             // call keeps the handle valid, reusing its memory.
             unsafe { sys::graft_get_default_stream(&raw mut (*current).0) }
