@@ -16,10 +16,10 @@ use mlx_graft::ops::QuantizedMatmulOptions;
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
-use mlx_graft::{Array, Dtype, Error, Result, ops, transforms};
+use mlx_graft::{Array, Dtype, Error, Result, ops};
 
 use crate::matmul::{broadcast, sum_to};
-use crate::{floats, is_active};
+use crate::{derivatives, floats, is_active};
 use format::Format;
 use operands::{Numbers, Weight};
 
@@ -151,29 +151,18 @@ impl QuantizedMatmul {
         self.apply(&inputs)
     }
 
-    /// MLX's own operation as a function of some of the inputs.
-    fn of_mlx(
-        self,
-        inputs: &[Array],
-        argnums: &[usize],
-    ) -> impl Fn(&[Array]) -> Result<Vec<Array>> + 'static {
-        let (inputs, argnums) = (inputs.to_vec(), argnums.to_vec());
-        move |changed| {
-            let mut inputs = inputs.clone();
-            for (&i, x) in argnums.iter().zip(changed) {
-                inputs[i].clone_from(x);
-            }
-            let [x, w, scales, biases @ ..] = inputs.as_slice() else {
-                return Err(Error::invalid_argument(Self::NAME, "needs three or four arrays"));
-            };
-            let options = QuantizedMatmulOptions::default()
-                .biases(biases.first())
-                .transpose(self.transpose)
-                .group_size(self.format.group_size as i32)
-                .bits(self.format.bits as i32)
-                .mode(self.format.mode_name());
-            Ok(vec![ops::quantized_matmul(x, w, scales, &options)?])
-        }
+    /// MLX's own operation.
+    fn of_mlx(self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let [x, w, scales, biases @ ..] = inputs else {
+            return Err(Error::invalid_argument(Self::NAME, "needs three or four arrays"));
+        };
+        let options = QuantizedMatmulOptions::default()
+            .biases(biases.first())
+            .transpose(self.transpose)
+            .group_size(self.format.group_size as i32)
+            .bits(self.format.bits as i32)
+            .mode(self.format.mode_name());
+        Ok(vec![ops::quantized_matmul(x, w, scales, &options)?])
     }
 }
 
@@ -221,13 +210,14 @@ impl Primitive for QuantizedMatmul {
         argnums: &[usize],
         _outputs: &[Array],
     ) -> Result<Vec<Array>> {
+        let this = *self;
         let with_respect_to = |&arg: &usize| {
             if arg == 0 {
                 let other = Self { transpose: !self.transpose, ..*self };
                 return sum_to(&other.of(&cotangents[0], primals)?, primals[0].shape());
             }
-            let function = self.of_mlx(primals, &[arg]);
-            Ok(transforms::vjp(function, &primals[arg..=arg], cotangents)?.1.remove(0))
+            let of_mlx = move |inputs: &[Array]| this.of_mlx(inputs);
+            Ok(derivatives::vjp(of_mlx, primals, cotangents, &[arg])?.remove(0))
         };
         argnums.iter().map(with_respect_to).collect()
     }
@@ -236,8 +226,8 @@ impl Primitive for QuantizedMatmul {
         if argnums == [0] {
             return Ok(vec![self.of(&tangents[0], primals)?]);
         }
-        let moved: Vec<Array> = argnums.iter().map(|&arg| primals[arg].clone()).collect();
-        Ok(transforms::jvp(self.of_mlx(primals, argnums), &moved, tangents)?.1)
+        let this = *self;
+        derivatives::jvp(move |inputs| this.of_mlx(inputs), primals, tangents, argnums)
     }
 
     fn vmap(
