@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# One for all tests: MLX keeps the thread of each thread's stream to the end of the process.
-OTHER_THREAD = ThreadPoolExecutor(1)
+_TASKS: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+
+
+def _work() -> None:
+    while True:
+        _TASKS.get()()
+
+
+@functools.cache
+def _other_thread() -> None:
+    """Starts one thread for all tests: MLX keeps that of each thread's stream to the end.
+
+    It never ends. What `mlx.core` has for each thread asks for the interpreter when the thread
+    ends, and if that is on its way out, the process aborts.
+    """
+    threading.Thread(target=_work, daemon=True).start()
 
 
 def off_the_main_thread(test: Callable[P, R]) -> Callable[P, R]:
@@ -24,6 +40,16 @@ def off_the_main_thread(test: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return OTHER_THREAD.submit(test, *args, **kwargs).result()
+        _other_thread()
+        done: Future[R] = Future()
+
+        def task() -> None:
+            try:
+                done.set_result(test(*args, **kwargs))
+            except BaseException as error:
+                done.set_exception(error)
+
+        _TASKS.put(task)
+        return done.result()
 
     return run
