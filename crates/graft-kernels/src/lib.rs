@@ -3,11 +3,17 @@
 //! Each is a [`Primitive`](mlx_graft::primitive::Primitive) of MLX's graph with its derivatives,
 //! and falls back to MLX's own operation where it has nothing better: on a GPU, and for dtypes
 //! that it does not know.
+//!
+//! Instruction sets are chosen when the kernels run. The environment variable `GRAFT_MAX_ISA` names
+//! the last one that they may use, to find out where a difference comes from: `portable`, `avx512`,
+//! `avx512_vnni` or `avx512_bf16`. The last is used for products of many rows only if it is named or
+//! the processor is AMD's: on Intel's it is slower than `float32`.
 
 mod attention;
 mod cross_entropy;
 mod derivatives;
 mod floats;
+mod isa;
 mod lanes;
 mod logsumexp;
 mod matmul;
@@ -35,7 +41,8 @@ use mlx_graft::{DeviceType, Result};
 /// Whether operations in this scope run on the processor, so that these kernels are used.
 ///
 /// # Errors
-/// What MLX reports.
+/// What MLX reports, and what the environment variable `GRAFT_MAX_ISA` says that cannot be.
 pub fn is_active() -> Result<bool> {
+    isa::check()?;
     Ok(current_device()?.kind == DeviceType::Cpu)
 }

@@ -1,7 +1,11 @@
 //! Matrix products of `float32`, `bfloat16` and `float16`.
 
 #[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod avx512_lanes;
 mod bfloat16;
 pub(crate) mod converted;
 pub(crate) mod float32;
@@ -27,7 +31,7 @@ use problem::Problem;
 /// Shapes `(…, M, K)` and `(…, K, N)` give `(…, M, N)`; the leading dimensions broadcast. An `a` of
 /// one dimension is a row, a `b` of one dimension a column, and the result lacks that dimension.
 ///
-/// Products of arrays of these dtypes on the CPU run here, in the wider of both,, on the threads of rayon's
+/// Products of arrays of these dtypes on the CPU run here, in the wider of both, on the threads of rayon's
 /// global pool; transposed and broadcast arrays are read where they lie. `float32` goes through the
 /// `gemm` crate. 16-bit numbers are added up in `float32` and rounded once: `bfloat16` by AVX-512's
 /// own instructions where the processor has them, the rest in `float32` block by block. All others

@@ -1,6 +1,7 @@
 //! Work that is cut into tasks and shared among threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Runs tasks `0..count`, on several threads if `parallel`: the calling one and those of rayon's
 /// global pool. Each thread has a state of its own.
@@ -35,6 +36,24 @@ pub(crate) fn for_each<S: Default>(
     });
 }
 
+/// Runs a task for each chunk of `data`, as [`for_each`] does.
+pub(crate) fn for_each_chunk<T: Send>(
+    data: &mut [T],
+    size: usize,
+    parallel: bool,
+    task: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let count = data.len().div_ceil(size);
+    let chunks = Mutex::new(data.chunks_mut(size).enumerate());
+    for_each(count, parallel, |_, (): &mut ()| {
+        // Taking a chunk does not panic.
+        let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).next();
+        if let Some((i, chunk)) = next {
+            task(i, chunk);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU32;
@@ -53,6 +72,19 @@ mod tests {
                 });
                 assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1));
             }
+        }
+    }
+    #[test]
+    fn every_chunk_is_written_once() {
+        for parallel in [false, true] {
+            let mut data = vec![0; 1003];
+            for_each_chunk(&mut data, 10, parallel, |i, chunk| {
+                assert_eq!(chunk.len(), if i == 100 { 3 } else { 10 });
+                for x in chunk {
+                    *x += i + 1;
+                }
+            });
+            assert!(data.iter().enumerate().all(|(i, &x)| x == i / 10 + 1));
         }
     }
 }

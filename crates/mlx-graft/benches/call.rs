@@ -1,14 +1,16 @@
 //! The cost of one call: an operation of this crate against the same call of mlx-c, in turns.
 //!
 //! The calls only add nodes to a graph that is never evaluated. `cargo bench --bench call` prints
-//! the median of a call and the ratio.
+//! the median of a call and the ratio, once with a stream that is given (in Rust by `on_stream`),
+//! and once on the default stream, which either side looks up in each call, as it may change
+//! between two calls.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
 use std::ptr::null_mut;
 use std::time::Instant;
 
-use mlx_graft::{Array, Result, array_to_raw, ops, sys};
+use mlx_graft::{Array, Device, Result, Stream, array_to_raw, on_stream, ops, sys};
 
 const CALLS: u32 = 20_000;
 const ROUNDS: usize = 21;
@@ -18,16 +20,23 @@ struct C {
     a: sys::mlx_array,
     b: sys::mlx_array,
     stream: sys::mlx_stream,
+    /// Whether the stream is looked up in each call.
+    looks_up: bool,
 }
 
 impl C {
     fn new(a: &Array, b: &Array) -> Self {
         let raw = |x: &Array| sys::mlx_array { ctx: array_to_raw(x).cast_mut() };
         // SAFETY: makes a handle, which lives as long as the program.
-        Self { a: raw(a), b: raw(b), stream: unsafe { sys::mlx_default_cpu_stream_new() } }
+        let stream = unsafe { sys::mlx_default_cpu_stream_new() };
+        Self { a: raw(a), b: raw(b), stream, looks_up: false }
     }
 
-    fn call(&self, f: impl FnOnce(&Self, *mut sys::mlx_array) -> i32) {
+    fn call(&mut self, f: impl FnOnce(&Self, *mut sys::mlx_array) -> i32) {
+        if self.looks_up {
+            // SAFETY: fills the handle anew.
+            assert_eq!(unsafe { sys::graft_get_default_stream(&raw mut self.stream) }, 0);
+        }
         let mut res = sys::mlx_array { ctx: null_mut() };
         assert_eq!(f(self, &raw mut res), 0);
         // SAFETY: frees the handle that the call made.
@@ -57,9 +66,17 @@ fn compare(name: &str, mut rust: impl FnMut(), mut c: impl FnMut()) {
 }
 
 fn main() -> Result<()> {
+    println!("a stream that is given");
+    on_stream(&Stream::default_of(Device::cpu())?, || compare_all(false))?;
+    println!("the default stream");
+    compare_all(true)
+}
+
+fn compare_all(looks_up: bool) -> Result<()> {
     let a = Array::from_slice(&[1.0_f32; 64], &[8, 8])?;
     let b = Array::from_slice(&[2.0_f32; 64], &[8, 8])?;
-    let c = C::new(&a, &b);
+    let mut c = C::new(&a, &b);
+    c.looks_up = looks_up;
     compare(
         "add",
         || drop(black_box(ops::add(&a, &b).expect("shapes fit"))),

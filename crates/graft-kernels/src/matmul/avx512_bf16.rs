@@ -15,8 +15,10 @@ use std::mem::{MaybeUninit, transmute};
 use half::bf16;
 use rayon::prelude::*;
 
+use super::avx512_lanes::LANES;
 use super::matrix::Matrix;
-use super::pack::{A_LINES, B_LINES, LANES, Panels};
+use super::pack::{A_LINES, B_LINES, Panels};
+use crate::isa::Isa;
 
 /// Rows up to which packing does not pay.
 const FEW_ROWS: usize = 4;
@@ -30,24 +32,24 @@ const BLOCK: usize = 8;
 /// Bytes of `b` that are packed at a time.
 const PACKED_BYTES: usize = 8 << 20;
 
-/// Whether the processor has the instructions.
-pub(super) fn is_supported() -> bool {
-    is_x86_feature_detected!("avx512bf16")
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-}
-
 /// Whether they are faster than multiplications in `float32`: twice as fast on AMD's processors,
 /// half as fast on Intel's (measured on Emerald Rapids), which have AMX for this.
-pub(super) fn is_fast() -> bool {
+fn is_fast() -> bool {
     let vendor = __cpuid(0);
     let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
     name.as_flattened() == b"AuthenticAMD"
 }
 
+/// Whether [`multiply`] is the way to multiply many rows.
+pub(super) fn suits_many_rows() -> bool {
+    Isa::Avx512Bf16.is_asked_for() || Isa::Avx512Bf16.is_usable() && is_fast()
+}
+
 /// Whether [`few_rows`] multiplies these matrices.
 pub(super) fn suits_few_rows(a: &Matrix<'_, bf16>, b: &Matrix<'_, bf16>) -> bool {
-    a.rows <= FEW_ROWS && b.transposed().has_dense_rows() || b.columns == 1 && a.has_dense_rows()
+    Isa::Avx512Bf16.is_usable()
+        && (a.rows <= FEW_ROWS && b.transposed().has_dense_rows()
+            || b.columns == 1 && a.has_dense_rows())
 }
 
 /// Writes `a × b` to `out`, all of it.
@@ -60,7 +62,9 @@ pub(super) fn multiply(
     out: &mut [MaybeUninit<bf16>],
     parallel: bool,
 ) {
-    assert!(is_supported() && a.columns == b.rows && out.len() == a.rows * b.columns);
+    assert!(
+        Isa::Avx512Bf16.is_supported() && a.columns == b.rows && out.len() == a.rows * b.columns
+    );
     let n = b.columns;
     let out = Output { data: out.as_mut_ptr(), columns: n };
     let a_panels = Panels::<A_LINES>::pack(a, parallel);
@@ -179,7 +183,7 @@ pub(super) fn few_rows(
     out: &mut [MaybeUninit<bf16>],
     parallel: bool,
 ) {
-    assert!(is_supported() && suits_few_rows(&a, &b) && out.len() == a.rows * b.columns);
+    assert!(suits_few_rows(&a, &b) && out.len() == a.rows * b.columns);
     if a.rows > FEW_ROWS || !b.transposed().has_dense_rows() {
         // A product with a column is that of the transposed matrices, and so is its output.
         return few_rows(b.transposed(), a.transposed(), out, parallel);

@@ -1,5 +1,5 @@
-//! Products of `bfloat16`: by AVX-512's dot products of pairs where the processor has them and they
-//! are faster than products in `float32`.
+//! Products of `bfloat16`: by AVX-512's dot products of pairs where they are faster than products in
+//! `float32`.
 
 use std::mem::MaybeUninit;
 
@@ -18,14 +18,15 @@ impl Product for bf16 {
     ) {
         #[cfg(target_arch = "x86_64")]
         {
-            use super::avx512_bf16;
-            if avx512_bf16::is_supported() {
-                if avx512_bf16::suits_few_rows(&a, &b) {
-                    return avx512_bf16::few_rows(a, b, out, par);
-                }
-                if avx512_bf16::is_fast() {
-                    return avx512_bf16::multiply(a, b, out, par);
-                }
+            use super::{avx512, avx512_bf16};
+            if avx512_bf16::suits_few_rows(&a, &b) {
+                return avx512_bf16::few_rows(a, b, out, par);
+            }
+            if avx512_bf16::suits_many_rows() {
+                return avx512_bf16::multiply(a, b, out, par);
+            }
+            if avx512::suits(&a, &b) {
+                return avx512::multiply(a, b, out, par);
             }
         }
         converted::multiply(a, b, out, par);
@@ -37,6 +38,7 @@ impl Product for bf16 {
 mod tests {
     use super::super::avx512_bf16;
     use super::*;
+    use crate::isa::Isa;
 
     fn numbers(seed: usize, count: usize) -> Vec<bf16> {
         let number = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0;
@@ -46,7 +48,7 @@ mod tests {
     /// The kernel of pairs runs where the processor has it, also where it is not the fastest.
     #[test]
     fn products_of_pairs_are_those_in_float32() {
-        if !avx512_bf16::is_supported() {
+        if !Isa::Avx512Bf16.is_supported() {
             eprintln!("skipped: this processor has no AVX-512 BF16");
             return;
         }

@@ -45,6 +45,13 @@ impl NullaryFnOnce for Dot<'_> {
 
 impl Product for f16 {
     fn multiply(a: Matrix<'_, f16>, b: Matrix<'_, f16>, out: &mut [MaybeUninit<f16>], par: bool) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::avx512;
+            if avx512::suits(&a, &b) {
+                return avx512::multiply(a, b, out, par);
+            }
+        }
         multiply(a, b, out, par);
     }
 }

@@ -1,19 +1,13 @@
 //! Operands packed into panels for the products of pairs.
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::{
-    __m512i, _mm512_maskz_loadu_epi16, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
-};
+use std::arch::x86_64::{_mm512_maskz_loadu_epi16, _mm512_setzero_si512, _mm512_storeu_si512};
 
 use half::bf16;
 use rayon::prelude::*;
 
+use super::avx512_lanes::{self, LANES};
 use super::matrix::Matrix;
-
-/// Pairs in a register.
-pub(super) const LANES: usize = 16;
 
 /// Lines of a panel of `a`: so many sums of 32 columns, and two loads, fill the registers.
 pub(super) const A_LINES: usize = 14;
@@ -142,33 +136,10 @@ unsafe fn transposed(lines: &[&[bf16]], start: usize) -> [[u32; LANES]; LANES] {
         // SAFETY: the mask covers the elements of the slice.
         *r = unsafe { _mm512_maskz_loadu_epi16(mask, line.as_ptr().cast()) };
     }
-    // In each quarter of a register: pairs of two lines, then of four.
-    let mut t = r;
-    for i in 0..LANES / 2 {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    for i in 0..LANES / 4 {
-        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    // Quarters of four registers change places.
     let mut out = [[0; LANES]; LANES];
-    let mut store = |i: usize, x: __m512i| {
+    for (out, x) in out.iter_mut().zip(avx512_lanes::transposed(r)) {
         // SAFETY: an element of `out` has 64 bytes.
-        unsafe { _mm512_storeu_si512(out[i].as_mut_ptr().cast(), x) };
-    };
-    for j in 0..LANES / 4 {
-        let even = _mm512_shuffle_i32x4::<0x88>(r[j], r[4 + j]);
-        let odd = _mm512_shuffle_i32x4::<0xdd>(r[j], r[4 + j]);
-        let even_2 = _mm512_shuffle_i32x4::<0x88>(r[8 + j], r[12 + j]);
-        let odd_2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + j], r[12 + j]);
-        store(j, _mm512_shuffle_i32x4::<0x88>(even, even_2));
-        store(8 + j, _mm512_shuffle_i32x4::<0xdd>(even, even_2));
-        store(4 + j, _mm512_shuffle_i32x4::<0x88>(odd, odd_2));
-        store(12 + j, _mm512_shuffle_i32x4::<0xdd>(odd, odd_2));
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) };
     }
     out
 }

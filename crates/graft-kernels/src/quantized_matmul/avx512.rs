@@ -20,6 +20,7 @@ use super::format::{E2M1, Format, Mode};
 use super::operands::{Row, Scratch};
 use super::product::Product;
 use super::vnni::{self, Multiples};
+use crate::isa::Isa;
 
 /// Words, and numbers, in a register.
 pub(super) const LANES: usize = 16;
@@ -33,9 +34,9 @@ const TAME: f32 = 1e30;
 #[repr(align(64))]
 pub(super) struct Lanes(pub(super) [f32; LANES]);
 
-/// Whether the processor has the instructions.
+/// Whether the processor has the instructions, and they may be used.
 pub(super) fn is_supported() -> bool {
-    is_x86_feature_detected!("avx512f")
+    Isa::Avx512.is_usable()
 }
 
 /// Whether [`compute`] multiplies matrices of this format.

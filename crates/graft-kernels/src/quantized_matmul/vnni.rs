@@ -19,6 +19,7 @@ use std::arch::x86_64::{
 use super::avx512::{LANES, Lanes, Tile};
 use super::format::{Format, Mode};
 use super::operands::Row;
+use crate::isa::Isa;
 
 /// Bytes in a register.
 const BYTES: usize = 64;
@@ -39,11 +40,9 @@ struct Bytes([i8; BYTES]);
 #[repr(align(64))]
 struct Integers([i32; LANES]);
 
-/// Whether the processor has the instructions.
+/// Whether the processor has the instructions, and they may be used.
 pub(super) fn is_supported() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vnni")
+    Isa::Avx512Vnni.is_usable()
 }
 
 /// Rows of `x` as whole numbers, in the order in which codes come.

@@ -1,0 +1,99 @@
+//! The instruction sets that this crate's own kernels choose between when they run.
+//!
+//! The environment variable `GRAFT_MAX_ISA` names the last one that may be used; what the crates
+//! `gemm` and `pulp` choose is theirs.
+
+use std::sync::OnceLock;
+
+use mlx_graft::{Error, Result};
+
+const VARIABLE: &str = "GRAFT_MAX_ISA";
+
+/// Instruction sets, each with those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Isa {
+    /// What the compiler makes of portable code for the widest registers there are.
+    Portable,
+    /// AVX-512 F, BW and VL.
+    Avx512,
+    /// Dot products of bytes.
+    Avx512Vnni,
+    /// Dot products of pairs of `bfloat16`.
+    Avx512Bf16,
+}
+
+impl Isa {
+    const ALL: [(&str, Self); 4] = [
+        ("portable", Self::Portable),
+        ("avx512", Self::Avx512),
+        ("avx512_vnni", Self::Avx512Vnni),
+        ("avx512_bf16", Self::Avx512Bf16),
+    ];
+
+    /// Whether the processor has the instructions.
+    pub(crate) fn is_supported(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl");
+            match self {
+                Self::Portable => true,
+                Self::Avx512 => avx512,
+                Self::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
+                Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Portable
+        }
+    }
+
+    /// Whether the processor has the instructions, and they may be used.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn is_usable(self) -> bool {
+        self.is_supported() && !matches!(last(), Ok(Some(last)) if self > *last)
+    }
+
+    /// Whether the environment asks for these instructions, even where others are faster.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn is_asked_for(self) -> bool {
+        matches!(last(), Ok(Some(last)) if self == *last)
+    }
+}
+
+/// The last instruction set that may be used, if the environment names one.
+fn last() -> &'static Result<Option<Isa>, String> {
+    static LAST: OnceLock<Result<Option<Isa>, String>> = OnceLock::new();
+    LAST.get_or_init(|| {
+        let Some(value) = std::env::var_os(VARIABLE) else { return Ok(None) };
+        let known = Isa::ALL.into_iter().find(|(name, _)| value == *name);
+        match known {
+            Some((_, isa)) if isa.is_supported() => Ok(Some(isa)),
+            found => {
+                let usable = Isa::ALL.into_iter().filter(|(_, isa)| isa.is_supported());
+                let usable: Vec<&str> = usable.map(|(name, _)| name).collect();
+                let problem = if found.is_some() {
+                    "this processor lacks it"
+                } else {
+                    "no such set is known"
+                };
+                Err(format!(
+                    "the environment variable {VARIABLE} is {}: {problem}; unset it, or set it to \
+                     one of {}",
+                    value.display(),
+                    usable.join(", ")
+                ))
+            }
+        }
+    })
+}
+
+/// Checks what the environment asks for.
+///
+/// # Errors
+/// It names a set that is not known, or that the processor lacks.
+pub(crate) fn check() -> Result<()> {
+    last().as_ref().map(|_| ()).map_err(|message| Error::invalid_argument(VARIABLE, message))
+}

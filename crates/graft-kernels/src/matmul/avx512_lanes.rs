@@ -1,0 +1,126 @@
+//! Registers of sixteen `float32` read from, and written to, numbers of each floating-point dtype.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m512, __m512i, _CMP_UNORD_Q, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16,
+    _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
+    _mm512_cvtps_ph, _mm512_mask_or_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
+    _mm512_srli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
+};
+
+use half::{bf16, f16};
+
+use crate::floats::Float;
+
+/// Numbers of 32 bits in a register.
+pub(super) const LANES: usize = 16;
+
+/// The first lanes, at most all of them.
+pub(super) fn mask(lanes: usize) -> u16 {
+    if lanes >= LANES { u16::MAX } else { (1 << lanes) - 1 }
+}
+
+/// A floating-point type that is read and written sixteen at a time, as `float32`.
+pub(super) trait Lanes: Float + Send + Sync {
+    /// Whether it is `float32` itself.
+    const IS_FLOAT32: bool = false;
+
+    /// The numbers at `from` in the lanes of `mask`, zeros in the others.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW and VL, and the lanes of `mask` may be read.
+    unsafe fn load(from: *const Self, mask: u16) -> __m512;
+
+    /// Writes the lanes of `mask`, rounded to the nearest number, to the even one of two.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW and VL, and the lanes of `mask` may be written.
+    unsafe fn store(to: *mut Self, mask: u16, x: __m512);
+}
+
+impl Lanes for f32 {
+    const IS_FLOAT32: bool = true;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const Self, mask: u16) -> __m512 {
+        // SAFETY: the caller says so.
+        unsafe { _mm512_maskz_loadu_ps(mask, from) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn store(to: *mut Self, mask: u16, x: __m512) {
+        // SAFETY: the caller says so.
+        unsafe { _mm512_mask_storeu_ps(to, mask, x) };
+    }
+}
+
+impl Lanes for bf16 {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const Self, mask: u16) -> __m512 {
+        // SAFETY: the caller says so.
+        let bits = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn store(to: *mut Self, mask: u16, x: __m512) {
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+        // A NaN keeps its upper half and a bit that no rounding can clear.
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        let rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
+        let rounded = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+        // SAFETY: the caller says so.
+        unsafe { _mm256_mask_storeu_epi16(to.cast(), mask, rounded) };
+    }
+}
+
+impl Lanes for f16 {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const Self, mask: u16) -> __m512 {
+        // SAFETY: the caller says so.
+        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) })
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn store(to: *mut Self, mask: u16, x: __m512) {
+        /// To the nearest.
+        const ROUNDING: i32 = 0;
+        // SAFETY: the caller says so.
+        unsafe { _mm256_mask_storeu_epi16(to.cast(), mask, _mm512_cvtps_ph::<ROUNDING>(x)) };
+    }
+}
+
+/// Exchanges rows and columns of sixteen registers of sixteen lanes of 32 bits.
+#[target_feature(enable = "avx512f")]
+pub(super) fn transposed(mut r: [__m512i; LANES]) -> [__m512i; LANES] {
+    // In each quarter of a register: lanes of two rows, then of four.
+    let mut t = r;
+    for i in 0..LANES / 2 {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for i in 0..LANES / 4 {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    // Quarters of four registers change places.
+    let mut out = [_mm512_setzero_si512(); LANES];
+    for j in 0..LANES / 4 {
+        let even = _mm512_shuffle_i32x4::<0x88>(r[j], r[4 + j]);
+        let odd = _mm512_shuffle_i32x4::<0xdd>(r[j], r[4 + j]);
+        let even_2 = _mm512_shuffle_i32x4::<0x88>(r[8 + j], r[12 + j]);
+        let odd_2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + j], r[12 + j]);
+        out[j] = _mm512_shuffle_i32x4::<0x88>(even, even_2);
+        out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even, even_2);
+        out[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd, odd_2);
+        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd, odd_2);
+    }
+    out
+}

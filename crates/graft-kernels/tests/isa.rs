@@ -1,0 +1,87 @@
+//! Products with each instruction set that this processor has, in processes of their own, as the
+//! choice is made once.
+
+use std::process::Command;
+
+use mlx_graft::{Array, Dtype, Result, ops, random};
+
+/// What a child process multiplies; on its own it takes what is fastest.
+#[test]
+fn products() -> Result<()> {
+    let options = random::LocScaleOptions::default();
+    let normal = |seed: u64, shape: &[i32]| -> Result<Array> {
+        let key = random::key(seed)?;
+        random::normal(shape, &options.key(&key))
+    };
+    let close = |found: &Array, wanted: &Array, bound: f32| -> Result<()> {
+        let difference = ops::abs(&ops::subtract(&ops::astype(found, Dtype::Float32)?, wanted)?)?;
+        let most: f32 = ops::max(&difference, false)?.item()?;
+        let scale: f32 = ops::max(&ops::abs(wanted)?, false)?.item()?;
+        assert!(most <= bound * scale, "{most} of {scale}");
+        Ok(())
+    };
+    for rows in [1, 3, 7, 40, 150] {
+        let (x, weight) = (normal(1, &[rows, 320])?, normal(2, &[96, 320])?);
+        for (dtype, bound) in
+            [(Dtype::Float32, 1e-5), (Dtype::Bfloat16, 1e-2), (Dtype::Float16, 2e-3)]
+        {
+            // The numbers that the kernels read, so that only sums differ.
+            let (x, weight) = (ops::astype(&x, dtype)?, ops::astype(&weight, dtype)?);
+            let wide = |a: &Array| ops::astype(a, Dtype::Float32);
+            let wanted = ops::matmul(&wide(&x)?, &ops::swapaxes(&wide(&weight)?, 0, 1)?)?;
+            let found = graft_kernels::matmul(&x, &ops::swapaxes(&weight, 0, 1)?)?;
+            assert_eq!(found.dtype(), dtype);
+            close(&found, &wanted, bound)?;
+
+            for bits in [2, 3, 4, 8] {
+                let options = ops::QuantizeOptions::default().group_size(32).bits(bits);
+                let parts = ops::quantize(&weight, &options)?;
+                let form = ops::DequantizeOptions::default().group_size(32).bits(bits);
+                let plain = ops::dequantize(&parts[0], &parts[1], &form.biases(&parts[2]))?;
+                let wanted = ops::matmul(&wide(&x)?, &ops::swapaxes(&wide(&plain)?, 0, 1)?)?;
+                let options = ops::QuantizedMatmulOptions::default()
+                    .biases(&parts[2])
+                    .group_size(32)
+                    .bits(bits);
+                let found = graft_kernels::quantized_matmul(&x, &parts[0], &parts[1], &options)?;
+                close(&found, &wanted, bound)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs the test above in a process with `GRAFT_MAX_ISA`, and returns what it printed.
+fn products_with(isa: &str) -> (bool, String) {
+    let program = std::env::current_exe().expect("the test has a path");
+    let out = Command::new(program)
+        .args(["products", "--exact", "--nocapture"])
+        .env("GRAFT_MAX_ISA", isa)
+        .output()
+        .expect("the test runs once more");
+    let text = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
+    (out.status.success(), text.into_owned())
+}
+
+#[test]
+fn each_instruction_set() {
+    for isa in ["portable", "avx512", "avx512_vnni", "avx512_bf16"] {
+        let (succeeded, text) = products_with(isa);
+        if text.contains("this processor lacks it") {
+            assert!(!succeeded && isa != "portable");
+            eprintln!("skipped: this processor lacks {isa}");
+        } else {
+            assert!(succeeded, "{isa}: {text}");
+            assert!(text.contains("1 passed"), "{isa}: {text}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_set_is_an_error_that_names_those_known() {
+    let (succeeded, text) = products_with("avx1024");
+    assert!(!succeeded);
+    for part in ["GRAFT_MAX_ISA", "avx1024", "portable"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
