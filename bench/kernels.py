@@ -43,9 +43,9 @@ def measure(quick: bool) -> dict[str, Any]:
     stamp = TARGET / "criterion-started"
     stamp.parent.mkdir(exist_ok=True)
     stamp.touch()
-    # MLX's own operations, which are measured beside, take seconds each.
-    short = ["--measurement-time", "0.5", "--warm-up-time", "0.2", f"graft|{LIMIT}"]
-    pace = short if quick else []
+    # MLX's own operations, which `cargo bench` measures beside, take seconds each.
+    seconds = ("0.5", "0.2") if quick else ("1", "0.5")
+    pace = ["--measurement-time", seconds[0], "--warm-up-time", seconds[1], f"graft|{LIMIT}"]
     command = ["cargo", "bench", "--quiet", "--package", "graft-kernels", "--bench", "*", "--"]
     subprocess.run(
         [*command, "--noplot", *pace],
