@@ -21,6 +21,7 @@ __all__ = [
     "cross_entropy",
     "generate",
     "identity",
+    "layer_norm",
     "live_handles",
     "logsumexp",
     "matmul",
@@ -63,6 +64,11 @@ def overwrite(a: mx.array, b: mx.array) -> None:
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """Computes `mx.fast.rms_norm`."""
+
+def layer_norm(
+    x: mx.array, weight: mx.array | None, bias: mx.array | None, eps: float
+) -> mx.array:
+    """Computes `mx.fast.layer_norm`."""
 
 def rope(
     x: mx.array,

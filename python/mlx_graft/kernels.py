@@ -6,6 +6,7 @@ know, they are MLX's own operations.
 
 from mlx_graft._core import (
     cross_entropy,
+    layer_norm,
     logsumexp,
     matmul,
     quantized_matmul,
@@ -17,6 +18,7 @@ from mlx_graft._core import (
 
 __all__ = [
     "cross_entropy",
+    "layer_norm",
     "logsumexp",
     "matmul",
     "quantized_matmul",

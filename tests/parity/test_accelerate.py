@@ -116,6 +116,15 @@ CASES: dict[str, Case] = {
     "rms_norm without a weight": Case(
         lambda x: mx.fast.rms_norm(x, None, 1e-5), [(5, 64)], "rms_norm"
     ),
+    "layer_norm": Case(
+        lambda x, w, b: mx.fast.layer_norm(x, w, b, 1e-5), [(2, 3, 37), (37,), (37,)], "layer_norm"
+    ),
+    "layer_norm without a bias": Case(
+        lambda x, w: mx.fast.layer_norm(x, w, None, 1e-5), [(5, 64), (64,)], "layer_norm"
+    ),
+    "layer_norm alone": Case(
+        lambda x: mx.fast.layer_norm(x, None, None, 1e-5), [(5, 64)], "layer_norm"
+    ),
     "rope": Case(rope(), [(1, 2, 5, 8)], ROPE),
     "rope, traditional": Case(rope(traditional=True, offset=7, scale=0.5), [(2, 2, 5, 6)], ROPE),
     "rope of frequencies": Case(

@@ -223,6 +223,9 @@ WRONG: dict[str, Callable[[], object]] = {
     "logsumexp of an axis": lambda: mx.logsumexp(A, axis=(0, 7)),
     "rms_norm of a weight": lambda: mx.fast.rms_norm(A, mx.ones(7), 1e-5),
     "rms_norm of a number": lambda: mx.fast.rms_norm(mx.array(1.0), None, 1e-5),
+    "layer_norm of a weight": lambda: mx.fast.layer_norm(A, mx.ones(7), None, 1e-5),
+    "layer_norm of a bias": lambda: mx.fast.layer_norm(A, mx.ones(3), mx.ones((3, 1)), 1e-5),
+    "layer_norm of a number": lambda: mx.fast.layer_norm(mx.array(1.0), None, None, 1e-5),
     "rope of dimensions": lambda: mx.fast.rope(
         A, 2, traditional=False, base=1e4, scale=1.0, offset=0
     ),

@@ -15,6 +15,7 @@ mod derivatives;
 mod floats;
 mod isa;
 mod lanes;
+mod layer_norm;
 mod logsumexp;
 mod matmul;
 mod quantized_matmul;
@@ -27,6 +28,7 @@ mod tasks;
 
 pub use attention::{Mask, scaled_dot_product_attention};
 pub use cross_entropy::cross_entropy;
+pub use layer_norm::layer_norm;
 pub use logsumexp::logsumexp;
 pub use matmul::matmul;
 pub use quantized_matmul::quantized_matmul;

@@ -116,15 +116,6 @@ impl RowKernel<1> for Backward<'_> {
     }
 }
 
-/// Reads a weight, which is used in `float32`.
-fn weight_of(input: Option<&InputBuffer<'_>>) -> Result<Option<Vec<f32>>, KernelError> {
-    let wide = |input: &InputBuffer<'_>| {
-        let (weight, mut scratch) = (Floats::new(input)?, Vec::new());
-        Ok(weight.part(0..weight.len(), &mut scratch).to_vec())
-    };
-    input.map(wide).transpose()
-}
-
 impl Primitive for RmsNorm {
     const NAME: &'static str = "rms_norm";
 
@@ -144,7 +135,7 @@ impl Primitive for RmsNorm {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let (weight, width) = (weight_of(inputs.get(1))?, rows::width_of(&inputs[0]));
+        let (weight, width) = (rows::vector(inputs.get(1))?, rows::width_of(&inputs[0]));
         let x = Floats::new(&inputs[0])?;
         rows::compute_last_axis(
             &Forward { x, weight: weight.as_deref(), width, norm: *self },
@@ -169,11 +160,7 @@ impl Primitive for RmsNorm {
             // A sum over all rows, so it is taken of wider numbers.
             let wide = |x: &Array| ops::astype(x, Dtype::Float32);
             let slopes = ops::multiply(&normalize(*self, &wide(x)?, None)?, &wide(g)?)?;
-            let rows = match x.ndim() {
-                1 => ops::expand_dims(&slopes, 0)?,
-                _ => ops::flatten(&slopes, 0, -2)?,
-            };
-            ops::astype(&ops::sum_axis(&rows, 0, false)?, x.dtype())
+            ops::astype(&rows::sum_rows(&slopes)?, x.dtype())
         };
         argnums.iter().map(with_respect_to).collect()
     }
@@ -246,7 +233,7 @@ impl Primitive for RmsNormGrad {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let (weight, width) = (weight_of(inputs.get(2))?, rows::width_of(&inputs[0]));
+        let (weight, width) = (rows::vector(inputs.get(2))?, rows::width_of(&inputs[0]));
         let (x, g) = (Floats::new(&inputs[0])?, Floats::new(&inputs[1])?);
         rows::compute_last_axis(
             &Backward { x, g, weight: weight.as_deref(), width, norm: self.0 },
@@ -276,17 +263,6 @@ impl Primitive for RmsNormGrad {
         inputs: &[Array],
         axes: &[Option<i32>],
     ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        if let [_, _, Some(_)] = axes {
-            // The weight is part of the cotangent.
-            return rows::vmap(inputs, axes, |inputs| {
-                let lengths: Vec<i32> = (1..inputs[0].ndim() as i32 - 1).collect();
-                let weight = ops::expand_dims_axes(inputs[2], &lengths)?;
-                apply(*self, &[inputs[0], &ops::multiply(inputs[1], &weight)?])
-            });
-        }
-        rows::vmap(&inputs[..2], &axes[..2], |x| {
-            let inputs: Vec<&Array> = x.iter().copied().chain(inputs.get(2)).collect();
-            apply(*self, &inputs)
-        })
+        rows::vmap_gradient_of_norm(*self, inputs, axes)
     }
 }

@@ -7,12 +7,12 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::{bf16, f16};
-use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
+use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Result, ops};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
-use crate::floats::{to_bfloat16, to_float16};
+use crate::floats::{Floats, to_bfloat16, to_float16};
 
 /// Elements below which a second thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
@@ -165,6 +165,24 @@ pub(crate) fn width_of(input: &InputBuffer<'_>) -> usize {
     input.shape().last().map_or(1, |&width| width as usize)
 }
 
+/// Numbers that all rows share, such as a weight, as `float32`.
+pub(crate) fn vector(input: Option<&InputBuffer<'_>>) -> Result<Option<Vec<f32>>, KernelError> {
+    let wide = |input: &InputBuffer<'_>| {
+        let (numbers, mut scratch) = (Floats::new(input)?, Vec::new());
+        Ok(numbers.part(0..numbers.len(), &mut scratch).to_vec())
+    };
+    input.map(wide).transpose()
+}
+
+/// The sum of all rows of an array.
+pub(crate) fn sum_rows(x: &Array) -> Result<Array> {
+    let rows = match x.ndim() {
+        1 => ops::expand_dims(x, 0)?,
+        _ => ops::flatten(x, 0, -2)?,
+    };
+    ops::sum_axis(&rows, 0, false)
+}
+
 /// Where row `index` of rows of `width` elements lies.
 #[inline(always)]
 pub(crate) fn range(index: usize, width: usize) -> Range<usize> {
@@ -222,4 +240,25 @@ pub(crate) fn vmap(
     let outputs = op(&inputs.iter().collect::<Vec<_>>())?;
     let axes = vec![length.map(|_| 0); outputs.len()];
     Ok((outputs, axes))
+}
+
+/// Vectorizes the derivative of a normalisation with respect to its array, which has the inputs
+/// array, cotangent and, if there is one, weight.
+pub(crate) fn vmap_gradient_of_norm<P: Primitive + Copy>(
+    gradient: P,
+    inputs: &[Array],
+    axes: &[Option<i32>],
+) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+    if let [_, _, Some(_)] = axes {
+        // The weight is part of the cotangent.
+        return vmap(inputs, axes, |inputs| {
+            let lengths: Vec<i32> = (1..inputs[0].ndim() as i32 - 1).collect();
+            let weight = ops::expand_dims_axes(inputs[2], &lengths)?;
+            apply(gradient, &[inputs[0], &ops::multiply(inputs[1], &weight)?])
+        });
+    }
+    vmap(&inputs[..2], &axes[..2], |x| {
+        let inputs: Vec<&Array> = x.iter().copied().chain(inputs.get(2)).collect();
+        apply(gradient, &inputs)
+    })
 }

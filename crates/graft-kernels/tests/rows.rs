@@ -6,7 +6,10 @@ mod cases;
 #[allow(dead_code)] // of what the tests share, a part
 mod common;
 
-use cases::{ALL, CROSS_ENTROPY, LOGSUMEXP, RMS_NORM, SOFTMAX, SWIGLU, spread, targets};
+use cases::{
+    ALL, CROSS_ENTROPY, LAYER_NORM, LOGSUMEXP, RMS_NORM, SOFTMAX, SWIGLU, assert_close,
+    assert_close_by, spread, targets,
+};
 use common::{assert_within, numbers};
 use mlx_graft::{Array, Dtype, ErrorKind, Result, ops, transforms};
 
@@ -36,7 +39,7 @@ fn shapes_of_all_kinds() -> Result<()> {
     SWIGLU.check(&spread(1, &[100_000])?)?;
     SWIGLU.check(&spread(1, &[])?)?;
     for empty in [&[0, 5][..], &[2, 0, 5], &[0, 0]] {
-        for case in [SOFTMAX, RMS_NORM, SWIGLU] {
+        for case in [SOFTMAX, RMS_NORM, LAYER_NORM, SWIGLU] {
             case.check(&numbers(1, empty)?)?;
         }
     }
@@ -155,10 +158,63 @@ fn shapes_that_do_not_fit() -> Result<()> {
     assert!(graft_kernels::softmax(&scalar).is_err());
     let error = graft_kernels::rms_norm(&numbers(1, &[3])?, Some(&numbers(1, &[4])?), 0.0);
     assert_eq!(error.expect_err("does not fit").kind(), ErrorKind::InvalidArgument);
-    assert!(graft_kernels::swiglu(&numbers(1, &[3])?, &numbers(1, &[4])?).is_err());
+    let four = &numbers(1, &[4])?;
+    for (weight, bias) in [(Some(four), None), (None, Some(four)), (Some(four), Some(four))] {
+        let error = graft_kernels::layer_norm(&numbers(1, &[3])?, weight, bias, 0.0);
+        assert_eq!(error.expect_err("does not fit").kind(), ErrorKind::InvalidArgument);
+    }
+    assert!(graft_kernels::layer_norm(&scalar, None, None, 0.0).is_err());
+    assert!(graft_kernels::swiglu(&numbers(1, &[3])?, four).is_err());
     // As MLX, with broadcasting.
     let y = graft_kernels::swiglu(&numbers(1, &[2, 1])?, &numbers(1, &[1, 4])?)?;
     assert_eq!(y.shape(), [2, 4]);
+    Ok(())
+}
+
+/// A norm with a part of its weight and bias is that with ones and zeros for the rest.
+#[test]
+fn layer_norms_without_a_weight_or_a_bias() -> Result<()> {
+    let norm = |x: &[Array], weight: bool, bias: bool| {
+        let (weight, bias) = (weight.then_some(&x[1]), bias.then_some(&x[2]));
+        Ok(vec![graft_kernels::layer_norm(&x[0], weight, bias, 0.01)?])
+    };
+    let x = spread(1, &[3, 5, 37])?;
+    let (ones, zeros) = (ops::ones(&[37], Dtype::Float32)?, ops::zeros(&[37], Dtype::Float32)?);
+    for (has_weight, has_bias) in [(false, false), (true, false), (false, true)] {
+        let weight = if has_weight { numbers(2, &[37])? } else { ones.clone() };
+        let bias = if has_bias { numbers(3, &[37])? } else { zeros.clone() };
+        let inputs = [x.clone(), weight, bias];
+        let some = move |x: &[Array]| norm(x, has_weight, has_bias);
+        let all = move |x: &[Array]| norm(x, true, true);
+        assert_close(&some(&inputs)?[0], &all(&inputs)?[0])?;
+
+        let used = [true, has_weight, has_bias];
+        let cotangent = [numbers(4, x.shape())?];
+        let tangents = [numbers(5, x.shape())?, numbers(6, &[37])?, numbers(7, &[37])?];
+        let tangents: Vec<Array> = tangents
+            .iter()
+            .zip(used)
+            .map(|(x, used)| if used { Ok(x.clone()) } else { ops::zeros_like(x) })
+            .collect::<Result<_>>()?;
+        let (_, found) = transforms::vjp(some, &inputs, &cotangent)?;
+        let (_, wanted) = transforms::vjp(all, &inputs, &cotangent)?;
+        for (i, _) in used.iter().enumerate().filter(|(_, used)| **used) {
+            assert_close_by(2e-5, &found[i], &wanted[i])?;
+        }
+        let (_, found) = transforms::jvp(some, &inputs, &tangents)?;
+        let (_, wanted) = transforms::jvp(all, &inputs, &tangents)?;
+        assert_close_by(2e-5, &found[0], &wanted[0])?;
+
+        // The vectors are mapped too.
+        let stack = |x: &Array| ops::stack(&[x.clone(), ops::negative(x)?]);
+        let stacks = inputs.iter().map(stack).collect::<Result<Vec<_>>>()?;
+        let axes = used.map(|used| used.then_some(0));
+        let stacks: Vec<Array> =
+            (0..3).map(|i| if used[i] { stacks[i].clone() } else { inputs[i].clone() }).collect();
+        let found = transforms::vmap(some, &stacks, &axes, &[Some(0)])?;
+        let wanted = transforms::vmap(all, &stacks, &axes, &[Some(0)])?;
+        assert_close(&found[0], &wanted[0])?;
+    }
     Ok(())
 }
 

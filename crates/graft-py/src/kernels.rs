@@ -19,6 +19,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cross_entropy, module)?)?;
     module.add_function(wrap_pyfunction!(overwrite, module)?)?;
     module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(layer_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rope, module)?)?;
     module.add_function(wrap_pyfunction!(scaled_dot_product_attention, module)?)
 }
@@ -89,6 +90,12 @@ fn overwrite(a: &Bound<'_, PyAny>, b: In) -> PyResult<()> {
 #[pyfunction]
 fn rms_norm(x: In, weight: Option<In>, eps: f32) -> PyResult<Out> {
     finish(graft_kernels::rms_norm(&x, weight.as_deref(), eps))
+}
+
+/// Layer normalisation.
+#[pyfunction]
+fn layer_norm(x: In, weight: Option<In>, bias: Option<In>, eps: f32) -> PyResult<Out> {
+    finish(graft_kernels::layer_norm(&x, weight.as_deref(), bias.as_deref(), eps))
 }
 
 /// Rotary position embedding.

@@ -189,6 +189,15 @@ def _rms_norm(original: Function) -> Function:
     return rms_norm
 
 
+def _layer_norm(original: Function) -> Function:
+    def layer_norm(x: Any, weight: Any, bias: Any, eps: float, *, stream: Any = None) -> Any:
+        if _arrays(x, *[vector for vector in (weight, bias) if vector is not None]):
+            return _on(stream, kernels.layer_norm, x, weight, bias, eps)
+        return original(x, weight, bias, eps, stream=stream)
+
+    return layer_norm
+
+
 def _rope(original: Function) -> Function:
     def rope(
         a: Any,
@@ -246,6 +255,7 @@ REPLACEMENTS: list[tuple[Any, str, Callable[[Function], Function]]] = [
     (mx.array, "logsumexp", _logsumexp),
     (mx.fast, "cross_entropy", _cross_entropy),
     (mx.fast, "rms_norm", _rms_norm),
+    (mx.fast, "layer_norm", _layer_norm),
     (mx.fast, "rope", _rope),
     (mx.fast, "scaled_dot_product_attention", _scaled_dot_product_attention),
 ]

@@ -46,6 +46,21 @@ pub const RMS_NORM: Case = Case {
     bound: 2e-5,
 };
 
+pub const LAYER_NORM: Case = Case {
+    ours: |x| Ok(vec![graft_kernels::layer_norm(&x[0], Some(&x[1]), Some(&x[2]), 0.01)?]),
+    theirs: |x| {
+        let deviations = ops::subtract(&x[0], &ops::mean_axis(&x[0], -1, true)?)?;
+        let variance = ops::mean_axis(&ops::square(&deviations)?, -1, true)?;
+        let scale = ops::rsqrt(&ops::add(&variance, &Array::scalar(0.01_f32)?)?)?;
+        let scaled = ops::multiply(&ops::multiply(&deviations, &scale)?, &x[1])?;
+        Ok(vec![ops::add(&scaled, &x[2])?])
+    },
+    inputs: |x| Ok(vec![x.clone(), numbers(78, &[x.dim(-1)?])?, numbers(79, &[x.dim(-1)?])?]),
+    differentiable: 3,
+    // As of the other norm.
+    bound: 2e-5,
+};
+
 pub const LOGSUMEXP: Case = Case {
     ours: |x| Ok(vec![graft_kernels::logsumexp(&x[0], true)?]),
     theirs: |x| Ok(vec![ops::logsumexp_axis(&x[0], -1, true)?]),
@@ -78,7 +93,7 @@ pub const SWIGLU: Case = Case {
     bound: 1e-6,
 };
 
-pub const ALL: [Case; 5] = [SOFTMAX, LOGSUMEXP, RMS_NORM, CROSS_ENTROPY, SWIGLU];
+pub const ALL: [Case; 6] = [SOFTMAX, LOGSUMEXP, RMS_NORM, LAYER_NORM, CROSS_ENTROPY, SWIGLU];
 
 /// Asserts that two arrays are the same within `bound`, relative to the wanted one where it is
 /// large.
