@@ -19,6 +19,8 @@ __all__ = [
     "check_options",
     "core",
     "cross_entropy",
+    "gather_mm",
+    "gather_qmm",
     "generate",
     "identity",
     "layer_norm",
@@ -65,9 +67,7 @@ def overwrite(a: mx.array, b: mx.array) -> None:
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """Computes `mx.fast.rms_norm`."""
 
-def layer_norm(
-    x: mx.array, weight: mx.array | None, bias: mx.array | None, eps: float
-) -> mx.array:
+def layer_norm(x: mx.array, weight: mx.array | None, bias: mx.array | None, eps: float) -> mx.array:
     """Computes `mx.fast.layer_norm`."""
 
 def rope(
@@ -106,6 +106,36 @@ def quantized_matmul(
     stream: mx.Stream | mx.ThreadLocalStream | mx.Device | mx.DeviceType | None = None,
 ) -> mx.array:
     """Multiplies by a packed matrix, as `mx.quantized_matmul`, by the native kernel on a CPU."""
+
+def gather_mm(
+    a: mx.array,
+    b: mx.array,
+    /,
+    lhs_indices: mx.array | None = None,
+    rhs_indices: mx.array | None = None,
+    *,
+    sorted_indices: bool = False,
+    stream: mx.Stream | mx.ThreadLocalStream | mx.Device | mx.DeviceType | None = None,
+) -> mx.array:
+    """Multiplies matrices picked by indices, as `mx.gather_mm`, by the native kernel on a CPU."""
+
+def gather_qmm(
+    x: mx.array,
+    w: mx.array,
+    /,
+    scales: mx.array,
+    biases: mx.array | None = None,
+    lhs_indices: mx.array | None = None,
+    rhs_indices: mx.array | None = None,
+    transpose: bool = True,
+    group_size: int | None = None,
+    bits: int | None = None,
+    mode: str = "affine",
+    *,
+    sorted_indices: bool = False,
+    stream: mx.Stream | mx.ThreadLocalStream | mx.Device | mx.DeviceType | None = None,
+) -> mx.array:
+    """Multiplies by picked packed matrices, as `mx.gather_qmm`, by the native kernel on a CPU."""
 
 def check_options(options: dict[str, Any]) -> None:
     """Fails if an option of training is wrong."""

@@ -6,6 +6,8 @@ know, they are MLX's own operations.
 
 from mlx_graft._core import (
     cross_entropy,
+    gather_mm,
+    gather_qmm,
     layer_norm,
     logsumexp,
     matmul,
@@ -18,6 +20,8 @@ from mlx_graft._core import (
 
 __all__ = [
     "cross_entropy",
+    "gather_mm",
+    "gather_qmm",
     "layer_norm",
     "logsumexp",
     "matmul",

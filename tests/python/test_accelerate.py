@@ -201,7 +201,8 @@ def test_a_sum_over_everything_is_a_number() -> None:
     assert mx.inner(x[1], x[1]).item() == 50
 
 
-A, B = mx.ones((2, 3)), mx.ones((4, 5))
+A, B, C = mx.ones((2, 3)), mx.ones((4, 5)), mx.ones((2, 3, 4))
+PACKED = mx.quantize(mx.ones((2, 8, 64)))
 WRONG: dict[str, Callable[[], object]] = {
     "matmul of shapes": lambda: mx.matmul(A, B),
     "matmul of a number": lambda: mx.matmul(mx.array(1.0), A),
@@ -219,6 +220,9 @@ WRONG: dict[str, Callable[[], object]] = {
     "einsum of an unknown output": lambda: mx.einsum("ij,jk->z", A, A.T),
     "einsum of no text": lambda: mx.einsum("", A, A.T),
     "einsum of signs": lambda: mx.einsum("i!,!k", A, A.T),
+    "gather_mm of shapes": lambda: mx.gather_mm(C, C, None, mx.array([0, 1])),
+    "gather_mm of no integers": lambda: mx.gather_mm(C, C.swapaxes(1, 2), None, mx.ones(2)),
+    "gather_qmm of shapes": lambda: mx.gather_qmm(C, *PACKED, rhs_indices=mx.array([0, 1])),
     "softmax of an axis": lambda: mx.softmax(A, axis=4),
     "logsumexp of an axis": lambda: mx.logsumexp(A, axis=(0, 7)),
     "rms_norm of a weight": lambda: mx.fast.rms_norm(A, mx.ones(7), 1e-5),
@@ -262,6 +266,16 @@ def test_errors_are_mlx_own(name: str) -> None:
 def test_a_call_without_arguments_is_a_type_error(name: str) -> None:
     with pytest.raises(TypeError):
         getattr(mx, name)()
+
+
+@pytest.mark.usefixtures("accelerated")
+def test_a_scale_of_all_experts_is_for_later_versions_of_mlx() -> None:
+    """mlx-lm passes one, which is None but for a mode that this version does not have."""
+    x, experts = mx.ones((2, 1, 64)), mx.array([0, 1])
+    y = mx.gather_qmm(x, *PACKED, rhs_indices=experts, global_scale=None)
+    assert y.tolist() == [[[64.0] * 8]] * 2
+    with pytest.raises(TypeError):
+        mx.gather_qmm(x, *PACKED, rhs_indices=experts, global_scale=mx.ones(2))
 
 
 # The command

@@ -9,14 +9,16 @@ mod avx512_lanes;
 mod bfloat16;
 pub(crate) mod converted;
 pub(crate) mod float32;
+mod gather_mm;
 mod gemv;
 pub(crate) mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 mod problem;
 
-use half::{bf16, f16};
+pub use gather_mm::gather_mm;
 
+use half::{bf16, f16};
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
@@ -58,6 +60,16 @@ pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
         let dtype = a.dtype().promote(b.dtype());
         return matmul(&ops::astype(a, dtype)?, &ops::astype(b, dtype)?);
     }
+    as_matrices(a, b, multiply)
+}
+
+/// Multiplies arrays of which those of one dimension are a row and a column, and takes that
+/// dimension from the product.
+fn as_matrices(
+    a: &Array,
+    b: &Array,
+    multiply: impl Fn(&Array, &Array) -> Result<Array>,
+) -> Result<Array> {
     let row = (a.ndim() == 1).then(|| ops::expand_dims(a, 0)).transpose()?;
     let column = (b.ndim() == 1).then(|| ops::expand_dims(b, 1)).transpose()?;
     let product = multiply(row.as_ref().unwrap_or(a), column.as_ref().unwrap_or(b))?;
@@ -71,9 +83,13 @@ pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
 
 /// Whether MLX would multiply these shapes.
 fn fits(a: &[i32], b: &[i32]) -> bool {
+    have_common_length(a, b) && broadcast(batch_of(a), batch_of(b)).is_some()
+}
+
+/// Whether the rows of `a` are as long as the columns of `b`.
+fn have_common_length(a: &[i32], b: &[i32]) -> bool {
     let (Some(&inner), Some(&last)) = (a.last(), b.last()) else { return false };
-    let other = if b.len() == 1 { last } else { b[b.len() - 2] };
-    inner == other && broadcast(batch_of(a), batch_of(b)).is_some()
+    inner == if b.len() == 1 { last } else { b[b.len() - 2] }
 }
 
 /// The leading dimensions of a stack of matrices.

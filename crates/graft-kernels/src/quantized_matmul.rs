@@ -4,6 +4,7 @@
 mod avx512;
 mod few_rows;
 mod format;
+mod gather_qmm;
 mod many_rows;
 mod operands;
 mod output;
@@ -11,6 +12,8 @@ mod product;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+
+pub use gather_qmm::gather_qmm;
 
 use mlx_graft::ops::QuantizedMatmulOptions;
 use mlx_graft::primitive::{
@@ -70,10 +73,7 @@ pub fn quantized_matmul(
     if !is_active()? {
         return ops::quantized_matmul(x, w, scales, options);
     }
-    let dtype = match biases {
-        Some(biases) => wider(x.dtype(), wider(scales.dtype(), biases.dtype())),
-        None => x.dtype(),
-    };
+    let dtype = dtype_of(x, scales, biases);
     let cast;
     let x = if x.dtype() == dtype {
         x
@@ -88,23 +88,20 @@ pub fn quantized_matmul(
     }
 }
 
-/// The dtype that MLX computes with, of two that are known here.
-fn wider(a: Dtype, b: Dtype) -> Dtype {
-    if a == b { a } else { Dtype::Float32 }
+/// The dtype that MLX computes with.
+fn dtype_of(x: &Array, scales: &Array, biases: Option<&Array>) -> Dtype {
+    let wider = |a: Dtype, b: Dtype| if a == b { a } else { Dtype::Float32 };
+    biases.map_or(x.dtype(), |biases| wider(x.dtype(), wider(scales.dtype(), biases.dtype())))
 }
 
-/// Whether the arrays are what this module multiplies. MLX words errors best, so what cannot be
-/// multiplied goes there too.
-fn fits(
-    x: &Array,
+/// The rows and columns of packed matrices, if the arrays are such.
+fn packed_shape(
     w: &Array,
     scales: &Array,
     biases: Option<&Array>,
-    transpose: bool,
     format: Format,
-) -> bool {
-    let dtypes = floats::is_known(x)
-        && w.dtype() == Dtype::Uint32
+) -> Option<[i32; 2]> {
+    let dtypes = w.dtype() == Dtype::Uint32
         && match biases {
             Some(biases) => {
                 format.has_biases()
@@ -117,15 +114,29 @@ fn fits(
     let ([batch @ .., rows, words], [scale_batch @ .., scale_rows, groups]) =
         (w.shape(), scales.shape())
     else {
-        return false;
+        return None;
     };
-    let Some((&length, x_batch)) = x.shape().split_last() else { return false };
     let columns = words * 32 / format.bits as i32;
-    dtypes
-        && batch == scale_batch
-        && rows == scale_rows
-        && columns == groups * format.group_size as i32
-        && length == if transpose { columns } else { *rows }
+    let fits =
+        batch == scale_batch && rows == scale_rows && columns == groups * format.group_size as i32;
+    (dtypes && fits).then_some([*rows, columns])
+}
+
+/// Whether the arrays are what this module multiplies. MLX words errors best, so what cannot be
+/// multiplied goes there too.
+fn fits(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    transpose: bool,
+    format: Format,
+) -> bool {
+    let Some([rows, columns]) = packed_shape(w, scales, biases, format) else { return false };
+    let Some((&length, x_batch)) = x.shape().split_last() else { return false };
+    let batch = stack_of(w.shape());
+    floats::is_known(x)
+        && length == if transpose { columns } else { rows }
         // MLX takes the first of a stack of packed matrices for an `x` that is none.
         && (batch.is_empty() || x_batch.len() > 1)
         && broadcast(&x_batch[..x_batch.len().saturating_sub(1)], batch).is_some()

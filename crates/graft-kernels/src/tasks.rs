@@ -3,6 +3,44 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+/// Numbers of a matrix below which a second thread costs more than it saves, for one row.
+const PARALLEL_FROM: usize = 1 << 17;
+
+/// Tasks for each thread, so that one that is held up does not hold up the others.
+const PER_THREAD: usize = 4;
+
+/// The work of multiplying rows and a matrix of so many numbers: up to eight rows take the time of
+/// reading it.
+pub(crate) fn work_of_rows(rows: usize, numbers: usize) -> usize {
+    numbers * rows.max(8) / 8
+}
+
+/// How products with matrices are cut into tasks.
+pub(crate) struct Cut {
+    work: usize,
+    tasks: usize,
+}
+
+impl Cut {
+    /// Tasks for so much work together.
+    pub(crate) fn new(work: usize) -> Self {
+        let parallel = work >= PARALLEL_FROM;
+        let tasks = if parallel { PER_THREAD * rayon::current_num_threads() } else { 1 };
+        Self { work: work.max(1), tasks }
+    }
+
+    /// Whether they are for several threads.
+    pub(crate) fn is_parallel(&self) -> bool {
+        self.tasks > 1
+    }
+
+    /// The columns of a task, a multiple of `unit`, of a product of this work.
+    pub(crate) fn width(&self, work: usize, columns: usize, unit: usize) -> usize {
+        let pieces = (self.tasks * work).div_ceil(self.work).max(1);
+        columns.div_ceil(pieces).next_multiple_of(unit)
+    }
+}
+
 /// Runs tasks `0..count`, on several threads if `parallel`: the calling one and those of rayon's
 /// global pool. Each thread has a state of its own.
 ///
@@ -59,6 +97,18 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
+
+    #[test]
+    fn products_are_cut_by_their_work() {
+        let cut = Cut::new(100);
+        assert!(!cut.is_parallel());
+        assert_eq!(cut.width(100, 70, 32), 96);
+        let cut = Cut { work: 1 << 20, tasks: 8 };
+        assert!(cut.is_parallel());
+        assert_eq!(cut.width(1 << 20, 1024, 32), 128);
+        assert_eq!(cut.width(1 << 19, 1024, 32), 256);
+        assert_eq!(cut.width(1, 1024, 32), 1024);
+    }
 
     #[test]
     fn every_task_runs_once() {

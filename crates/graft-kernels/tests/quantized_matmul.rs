@@ -1,141 +1,17 @@
 //! `graft_kernels::quantized_matmul` against products with what MLX unpacks.
 
+#[allow(dead_code)] // of what the tests share, a part
 mod common;
+#[allow(dead_code)]
+#[path = "common/packed.rs"]
+mod packed;
 
 use std::slice::from_ref;
 
 use common::{assert_within, numbers};
-use mlx_graft::ops::{DequantizeOptions, QuantizeOptions, QuantizedMatmulOptions};
+use mlx_graft::ops::QuantizedMatmulOptions;
 use mlx_graft::{Array, Dtype, ErrorKind, Result, ops, transforms};
-
-type Multiply = fn(&Array, &Array, &Array, &QuantizedMatmulOptions<'_>) -> Result<Array>;
-
-const DTYPES: [Dtype; 3] = [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16];
-
-/// All modes with their group sizes and bits.
-fn formats() -> Vec<(&'static str, i32, i32)> {
-    let affine = [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| {
-        [32, 64, 128].into_iter().map(move |group_size| ("affine", group_size, bits))
-    });
-    affine.chain([("mxfp4", 32, 4), ("mxfp8", 32, 8), ("nvfp4", 16, 4)]).collect()
-}
-
-/// A packed matrix, or a stack of them.
-struct Packed {
-    mode: &'static str,
-    group_size: i32,
-    bits: i32,
-    transpose: bool,
-    arrays: Vec<Array>,
-}
-
-impl Packed {
-    /// Packs numbers; the scales of affine modes are of `dtype`.
-    fn new(
-        (mode, group_size, bits): (&'static str, i32, i32),
-        transpose: bool,
-        dtype: Dtype,
-        w: &Array,
-    ) -> Result<Self> {
-        let options = QuantizeOptions::default().group_size(group_size).bits(bits).mode(mode);
-        let mut arrays = ops::quantize(w, &options)?;
-        if mode == "affine" {
-            for scales in &mut arrays[1..] {
-                *scales = ops::astype(scales, dtype)?;
-            }
-        }
-        Ok(Self { mode, group_size, bits, transpose, arrays })
-    }
-
-    fn by(&self, multiply: Multiply, x: &Array) -> Result<Array> {
-        let options = QuantizedMatmulOptions::default()
-            .biases(self.arrays.get(2))
-            .transpose(self.transpose)
-            .group_size(self.group_size)
-            .bits(self.bits)
-            .mode(self.mode);
-        multiply(x, &self.arrays[0], &self.arrays[1], &options)
-    }
-
-    fn multiply(&self, x: &Array) -> Result<Array> {
-        self.by(graft_kernels::quantized_matmul, x)
-    }
-
-    fn multiply_by_mlx(&self, x: &Array) -> Result<Array> {
-        self.by(ops::quantized_matmul, x)
-    }
-
-    /// What `x` is multiplied with, and the largest magnitude that codes and biases reach on the
-    /// way to it, both of `float32`.
-    fn unpacked(&self) -> Result<(Array, Array)> {
-        let [w, scales, biases @ ..] = self.arrays.as_slice() else { unreachable!() };
-        let wide = |x: &Array| match x.dtype() {
-            Dtype::Uint8 => Ok(x.clone()),
-            _ => ops::astype(x, Dtype::Float32),
-        };
-        let unpack = |scales: &Array, biases: Option<&Array>| {
-            let options = DequantizeOptions::default()
-                .biases(biases)
-                .group_size(self.group_size)
-                .bits(self.bits)
-                .mode(self.mode)
-                .dtype(Dtype::Float32);
-            ops::dequantize(w, scales, &options)
-        };
-        let (scales, biases) = (wide(scales)?, biases.first().map(wide).transpose()?);
-        let numbers = unpack(&scales, biases.as_ref())?;
-        let reach = match &biases {
-            Some(biases) => unpack(&ops::abs(&scales)?, Some(&ops::abs(biases)?))?,
-            None => ops::abs(&numbers)?,
-        };
-        let turned = |x: Array| if self.transpose { ops::swapaxes(&x, -1, -2) } else { Ok(x) };
-        Ok((turned(numbers)?, turned(reach)?))
-    }
-
-    /// Compares the product with one of float64, rounded to float32: it is within K roundings of
-    /// float32, relative to the magnitudes that are added, and one of the dtype of the result.
-    /// Numbers of 16 bits may be taken as multiples of 2⁻¹³ of the largest around them.
-    #[track_caller]
-    fn check(&self, x: &Array) -> Result<()> {
-        let found = self.multiply(x)?;
-        assert_eq!(found.dtype(), self.multiply_by_mlx(x)?.dtype());
-        let (numbers, reach) = self.unpacked()?;
-        assert_product(&found, x, &numbers, &reach)
-    }
-}
-
-#[track_caller]
-fn assert_product(found: &Array, x: &Array, numbers: &Array, reach: &Array) -> Result<()> {
-    let wide = |x: &Array| ops::astype(x, Dtype::Float32);
-    let x = wide(x)?;
-    let exact = |a: &Array, b: &Array| -> Result<Array> {
-        let (a, b) = (ops::astype(a, Dtype::Float64)?, ops::astype(b, Dtype::Float64)?);
-        ops::astype(&ops::matmul(&a, &b)?, Dtype::Float32)
-    };
-    let wanted = exact(&x, numbers)?;
-    let unit = match found.dtype() {
-        Dtype::Bfloat16 => 1.0 / 256.0,
-        Dtype::Float16 => 1.0 / 2048.0,
-        _ => f32::EPSILON,
-    };
-    let k = x.dim(-1)? as f32 + 2.0;
-    let sums = ops::multiply(&exact(&ops::abs(&x)?, reach)?, &Array::scalar(k * f32::EPSILON)?)?;
-    let last = ops::multiply(&ops::abs(&wanted)?, &Array::scalar(unit)?)?;
-    let mut bound = ops::add(&sums, &last)?;
-    if found.dtype() != Dtype::Float32 {
-        let half = ops::multiply(&ops::abs(&x)?, &Array::scalar(1.0_f32 / 16384.0)?)?;
-        let largest = ops::max_axis(&half, -1, true)?;
-        let errors = ops::broadcast_to(&largest, x.shape())?;
-        bound = ops::add(&bound, &exact(&errors, reach)?)?;
-    }
-    assert_within(&wide(found)?, &wanted, &bound);
-    Ok(())
-}
-
-/// Numbers of `dtype` by seed and shape.
-fn of(dtype: Dtype, seed: u32, shape: &[i32]) -> Result<Array> {
-    ops::astype(&numbers(seed, shape)?, dtype)
-}
+use packed::{DTYPES, Multiply, Packed, assert_product, formats, of};
 
 #[test]
 fn all_formats_rows_and_orientations() -> Result<()> {

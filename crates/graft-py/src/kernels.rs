@@ -2,7 +2,7 @@
 
 use graft_kernels::{Mask, Rope};
 use mlx_graft::Result;
-use mlx_graft::ops::QuantizedMatmulOptions;
+use mlx_graft::ops::{GatherQmmOptions, QuantizedMatmulOptions};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -14,6 +14,8 @@ use crate::ops::arguments::{Int, run};
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(matmul, module)?)?;
     module.add_function(wrap_pyfunction!(quantized_matmul, module)?)?;
+    module.add_function(wrap_pyfunction!(gather_mm, module)?)?;
+    module.add_function(wrap_pyfunction!(gather_qmm, module)?)?;
     module.add_function(wrap_pyfunction!(softmax, module)?)?;
     module.add_function(wrap_pyfunction!(logsumexp, module)?)?;
     module.add_function(wrap_pyfunction!(cross_entropy, module)?)?;
@@ -57,6 +59,57 @@ fn quantized_matmul(
             .bits(bits.map(|number| number.0))
             .mode(mode);
         graft_kernels::quantized_matmul(&x, &w, &scales, &options)
+    })
+    .map(Out)
+}
+
+/// Products of matrices picked by indices, as `mlx.core.gather_mm`.
+#[pyfunction]
+#[pyo3(signature = (a, b, /, lhs_indices=None, rhs_indices=None, *, sorted_indices=false, stream=None))]
+fn gather_mm(
+    a: In,
+    b: In,
+    lhs_indices: Option<In>,
+    rhs_indices: Option<In>,
+    sorted_indices: bool,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        let (lhs, rhs) = (lhs_indices.as_deref(), rhs_indices.as_deref());
+        graft_kernels::gather_mm(&a, &b, lhs, rhs, sorted_indices)
+    })
+    .map(Out)
+}
+
+/// Products with packed matrices picked by indices, as `mlx.core.gather_qmm`.
+#[pyfunction]
+#[pyo3(signature = (x, w, /, scales, biases=None, lhs_indices=None, rhs_indices=None, transpose=true, group_size=None, bits=None, mode="affine", *, sorted_indices=false, stream=None))]
+#[allow(clippy::too_many_arguments)] // those of mlx.core
+fn gather_qmm(
+    x: In,
+    w: In,
+    scales: In,
+    biases: Option<In>,
+    lhs_indices: Option<In>,
+    rhs_indices: Option<In>,
+    transpose: bool,
+    group_size: Option<Int<i32>>,
+    bits: Option<Int<i32>>,
+    mode: &str,
+    sorted_indices: bool,
+    stream: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Out> {
+    run(stream, || {
+        let options = GatherQmmOptions::default()
+            .biases(biases.as_deref())
+            .lhs_indices(lhs_indices.as_deref())
+            .rhs_indices(rhs_indices.as_deref())
+            .transpose(transpose)
+            .group_size(group_size.map(|number| number.0))
+            .bits(bits.map(|number| number.0))
+            .mode(mode)
+            .sorted_indices(sorted_indices);
+        graft_kernels::gather_qmm(&x, &w, &scales, &options)
     })
     .map(Out)
 }

@@ -36,6 +36,17 @@ def _arrays(*values: object) -> bool:
     return not getattr(_state, "paused", False) and all(type(x) is mx.array for x in values)
 
 
+def _arrays_or_none(*values: object) -> bool:
+    """Whether what is given are arrays."""
+    return _arrays(*[x for x in values if x is not None])
+
+
+def _indices(*values: Any) -> bool:
+    """Whether what is given are indices."""
+    given = [x for x in values if x is not None]
+    return _arrays(*given) and all(mx.issubdtype(x.dtype, mx.integer) for x in given)
+
+
 def _on(stream: Any, function: Function, *args: Any, **kwargs: Any) -> Any:
     """Calls a function on a stream or device."""
     if stream is None:
@@ -129,11 +140,45 @@ def _quantized_matmul(original: Function) -> Function:
     def quantized_matmul(
         x: Any, w: Any, /, scales: Any, biases: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        if _arrays(x, w, scales) and (biases is None or _arrays(biases)):
+        if _arrays(x, w, scales) and _arrays_or_none(biases):
             return kernels.quantized_matmul(x, w, scales, biases, *args, **kwargs)
         return original(x, w, scales, biases, *args, **kwargs)
 
     return quantized_matmul
+
+
+def _gather_mm(original: Function) -> Function:
+    def gather_mm(
+        a: Any, b: Any, /, lhs_indices: Any = None, rhs_indices: Any = None, **kwargs: Any
+    ) -> Any:
+        if _arrays(a, b) and _indices(lhs_indices, rhs_indices):
+            return kernels.gather_mm(a, b, lhs_indices, rhs_indices, **kwargs)
+        return original(a, b, lhs_indices, rhs_indices, **kwargs)
+
+    return gather_mm
+
+
+def _gather_qmm(original: Function) -> Function:
+    def gather_qmm(
+        x: Any,
+        w: Any,
+        /,
+        scales: Any,
+        biases: Any = None,
+        lhs_indices: Any = None,
+        rhs_indices: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        # mlx-lm passes what later versions of MLX have: None is what this one does.
+        if kwargs.get("global_scale", x) is None:
+            del kwargs["global_scale"]
+        arrays = _arrays(x, w, scales) and _arrays_or_none(biases)
+        native = arrays and _indices(lhs_indices, rhs_indices) and "global_scale" not in kwargs
+        rest = (biases, lhs_indices, rhs_indices)
+        return (kernels.gather_qmm if native else original)(x, w, scales, *rest, *args, **kwargs)
+
+    return gather_qmm
 
 
 def _softmax(original: Function) -> Function:
@@ -182,7 +227,7 @@ def _wide_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
 
 def _rms_norm(original: Function) -> Function:
     def rms_norm(x: Any, weight: Any, eps: float, *, stream: Any = None) -> Any:
-        if _arrays(x) and (weight is None or _arrays(weight)):
+        if _arrays(x) and _arrays_or_none(weight):
             return _on(stream, kernels.rms_norm, x, weight, eps)
         return original(x, weight, eps, stream=stream)
 
@@ -191,7 +236,7 @@ def _rms_norm(original: Function) -> Function:
 
 def _layer_norm(original: Function) -> Function:
     def layer_norm(x: Any, weight: Any, bias: Any, eps: float, *, stream: Any = None) -> Any:
-        if _arrays(x, *[vector for vector in (weight, bias) if vector is not None]):
+        if _arrays(x) and _arrays_or_none(weight, bias):
             return _on(stream, kernels.layer_norm, x, weight, bias, eps)
         return original(x, weight, bias, eps, stream=stream)
 
@@ -211,7 +256,7 @@ def _rope(original: Function) -> Function:
         stream: Any = None,
     ) -> Any:
         rest = {"traditional": traditional, "base": base, "scale": scale, "freqs": freqs}
-        if _arrays(a) and isinstance(offset, int) and (freqs is None or _arrays(freqs)):
+        if _arrays(a) and isinstance(offset, int) and _arrays_or_none(freqs):
             return _on(stream, kernels.rope, a, dims, offset=offset, **rest)
         return original(a, dims, offset=offset, stream=stream, **rest)
 
@@ -250,6 +295,8 @@ REPLACEMENTS: list[tuple[Any, str, Callable[[Function], Function]]] = [
     (mx, "tensordot", _tensordot),
     (mx, "einsum", _einsum),
     (mx, "quantized_matmul", _quantized_matmul),
+    (mx, "gather_mm", _gather_mm),
+    (mx, "gather_qmm", _gather_qmm),
     (mx, "softmax", _softmax),
     (mx, "logsumexp", _logsumexp),
     (mx.array, "logsumexp", _logsumexp),

@@ -55,13 +55,41 @@ impl<'a, T: Element> Matrix<'a, T> {
     /// # Panics
     /// If there is no such matrix.
     pub(crate) fn of(array: &Strided<'a, T>, index: &[usize]) -> Self {
-        let [batch @ .., rows, columns] = array.shape() else { panic!("the array is a matrix") };
+        let [batch @ .., _, _] = array.shape() else { panic!("the array is a matrix") };
         assert!(
             index.len() == batch.len()
                 && index.iter().zip(batch).all(|(&i, &length)| i < length as usize)
         );
         let strides = array.strides();
         let offset: isize = index.iter().zip(strides).map(|(&i, &s)| i as isize * s as isize).sum();
+        // SAFETY: the index is inside of the shape.
+        unsafe { Self::from_offset(array, offset) }
+    }
+
+    /// Matrix number `index` of those that the last two dimensions of `array` are.
+    ///
+    /// # Panics
+    /// If there is no such matrix.
+    pub(crate) fn at(array: &Strided<'a, T>, index: usize) -> Self {
+        let [batch @ .., _, _] = array.shape() else { panic!("the array is a matrix") };
+        let (mut rest, mut offset) = (index, 0);
+        for (&length, &stride) in batch.iter().zip(array.strides()).rev() {
+            offset += (rest % length as usize) as isize * stride as isize;
+            rest /= length as usize;
+        }
+        assert_eq!(rest, 0, "the stack has a matrix number {index}");
+        // SAFETY: the index is inside of the shape.
+        unsafe { Self::from_offset(array, offset) }
+    }
+
+    /// The last two dimensions of `array`, whose first element lies `offset` elements behind that
+    /// of the array.
+    ///
+    /// # Safety
+    /// The offset is that of an index of the other dimensions, inside of their shape.
+    unsafe fn from_offset(array: &Strided<'a, T>, offset: isize) -> Self {
+        let [batch @ .., rows, columns] = array.shape() else { panic!("the array is a matrix") };
+        let strides = array.strides();
         let (row, column) = (strides[batch.len()] as isize, strides[batch.len() + 1] as isize);
         // SAFETY: every index below the shape is an element of the array, which lives and stays
         // unwritten during `'a`. A matrix without elements is not read.
@@ -82,6 +110,25 @@ impl<'a, T: Element> Matrix<'a, T> {
         assert!(start + rows <= self.rows);
         // Without rows there may be no element to point to.
         Self { data: self.data.wrapping_offset(start as isize * self.row), rows, ..self }
+    }
+
+    /// Columns `start..start + columns`.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(crate) fn columns(self, start: usize, columns: usize) -> Self {
+        self.transposed().rows(start, columns).transposed()
+    }
+
+    /// Appends the elements, row by row.
+    pub(crate) fn append_to(&self, elements: &mut Vec<T>) {
+        for i in 0..self.rows {
+            if self.has_dense_rows() {
+                elements.extend_from_slice(self.dense_row(i));
+            } else {
+                elements.extend(self.row_to_vec(i));
+            }
+        }
     }
 
     /// The address of element (0, 0) and the distances of rows and columns.

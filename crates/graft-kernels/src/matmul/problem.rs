@@ -28,6 +28,21 @@ pub(super) trait Product: Element + Send + Sync {
     );
 }
 
+/// Puts `a × b` into `out`, row by row, in the place of what it held, on this thread.
+///
+/// # Panics
+/// If the sizes do not fit, or one of them is 0.
+pub(super) fn multiply_into<T: Product>(out: &mut Vec<T>, a: Matrix<'_, T>, b: Matrix<'_, T>) {
+    assert!(a.columns == b.rows && a.columns > 0);
+    let size = a.rows * b.columns;
+    assert!(size > 0);
+    out.clear();
+    out.reserve(size);
+    T::multiply(a, b, &mut out.spare_capacity_mut()[..size], false);
+    // SAFETY: `multiply` writes all of what it gets.
+    unsafe { out.set_len(size) };
+}
+
 /// Distances in elements between neighbours of one operand.
 #[derive(Debug, Clone, PartialEq)]
 struct Distances {

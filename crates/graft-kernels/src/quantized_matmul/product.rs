@@ -1,17 +1,23 @@
 //! Products of rows and a packed matrix, and how they are shared among threads.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::Arch;
+use rayon::prelude::*;
 
+use super::format::Format;
 use super::operands::{Numbers, Weight};
 use super::output::{self, Output};
 #[cfg(target_arch = "x86_64")]
 use super::{avx512, vnni};
 use super::{few_rows, many_rows};
-use crate::tasks;
+use crate::gather::{Groups, place};
+use crate::tasks::{self, Cut};
 
 /// Rows for which numbers are unpacked where they are multiplied.
 const FEW_ROWS: usize = 8;
@@ -20,11 +26,8 @@ const FEW_ROWS: usize = 8;
 #[cfg(target_arch = "x86_64")]
 const REGISTER_ROWS: usize = 32;
 
-/// Numbers of a packed matrix below which a second thread costs more than it saves, for one row.
-const PARALLEL_FROM: usize = 1 << 17;
-
-/// Tasks for each thread, so that one that is held up does not hold up the others.
-const TASKS_PER_THREAD: usize = 4;
+/// Numbers from which on rows are put in order by several threads.
+const PARALLEL_FROM: usize = 1 << 16;
 
 /// Columns of a task are a multiple of a cache line of every dtype.
 const COLUMNS: usize = 32;
@@ -40,6 +43,7 @@ pub(super) struct Product<'a> {
     pub(super) index: usize,
     /// Whether the rows of the matrix are the columns that are multiplied.
     pub(super) transpose: bool,
+    pub(super) path: Path,
 }
 
 /// How products are computed.
@@ -58,17 +62,15 @@ pub(super) enum Path {
 }
 
 impl Path {
-    /// The fastest path for products like this one, of `float32` or of numbers of 16 bits.
-    fn of(product: &Product<'_>, is_float32: bool) -> Self {
+    /// The fastest path for so many rows, of `float32` or of numbers of 16 bits.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    fn of(format: Format, transpose: bool, rows: usize, is_float32: bool) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if product.rows() <= REGISTER_ROWS
-            && avx512::is_supported()
-            && avx512::suits(product.weight.format, product.transpose)
-        {
+        if rows <= REGISTER_ROWS && avx512::is_supported() && avx512::suits(format, transpose) {
             let as_multiples = !is_float32 && vnni::is_supported();
             return if as_multiples { Self::Vnni } else { Self::Avx512 };
         }
-        if product.rows() > FEW_ROWS { Self::ManyRows } else { Self::FewRows }
+        if rows > FEW_ROWS { Self::ManyRows } else { Self::FewRows }
     }
 }
 
@@ -81,6 +83,11 @@ impl Product<'_> {
     /// The numbers of a row of the product.
     pub(super) fn columns(&self) -> usize {
         if self.transpose { self.weight.rows } else { self.weight.columns }
+    }
+
+    /// What it costs.
+    fn work(&self) -> usize {
+        tasks::work_of_rows(self.rows(), self.columns() * self.length)
     }
 
     /// Columns from which on a task may start: whole groups of packed rows.
@@ -108,91 +115,156 @@ pub(super) fn solve(
     }
     let is_float32 = matches!(x, Numbers::Float32(_));
     let x = x.to_float32();
-    let product = Product { x: &x, length, weight, index: 0, transpose };
+    let path = |rows| Path::of(weight.format, transpose, rows, is_float32);
+    let product = |x, index, path| Product { x, length, weight, index, transpose, path };
     let products = if stack.is_empty() {
-        vec![product]
+        vec![product(&*x, 0, path(x.len() / length))]
     } else {
         let shape = output.shape();
         let (batch, m) = (&shape[..shape.len() - 2], shape[shape.len() - 2] as usize);
-        let product = |i: usize| {
+        let at = |i: usize| {
             let start = place(i, batch, x_stack) * m * length;
-            Product { x: &x[start..start + m * length], index: place(i, batch, stack), ..product }
+            product(&x[start..start + m * length], place(i, batch, stack), path(m))
         };
-        (0..batch.iter().product::<i32>() as usize).map(product).collect()
+        (0..batch.iter().product::<i32>() as usize).map(at).collect()
     };
     // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
     let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, &output, Path::of(&products[0], is_float32), Arch::new());
+    compute(&products, None, &output, Arch::new());
     Ok(())
 }
 
-/// Where matrix `index` of a broadcast stack lies in a stack of shape `stack`.
-fn place(mut index: usize, broadcast: &[i32], stack: &[i32]) -> usize {
-    let (mut place, mut distance) = (0, 1);
-    for (&length, &own) in broadcast.iter().rev().zip(stack.iter().rev()) {
-        let (length, own) = (length as usize, own as usize);
-        place += index % length % own * distance;
-        index /= length;
-        distance *= own;
+/// Multiplies, pair by pair, matrices `lhs` of `x`, of `m` rows each, and matrices `rhs` of a stack
+/// of `count` packed ones: all rows that meet a matrix at once.
+pub(super) fn solve_picked(
+    x: &Numbers<'_>,
+    m: usize,
+    [lhs, rhs]: [&[usize]; 2],
+    (weight, count): (&Weight<'_>, usize),
+    transpose: bool,
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    let length = if transpose { weight.columns } else { weight.rows };
+    if length == 0 {
+        return output::fill_with_zeros(output);
     }
-    place
+    if output.size() == 0 {
+        return Ok(());
+    }
+    let is_float32 = matches!(x, Numbers::Float32(_));
+    let x = x.to_float32();
+    let groups = Groups::new(rhs, count);
+    let sorted = in_order(&x, m * length, lhs, groups.order());
+    let mut rest = &*sorted;
+    let product = |(index, picks): (usize, &[usize])| {
+        let x = rest.split_off(..picks.len() * m * length).expect("all that is picked");
+        let path = Path::of(weight.format, transpose, picks.len() * m, is_float32);
+        Product { x, length, weight, index, transpose, path }
+    };
+    let products: Vec<_> = groups.iter().map(product).collect();
+    // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
+    let output = unsafe { Output::new(output, products[0].columns())? };
+    compute(&products, Some((&groups, m)), &output, Arch::new());
+    Ok(())
 }
 
-/// Computes products of one shape, which follow each other in the output and are all of it, on the
-/// path given.
-pub(super) fn compute(products: &[Product<'_>], output: &Output<'_>, path: Path, arch: Arch) {
+/// Parts `lhs[order[0]]`, `lhs[order[1]]`, … of `x`, of `size` numbers each.
+fn in_order<'x>(x: &'x [f32], size: usize, lhs: &[usize], order: &[usize]) -> Cow<'x, [f32]> {
+    if x.len() == order.len() * size && order.iter().enumerate().all(|(i, &pick)| lhs[pick] == i) {
+        return Cow::Borrowed(x);
+    }
+    let mut sorted = vec![0.0; order.len() * size];
+    let copy = |(to, &pick): (&mut [f32], &usize)| {
+        to.copy_from_slice(&x[lhs[pick] * size..][..size]);
+    };
+    if sorted.len() < PARALLEL_FROM {
+        sorted.chunks_exact_mut(size).zip(order).for_each(copy);
+    } else {
+        sorted.par_chunks_exact_mut(size).zip(order).for_each(copy);
+    }
+    Cow::Owned(sorted)
+}
+
+/// Buffers of a thread.
+#[derive(Default)]
+struct Buffers {
+    many: many_rows::Buffers,
+    few: few_rows::Buffers,
+    #[cfg(target_arch = "x86_64")]
+    registers: avx512::Buffers,
+}
+
+/// Computes products with matrices of one shape, which are all of the output: their rows follow
+/// each other in it or, if there are groups, are those of the picks in their order, of so many rows
+/// each.
+pub(super) fn compute(
+    products: &[Product<'_>],
+    picks: Option<(&Groups, usize)>,
+    output: &Output<'_>,
+    arch: Arch,
+) {
     let Some(one) = products.first() else { return };
-    let (columns, rows) = (one.columns(), one.rows());
-    assert!(output.rows() == products.len() * rows && output.columns() == columns);
-    let work = products.len() * columns * one.length * rows.max(8) / 8;
-    let parallel = work >= PARALLEL_FROM;
-    let tasks = if parallel { TASKS_PER_THREAD * rayon::current_num_threads() } else { 1 };
-    let fair = columns.div_ceil(tasks.div_ceil(products.len()));
-    let most =
-        if path == Path::ManyRows { many_rows::columns_of_piece(one.length) } else { columns };
-    let size = fair.min(most).next_multiple_of(one.unit());
-    let pieces = columns.div_ceil(size);
-    let count = products.len() * pieces;
-    let piece = |task: usize| -> (usize, Range<usize>) {
-        let start = task % pieces * size;
-        (task / pieces, start..columns.min(start + size))
+    let columns = one.columns();
+    let mut total = 0;
+    let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
+    let mut first_rows = Vec::with_capacity(products.len());
+    let cut = Cut::new(products.iter().map(Product::work).sum());
+    for (i, product) in products.iter().enumerate() {
+        first_rows.push(total);
+        total += product.rows();
+        assert!(product.columns() == columns);
+        let most = match product.path {
+            Path::ManyRows => many_rows::columns_of_piece(product.length),
+            _ => columns,
+        };
+        let unit = product.unit();
+        let size = cut.width(product.work(), columns, unit).min(most.next_multiple_of(unit));
+        let starts = (0..columns).step_by(size);
+        pieces.extend(starts.map(|start| (i, start..columns.min(start + size))));
+    }
+    assert!(output.rows() == total && output.columns() == columns);
+    assert!(picks.is_none_or(|(groups, m)| groups.order().len() * m == total));
+    let place = |row: usize| match picks {
+        Some((groups, m)) => groups.order()[row / m] * m + row % m,
+        None => row,
     };
     // Writes some columns of rows from `first` on of product `i`.
-    let write = |i: usize, first: usize, start: usize, width: usize, sums: &[f32]| {
+    let write = |i: usize, first: usize, start: usize, sums: &[f32], width: usize| {
         for (row, sums) in sums.chunks_exact(width).enumerate() {
-            // SAFETY: a task writes rows of its own product, and columns of its own piece.
-            unsafe { output.write(i * rows + first + row, start, sums) };
+            // SAFETY: a task writes rows of its own product, and columns of its own piece; no two
+            // rows have one place, as groups have every pick once.
+            unsafe { output.write(place(first_rows[i] + first + row), start, sums) };
         }
     };
-    match path {
-        Path::ManyRows => tasks::for_each(count, parallel, |task, buffers| {
-            let (i, columns) = piece(task);
-            let (start, width) = (columns.start, columns.len());
-            many_rows::compute(&products[i], columns, buffers, arch, |first, sums| {
-                write(i, first, start, width, sums);
-            });
-        }),
-        Path::FewRows => tasks::for_each(count, parallel, |task, buffers| {
-            let (i, columns) = piece(task);
-            let (start, width) = (columns.start, columns.len());
-            write(i, 0, start, width, few_rows::compute(&products[i], columns, buffers, arch));
-        }),
-        #[cfg(target_arch = "x86_64")]
-        Path::Avx512 | Path::Vnni => {
-            let rows = |product| avx512::Rows::new(product, path == Path::Vnni);
-            let rows: Vec<_> = products.iter().map(rows).collect();
-            tasks::for_each(count, parallel, |task, buffers: &mut (_, _)| {
-                let (i, columns) = piece(task);
-                let (start, width) = (columns.start, columns.len());
-                let sums = if rows[i].are_tame() {
-                    avx512::compute(&products[i], &rows[i], columns, &mut buffers.0)
+    #[cfg(target_arch = "x86_64")]
+    let in_registers: Vec<OnceLock<avx512::Rows>> =
+        products.iter().map(|_| OnceLock::new()).collect();
+    tasks::for_each(pieces.len(), cut.is_parallel(), |task, buffers: &mut Buffers| {
+        let (i, columns) = pieces[task].clone();
+        let (product, start, width) = (&products[i], columns.start, columns.len());
+        let few = &mut buffers.few;
+        match product.path {
+            Path::ManyRows => {
+                many_rows::compute(product, columns, &mut buffers.many, arch, |first, sums| {
+                    write(i, first, start, sums, width);
+                });
+            }
+            Path::FewRows => {
+                write(i, 0, start, few_rows::compute(product, columns, few, arch), width);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Vnni => {
+                let as_multiples = product.path == Path::Vnni;
+                let rows = in_registers[i].get_or_init(|| avx512::Rows::new(product, as_multiples));
+                let sums = if rows.are_tame() {
+                    avx512::compute(product, rows, columns, &mut buffers.registers)
                 } else {
-                    few_rows::compute(&products[i], columns, &mut buffers.1, arch)
+                    few_rows::compute(product, columns, few, arch)
                 };
-                write(i, 0, start, width, sums);
-            });
+                write(i, 0, start, sums, width);
+            }
         }
-    }
+    });
 }
 
 #[cfg(test)]
@@ -290,8 +362,8 @@ mod tests {
         for path in paths {
             for arch in arches() {
                 let mut out = vec![f32::NAN; m * n];
-                let product = Product { x: &x, length, weight, index: 0, transpose };
-                compute(&[product], &Output::from_rows(&mut out, n), path, arch);
+                let product = Product { x: &x, length, weight, index: 0, transpose, path };
+                compute(&[product], None, &Output::from_rows(&mut out, n), arch);
                 for (at, &found) in out.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
                     let (mut wanted, mut bound) = (0.0, 0.0);

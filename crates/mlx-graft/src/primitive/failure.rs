@@ -27,8 +27,14 @@ impl KernelError {
         Self(Cause::Message(message.into()))
     }
 
-    /// An index out of range, which the evaluation reports as [`Error::Index`].
-    pub(crate) fn index(op: &'static str, index: i64, length: i64) -> Self {
+    /// An index of the operation `op` that is out of range, which the evaluation reports as
+    /// [`Error::Index`].
+    ///
+    /// ```
+    /// let error = mlx_graft::primitive::KernelError::index("pick", 7, 3);
+    /// assert_eq!(error.to_string(), "index 7 is out of range for a length of 3");
+    /// ```
+    pub fn index(op: &'static str, index: i64, length: i64) -> Self {
         Self(Cause::Index { op, index, length })
     }
 }
