@@ -10,7 +10,8 @@ use std::hint::black_box;
 use std::ptr::null_mut;
 use std::time::Instant;
 
-use mlx_graft::{Array, Device, Result, Stream, array_to_raw, on_stream, ops, sys};
+use mlx_graft::stream::on_stream;
+use mlx_graft::{Array, Device, Result, Stream, array_to_raw, ops, sys};
 
 const CALLS: u32 = 20_000;
 const ROUNDS: usize = 21;
