@@ -668,6 +668,39 @@ pub struct graft_primitive_vtable_ {
 /// What a primitive does. Every callback is required. Those that return int return 0, or non-zero
 /// for a failure. No callback may throw or unwind. A payload is shared between threads.
 pub type graft_primitive_vtable = graft_primitive_vtable_;
+/// What an operation reads or writes. Valid during the call only.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_profile_array_ {
+    pub shape: *const core::ffi::c_int,
+    pub ndim: usize,
+    pub dtype: mlx_dtype,
+    /// The identity of the memory it lies in, which views of it share; 0 without memory.
+    pub buffer: usize,
+    /// The bytes of that memory.
+    pub buffer_bytes: usize,
+    /// The bytes of its own elements; those of a broadcast dimension count once.
+    pub bytes: usize,
+    /// Whether an array that was asked for lies in that memory.
+    pub kept: bool,
+}
+/// What an operation reads or writes. Valid during the call only.
+pub type graft_profile_array = graft_profile_array_;
+/// An operation that was evaluated. Valid during the call only.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_profile_operation_ {
+    pub name: *const core::ffi::c_char,
+    pub inputs: *const graft_profile_array,
+    pub num_inputs: usize,
+    pub outputs: *const graft_profile_array,
+    pub num_outputs: usize,
+    /// Nanoseconds from the start of the evaluation.
+    pub start: i64,
+    pub end: i64,
+}
+/// An operation that was evaluated. Valid during the call only.
+pub type graft_profile_operation = graft_profile_operation_;
 unsafe extern "C" {
     /// Returns a new empty string.
     pub fn mlx_string_new() -> mlx_string;
@@ -4239,6 +4272,26 @@ unsafe extern "C" {
     pub fn graft_get_print_precision(res: *mut core::ffi::c_int) -> core::ffi::c_int;
     /// Set the number of decimal places of printed floating-point numbers; -1 for the default.
     pub fn graft_set_print_precision(precision: core::ffi::c_int) -> core::ffi::c_int;
+    /// Evaluate arrays, and give the operations of their graph to a callback in the order in which they
+    /// were started, on this thread before this returns. The callback returns 0, or non-zero to end
+    /// with a failure; it may not throw.
+    ///
+    /// Together, the evaluation is that of mlx_eval, and the thread of the stream notes the time before
+    /// and after each operation; that is possible on the CPU only. Apart, each operation is evaluated
+    /// alone, on any device, inputs before outputs; its time includes that of starting it and of waiting
+    /// for it. `nanoseconds` is the time of the whole evaluation.
+    pub fn graft_profile_eval(
+        nanoseconds: *mut i64,
+        callback: ::core::option::Option<
+            unsafe extern "C" fn(
+                operation: *const graft_profile_operation,
+                payload: *mut core::ffi::c_void,
+            ) -> core::ffi::c_int,
+        >,
+        payload: *mut core::ffi::c_void,
+        arrays: mlx_vector_array,
+        apart: bool,
+    ) -> core::ffi::c_int;
     /// The default stream of the default device, in one call.
     pub fn graft_get_default_stream(res: *mut mlx_stream) -> core::ffi::c_int;
 }

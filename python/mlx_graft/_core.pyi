@@ -143,6 +143,9 @@ def check_options(options: dict[str, Any]) -> None:
 def train(argv: Sequence[str], resolve: Callable[[str], Any]) -> int:
     """Runs `graft train` and returns the exit code."""
 
+def profile(argv: Sequence[str], resolve: Callable[[str], Any]) -> int:
+    """Runs `graft profile` and returns the exit code."""
+
 def generate(argv: Sequence[str], resolve: Callable[[str], Any]) -> int:
     """Runs `graft generate` and returns the exit code."""
 

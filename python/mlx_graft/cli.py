@@ -11,6 +11,7 @@ usage: graft <command> [flags]
 
 commands:
   train     fine-tune a model, with the flags of mlx_lm.lora
+  profile   show where the time and memory of a training step go
   generate  generate text, with the flags of mlx_lm.generate
 
 `graft <command> --help` lists the flags.
@@ -28,14 +29,14 @@ def main() -> int:
 
         print(f"graft {__version__}")
         return 0
-    if name not in ("train", "generate"):
+    if name not in ("train", "profile", "generate"):
         found = f"unknown command {name!r}\n" if name else ""
         print(f"{found}{_USAGE}", end="", file=sys.stderr)
         return 2
     from mlx_graft import _core, hub
 
-    run = _core.train if name == "train" else _core.generate
-    return run([f"graft {name}", *arguments], hub.resolve)
+    commands = {"train": _core.train, "profile": _core.profile, "generate": _core.generate}
+    return commands[name]([f"graft {name}", *arguments], hub.resolve)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ mod gather;
 mod isa;
 mod lanes;
 mod layer_norm;
+pub mod limits;
 mod logsumexp;
 mod matmul;
 mod quantized_matmul;

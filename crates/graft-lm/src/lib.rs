@@ -16,6 +16,7 @@ pub mod lora;
 pub mod metrics;
 pub mod models;
 pub mod nn;
+pub mod profile;
 pub mod progress;
 pub mod schedule;
 pub mod tokenizer;

@@ -1,10 +1,10 @@
-//! The commands `graft train` and `graft generate`.
+//! The commands `graft train`, `graft profile` and `graft generate`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use graft_lm::cli::{ParseOutcome, parse_generate, parse_train};
-use graft_lm::command::{ExitCode, run_generate, run_train};
+use graft_lm::cli::{ParseOutcome, parse_generate, parse_profile, parse_train};
+use graft_lm::command::{ExitCode, run_generate, run_profile, run_train};
 use graft_lm::progress::default_reporter;
 use graft_lm::{Error, Result};
 use pyo3::prelude::*;
@@ -24,7 +24,25 @@ pub(crate) fn train(py: Python<'_>, argv: Vec<OsString>, resolve: Py<PyAny>) -> 
             &args,
             &mut |name| resolve_with(&resolve, name),
             default_reporter().as_mut(),
-            &mut || Python::attach(|py| py.check_signals().is_err()),
+            &mut is_interrupted,
+        )
+    }))
+}
+
+/// Runs `graft profile`; see [`train`].
+#[pyfunction]
+pub(crate) fn profile(py: Python<'_>, argv: Vec<OsString>, resolve: Py<PyAny>) -> i32 {
+    let args = match parse_profile(&argv) {
+        ParseOutcome::Run(args) => args,
+        ParseOutcome::Exit { text, code } => return say(&text, code),
+    };
+    finish(without_gil(py, || {
+        run_profile(
+            &args,
+            &mut |name| resolve_with(&resolve, name),
+            default_reporter().as_mut(),
+            &mut std::io::stdout(),
+            &mut is_interrupted,
         )
     }))
 }
@@ -51,11 +69,16 @@ impl<W: std::io::Write> std::io::Write for Interruptible<W> {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        if Python::attach(|py| py.check_signals().is_err()) {
+        if is_interrupted() {
             return Err(std::io::Error::other("interrupted"));
         }
         self.0.flush()
     }
+}
+
+/// Whether Ctrl-C was pressed since this was asked last.
+fn is_interrupted() -> bool {
+    Python::attach(|py| py.check_signals().is_err())
 }
 
 fn resolve_with(resolve: &Py<PyAny>, name: &str) -> Result<PathBuf> {

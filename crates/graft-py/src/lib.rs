@@ -49,6 +49,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     kernels::register(module)?;
     module.add_function(wrap_pyfunction!(trainer::check_options, module)?)?;
     module.add_function(wrap_pyfunction!(cli::train, module)?)?;
+    module.add_function(wrap_pyfunction!(cli::profile, module)?)?;
     module.add_function(wrap_pyfunction!(cli::generate, module)?)?;
     module.add_class::<model::PyModel>()?;
     module.add_class::<model::PyCache>()?;

@@ -1,7 +1,7 @@
 //! The call layer: the one place where a status of mlx-c becomes a `Result`.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -103,4 +103,25 @@ pub(crate) fn c_path(op: &'static str, path: &Path) -> Result<CString> {
         Some(path) => c_string(op, path),
         None => Err(Error::invalid_argument(op, format!("{} is no UTF-8", path.display()))),
     }
+}
+
+/// A slice of memory owned by C++; of no element, whatever the pointer, if `len` is 0.
+///
+/// # Safety
+/// If `len` is not 0, `data` points to `len` values that live as long as `'a`.
+pub(crate) unsafe fn slice_of<'a, T>(data: *const T, len: usize) -> &'a [T] {
+    if len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller says so.
+    unsafe { std::slice::from_raw_parts(data, len) }
+}
+
+/// A copy of a C string.
+///
+/// # Safety
+/// `text` is a C string.
+pub(crate) unsafe fn owned_text(text: *const c_char) -> String {
+    // SAFETY: the caller says so.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }

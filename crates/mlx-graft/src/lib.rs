@@ -86,6 +86,7 @@ pub mod metal;
 pub mod ops;
 pub mod primitive;
 pub mod printing;
+pub mod profile;
 pub mod random;
 pub mod stream;
 pub mod transforms;

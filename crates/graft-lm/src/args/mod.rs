@@ -6,11 +6,13 @@
 mod generate;
 pub(crate) mod keys;
 mod optimizer;
+mod profile;
 mod size;
 mod train;
 pub(crate) mod yaml;
 
 pub use generate::GenerateArgs;
 pub use optimizer::{OptimizerKind, OptimizerOptions};
+pub use profile::ProfileArgs;
 pub use size::parse_size;
 pub use train::{FineTuneType, LoraParameters, TrainArgs};

@@ -1,7 +1,8 @@
-//! The command lines of training and of generation, shared by the Rust binary and the Python
+//! The command lines of training, of its profile and of generation, shared by the Rust binary and the Python
 //! command: nothing here prints or exits.
 
 mod generate;
+mod profile;
 mod train;
 
 use std::ffi::OsString;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use generate::parse_generate;
+pub use profile::parse_profile;
 pub use train::parse_train;
 
 use crate::Error;

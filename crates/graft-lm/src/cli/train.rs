@@ -19,7 +19,7 @@ use crate::{Error, Result};
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[expect(clippy::doc_markdown, reason = "the help shows no backticks")]
 #[command(version, infer_long_args = true, args_override_self = true)]
-struct TrainFlags {
+pub(super) struct TrainFlags {
     /// The folder of the model, or the name of a Hugging Face repository [default:
     /// Qwen/Qwen3-0.6b].
     #[arg(long)]
@@ -117,12 +117,13 @@ struct TrainFlags {
 /// over the default.
 pub fn parse_train(argv: &[OsString]) -> ParseOutcome<TrainArgs> {
     match given_flags::<TrainFlags>(argv) {
-        Ok(flags) => merge(flags).into(),
+        Ok(flags) => merge(flags).and_then(|(values, origins)| read(values, &origins)).into(),
         Err((text, code)) => ParseOutcome::Exit { text, code },
     }
 }
 
-fn merge(flags: Map<String, Value>) -> Result<TrainArgs> {
+/// The flags and what the YAML file of `--config` says beside them.
+pub(super) fn merge(flags: Map<String, Value>) -> Result<(Map<String, Value>, Origins)> {
     let mut origins = Origins::default();
     let mut values = match flags.get("config").and_then(Value::as_str) {
         Some(path) => yaml::read_mapping(Path::new(path), &mut origins)?,
@@ -130,7 +131,11 @@ fn merge(flags: Map<String, Value>) -> Result<TrainArgs> {
     };
     origins.flags = flags.keys().cloned().collect();
     values.extend(flags);
-    let args = TrainArgs::read(values, &origins)?;
+    Ok((values, origins))
+}
+
+fn read(values: Map<String, Value>, origins: &Origins) -> Result<TrainArgs> {
+    let args = TrainArgs::read(values, origins)?;
     if !args.train && !args.test {
         return Err(Error::Usage(
             "nothing to do: give --train, --test or both (or `train: true` in the YAML file)"

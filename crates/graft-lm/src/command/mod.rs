@@ -1,12 +1,14 @@
-//! The commands `graft-train`, `graft train` and `graft generate`: one implementation for all
+//! The commands `graft-train`, `graft train`, `graft profile` and `graft generate`: one implementation for all
 //! doors.
 
 mod generate;
+mod profile;
 mod train;
 
 use std::path::PathBuf;
 
 pub use generate::{prompt_tokens, run_generate};
+pub use profile::run_profile;
 pub use train::{check_tokens, run_train};
 
 use crate::{Error, Result};

@@ -44,14 +44,7 @@ pub fn run_train(
     }
     if let Some(train) = &data.train {
         reporter.message("Training");
-        let mut keys = KeySequence::new(u64::from(args.seed))?;
-        let (kind, parameters) = (args.fine_tune_type, &args.lora_parameters);
-        prepare(&model.decoder, kind, parameters, args.num_layers, &mut keys)?;
-        if let Some(file) = &args.resume_adapter_file {
-            reporter.message(&format!("Loading fine-tuned weights from {}", file.display()));
-            resume(&model.decoder, file)?;
-        }
-        reporter.message(&trainable_parameters(&model));
+        prepare_for_training(&model, args, reporter)?;
         let mut trainer = Trainer::new(Rc::clone(&model), args.clone())?;
         trainer.check(train, data.valid.as_ref())?;
         let folder = args.adapter_path.clone();
@@ -69,6 +62,23 @@ pub fn run_train(
         let loss = evaluate(&model, args, test, limit, &mut rng, reporter)?;
         reporter.message(&format!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp()));
     }
+    Ok(())
+}
+
+/// Adds new adapters or unfreezes layers, and loads the weights to go on from.
+pub(super) fn prepare_for_training(
+    model: &Model,
+    args: &TrainArgs,
+    reporter: &mut dyn Reporter,
+) -> Result<()> {
+    let mut keys = KeySequence::new(u64::from(args.seed))?;
+    let (kind, parameters) = (args.fine_tune_type, &args.lora_parameters);
+    prepare(&model.decoder, kind, parameters, args.num_layers, &mut keys)?;
+    if let Some(file) = &args.resume_adapter_file {
+        reporter.message(&format!("Loading fine-tuned weights from {}", file.display()));
+        resume(&model.decoder, file)?;
+    }
+    reporter.message(&trainable_parameters(model));
     Ok(())
 }
 

@@ -38,7 +38,7 @@ impl MemoryCheck {
         let (batch, length) = (tokens.dim(0)?, tokens.dim(1)?);
         let rows = loss::rows_at_once(&model.head(), batch * length, model.vocab_size());
         let needed = model.least_bytes(batch, length, rows, backward);
-        let available = [available(), limit].into_iter().flatten().min();
+        let available = [available_bytes(), limit].into_iter().flatten().min();
         if let Some(available) = available.filter(|available| needed > *available) {
             return Err(Error::OutOfMemory(format!(
                 "out of memory: a batch of shape {:?} needs at least {:.1} GB, and {:.1} GB are \
@@ -54,7 +54,7 @@ impl MemoryCheck {
 }
 
 /// The bytes that this process can still get, as far as the system tells.
-fn available() -> Option<u64> {
+pub(crate) fn available_bytes() -> Option<u64> {
     let field = |file: &str, name: &str| -> Option<u64> {
         let text = fs::read_to_string(file).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;

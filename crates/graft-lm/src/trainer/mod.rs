@@ -8,13 +8,15 @@ mod step;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mlx_graft::memory::{self, LimitGuard, Limits};
+use mlx_graft::profile::{self, Profile, Timing};
 use mlx_graft::{Array, ops, transforms};
 
 pub use loss::next_token_loss;
 use memory_check::MemoryCheck;
+pub(crate) use memory_check::available_bytes;
 pub use step::{Step, StepOutput};
 
 use crate::adapter_config::AdapterConfig;
@@ -107,6 +109,32 @@ impl Trainer {
     /// # Errors
     /// [`Error::NonFiniteLoss`] if the loss is NaN or infinite; the weights are then as before.
     pub fn step(&mut self, tokens: &Array, lengths: &Array) -> Result<(Array, u64)> {
+        let (out, pending) = self.start(tokens, lengths)?;
+        transforms::eval(&pending)?;
+        self.finish(out)
+    }
+
+    /// [`Trainer::step`] with a look at its operations, and the time before its evaluation, in
+    /// which the graph is built.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`]; and [`Timing::Together`] on a GPU.
+    pub fn profile(
+        &mut self,
+        tokens: &Array,
+        lengths: &Array,
+        timing: Timing,
+    ) -> Result<(Profile, Duration)> {
+        let started = Instant::now();
+        let (out, pending) = self.start(tokens, lengths)?;
+        let building = started.elapsed();
+        let profile = profile::eval(&pending, timing)?;
+        self.finish(out)?;
+        Ok((profile, building))
+    }
+
+    /// The graph of a step, and what of it is to be evaluated.
+    fn start(&mut self, tokens: &Array, lengths: &Array) -> Result<(StepOutput, Vec<Array>)> {
         let limit = self.args.memory_limit;
         self.memory.check(&self.model.decoder, tokens, limit, true)?;
         self.batches_seen += 1;
@@ -114,7 +142,11 @@ impl Trainer {
         let out = self.step.run(tokens, lengths, self.learning_rate(), update)?;
         let mut pending = self.step.state();
         pending.extend([out.loss.clone(), out.tokens.clone()]);
-        transforms::eval(&pending)?;
+        Ok((out, pending))
+    }
+
+    /// What an evaluated step gave: the loss and the number of tokens.
+    fn finish(&self, out: StepOutput) -> Result<(Array, u64)> {
         let loss: f32 = out.loss.item()?;
         let tokens: i32 = out.tokens.item()?;
         if !loss.is_finite() {
@@ -292,7 +324,7 @@ pub fn evaluate(
 }
 
 /// A batch as arrays: tokens `(B, T)` and lengths `(B, 2)`, both int32.
-fn arrays(batch: &Batch, reporter: &mut dyn Reporter) -> Result<(Array, Array)> {
+pub(crate) fn arrays(batch: &Batch, reporter: &mut dyn Reporter) -> Result<(Array, Array)> {
     if let Some(warning) = &batch.warning {
         reporter.warning(warning);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
 use std::ptr::{null, null_mut};
 
+use crate::call::owned_text;
 use crate::handles::Live;
 use crate::{Array, Error, Result, call, sys};
 
@@ -87,7 +88,7 @@ macro_rules! map {
                         if sys::$it_next(&raw mut key, &raw mut $slot, it) != 0 {
                             break;
                         }
-                        out.insert(text(key), $own);
+                        out.insert(owned_text(key), $own);
                     }
                     sys::$it_free(it);
                 }
@@ -142,13 +143,6 @@ macro_rules! map {
     };
 }
 
-/// # Safety
-/// `text` is a C string.
-unsafe fn text(text: *const c_char) -> String {
-    // SAFETY: the caller says so.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-}
-
 map! {
     /// A map from names to arrays.
     MapStringToArray(mlx_map_string_to_array) to Array
@@ -166,7 +160,7 @@ map! {
     MapStringToString(mlx_map_string_to_string) to String
         as "map_string_to_string",
     borrow(value: &str) call::c_string("map_string_to_string", value)? => CStr::as_ptr(&value),
-    get(slot: *const c_char = null()) text(slot),
+    get(slot: *const c_char = null()) owned_text(slot),
     mlx_map_string_to_string_new, mlx_map_string_to_string_set, mlx_map_string_to_string_insert,
     mlx_map_string_to_string_get, mlx_map_string_to_string_iterator_new,
     mlx_map_string_to_string_iterator_next, mlx_map_string_to_string_iterator_free,

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 
+use crate::call::{owned_text, slice_of};
 use crate::containers::MapStringToArray;
 use crate::{Array, BorrowedArray, ClosureKwargs, Dtype, Result, VectorArray, call, error, sys};
 
@@ -133,25 +134,6 @@ where
     })
 }
 
-/// A C array as a slice.
-///
-/// # Safety
-/// `data` points to `len` elements that live as long as `'a`, or `len` is 0.
-unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
-    if len == 0 {
-        return &[];
-    }
-    // SAFETY: the caller says so.
-    unsafe { std::slice::from_raw_parts(data, len) }
-}
-
-/// # Safety
-/// `text` is a C string.
-unsafe fn text(text: *const c_char) -> String {
-    // SAFETY: the caller says so.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-}
-
 fn dtype(raw: sys::mlx_dtype) -> Result<Dtype> {
     Dtype::from_raw(raw)
         .ok_or_else(|| crate::Error::invalid_argument(OP, format!("unknown dtype {raw}")))
@@ -167,18 +149,20 @@ unsafe fn part(event: &sys::graft_export_event) -> Result<GraphPart> {
         sys::GRAFT_EXPORT_OUTPUTS => GraphPart::Outputs(arrays(event.outputs, event.num_outputs)?),
         sys::GRAFT_EXPORT_KEYWORD_INPUTS => {
             // SAFETY: as above.
-            let keywords = unsafe { slice(event.keywords, event.num_keywords) };
+            let keywords = unsafe { slice_of(event.keywords, event.num_keywords) };
             // SAFETY: as above.
-            let pair = |k: &sys::graft_export_keyword| unsafe { (text(k.keyword), text(k.name)) };
+            let pair = |k: &sys::graft_export_keyword| unsafe {
+                (owned_text(k.keyword), owned_text(k.name))
+            };
             GraphPart::KeywordInputs(keywords.iter().map(pair).collect())
         }
         sys::GRAFT_EXPORT_CONSTANTS => {
             // SAFETY: as above.
-            let constants = unsafe { slice(event.constants, event.num_constants) };
+            let constants = unsafe { slice_of(event.constants, event.num_constants) };
             let pair = |constant: &sys::graft_export_constant| {
                 // SAFETY: as above; the borrowed array is shared before the event ends.
                 let (name, value) =
-                    unsafe { (text(constant.name), BorrowedArray::new(constant.value.ctx)) };
+                    unsafe { (owned_text(constant.name), BorrowedArray::new(constant.value.ctx)) };
                 (name, Array::clone(&value))
             };
             GraphPart::Constants(constants.iter().map(pair).collect())
@@ -186,7 +170,7 @@ unsafe fn part(event: &sys::graft_export_event) -> Result<GraphPart> {
         _ => {
             // SAFETY: as above.
             let (name, items) =
-                unsafe { (text(event.name), slice(event.arguments, event.num_arguments)) };
+                unsafe { (owned_text(event.name), slice_of(event.arguments, event.num_arguments)) };
             GraphPart::Primitive {
                 name,
                 inputs: arrays(event.inputs, event.num_inputs)?,
@@ -202,10 +186,10 @@ unsafe fn part(event: &sys::graft_export_event) -> Result<GraphPart> {
 /// `data` points to `len` arrays, and what they point to is live.
 unsafe fn arrays(data: *const sys::graft_export_array, len: usize) -> Result<Vec<GraphArray>> {
     // SAFETY: the caller says so.
-    let items = unsafe { slice(data, len) };
+    let items = unsafe { slice_of(data, len) };
     let array = |item: &sys::graft_export_array| {
         // SAFETY: the caller says so.
-        let (name, shape) = unsafe { (text(item.name), slice(item.shape, item.ndim)) };
+        let (name, shape) = unsafe { (owned_text(item.name), slice_of(item.shape, item.ndim)) };
         Ok(GraphArray { name, shape: shape.to_vec(), dtype: dtype(item.dtype)? })
     };
     items.iter().map(array).collect()
@@ -215,7 +199,7 @@ unsafe fn arrays(data: *const sys::graft_export_array, len: usize) -> Result<Vec
 /// What the argument points to is live.
 unsafe fn argument(raw: &sys::graft_export_argument) -> Result<Argument> {
     // SAFETY: the caller says so, here and below.
-    let items = unsafe { slice(raw.items, raw.num_items) };
+    let items = unsafe { slice_of(raw.items, raw.num_items) };
     // SAFETY: as above.
     let nested = || items.iter().map(|item| unsafe { argument(item) }).collect::<Result<_>>();
     Ok(match raw.kind {
@@ -224,7 +208,7 @@ unsafe fn argument(raw: &sys::graft_export_argument) -> Result<Argument> {
         sys::GRAFT_EXPORT_FLOAT => Argument::Float(raw.real),
         sys::GRAFT_EXPORT_DTYPE => Argument::Dtype(dtype(raw.dtype)?),
         // SAFETY: as above.
-        sys::GRAFT_EXPORT_STRING => Argument::String(unsafe { text(raw.text) }),
+        sys::GRAFT_EXPORT_STRING => Argument::String(unsafe { owned_text(raw.text) }),
         sys::GRAFT_EXPORT_SHAPE => Argument::Shape(items.iter().map(|i| i.integer).collect()),
         sys::GRAFT_EXPORT_LIST => Argument::List(nested()?),
         sys::GRAFT_EXPORT_TUPLE => Argument::Tuple(nested()?),

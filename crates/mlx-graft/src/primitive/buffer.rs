@@ -7,19 +7,8 @@ use std::ptr::NonNull;
 use std::slice;
 
 use super::KernelError;
+use crate::call::slice_of;
 use crate::{Dtype, Element, sys};
-
-/// A slice of memory owned by C++; of no element, whatever the pointer, if `len` is 0.
-///
-/// # Safety
-/// If `len` is not 0, `data` points to `len` values that live as long as `'a`.
-unsafe fn slice_of<'a, T>(data: *const T, len: usize) -> &'a [T] {
-    if len == 0 {
-        return &[];
-    }
-    // SAFETY: the caller says so.
-    unsafe { slice::from_raw_parts(data, len) }
-}
 
 /// The address of elements of `T`, checked.
 fn typed<T: Element>(
