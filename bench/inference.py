@@ -8,9 +8,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import contest
-from contest import Contestant, accelerated, ours, theirs, with_openblas
+from contestants import Contestant, accelerated, ours, theirs, with_openblas
 from models import GGUF_TYPES, Model
+
+from mlx_graft.bench import contest
 
 ROUNDS = 9
 

@@ -11,9 +11,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import contest
-from contest import Contestant, accelerated, ours, theirs, with_openblas
+from contestants import Contestant, accelerated, ours, theirs, with_openblas
 from models import Model
+
+from mlx_graft.bench import contest
 
 STEADY = 9
 FASTER_FORMS = {"fp32"}

@@ -1,22 +1,23 @@
-"""The machine, the versions, and where the peers are."""
+"""Where the peers are, and what is said of the machine beside `mlx_graft.bench.machine`."""
 
 from __future__ import annotations
 
 import ctypes.util
 import json
-import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from mlx_graft.bench.machine import describe as describe_machine
+from mlx_graft.bench.machine import environment, with_workers
+
+__all__ = ["BENCH", "OUT", "PEERS", "describe", "environment", "openblas", "peers_environment"]
 
 BENCH = Path(__file__).resolve().parent
 OUT = BENCH / "out"
 PEERS = BENCH.parent / ".venv-peers/bin/python"
 """The Python of `make bench-peers`."""
-OURS = ("mlx", "mlx-lm", "mlx-graft", "numpy")
 THEIRS = ("torch", "peft", "transformers", "llama-cpp-python", "gguf")
 
 
@@ -25,68 +26,28 @@ def openblas() -> str | None:
     return ctypes.util.find_library("openblas") if sys.platform == "linux" else None
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Returns the environment of contestants.
-
-    A machine may name an older core to OpenBLAS, which slows whatever uses it.
-    """
-    kept = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
-    return {**kept, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **more}
-
-
 def peers_environment() -> dict[str, str]:
     """Returns the environment of contestants that run under `PEERS`."""
     private = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-    return {key: value for key, value in environment().items() if key not in private}
+    return with_workers({k: value for k, value in environment().items() if k not in private})
 
 
-def processor() -> str:
-    """Returns the processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def flags() -> list[str]:
-    """Returns the instruction sets that decide the speed of products."""
-    info = Path("/proc/cpuinfo")
-    known = {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16"}
-    return sorted(known.intersection(info.read_text().split())) if info.exists() else []
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    count = getattr(os, "process_cpu_count", None)
-    if count is not None:
-        return int(count() or 1)
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def versions() -> dict[str, str | None]:
-    """Returns the versions of this project, of MLX and of the peers, `None` for what is absent."""
-    found: dict[str, str | None] = {"Python": platform.python_version()}
-    for name in OURS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    found["OpenBLAS"] = openblas()
+def versions_of_peers() -> dict[str, str | None]:
+    """Returns the versions in the peers' environment, `None` for what is absent."""
+    if not PEERS.exists():
+        return dict.fromkeys(THEIRS)
     ask = (
         "import importlib.metadata as m, json, sys\n"
         "have = {d.metadata['Name'].lower().replace('_', '-'): d.version"
         " for d in m.distributions()}\n"
         "print(json.dumps({name: have.get(name) for name in sys.argv[1:]}))"
     )
-    if not PEERS.exists():
-        return {**found, **dict.fromkeys(THEIRS)}
     answer = subprocess.run(
         [PEERS, "-c", ask, *THEIRS],
         env=peers_environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return {**found, **json.loads(answer.stdout)}
+    found: dict[str, str | None] = json.loads(answer.stdout)
+    return found
 
 
 def commit() -> str | None:
@@ -105,11 +66,8 @@ def commit() -> str | None:
 
 def describe() -> dict[str, Any]:
     """Returns what a reader of numbers must know."""
-    return {
-        "processor": processor(),
-        "instruction sets": flags(),
-        "cores": cores(),
-        "system": platform.platform(),
-        "commit": commit(),
-        "versions": versions(),
-    }
+    machine = describe_machine()
+    more = {"OpenBLAS": openblas(), **versions_of_peers()}
+    # The report tells of these by their names; MLX's words on the device are for `graft bench`.
+    del machine["device"]
+    return {**machine, "commit": commit(), "versions": {**machine["versions"], **more}}

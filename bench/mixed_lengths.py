@@ -10,9 +10,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import contest
-from contest import ours
+from contestants import ours
 from models import Model
+
+from mlx_graft.bench import contest
 
 
 def measure(size: str, form: str, quick: bool) -> dict[str, Any]:

@@ -21,25 +21,11 @@ sys.path.insert(0, str(BENCH.parent / "examples"))
 
 import stdlib_text
 import tiny_llama
+from mlx_graft.bench.models import CONFIGS, KEYS, RANK, SCALE, store, write_random_weights
 
 MODELS = OUT / "models"
-SMALL = {
-    **tiny_llama.CONFIG, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 4096,
-    "max_position_embeddings": 1024,
-}  # fmt: skip
-LARGE = {
-    **SMALL, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": 16384,
-}  # fmt: skip
-CONFIGS = {"5M": SMALL, "100M": LARGE}
-DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "4-bit": mx.bfloat16}
 # llama.cpp's own 4-bit form; its scales are as many as here with groups of 32 and no biases.
 GGUF_TYPES = {"fp32": "F32", "bf16": "BF16", "4-bit": "Q4_0"}
-GROUP_SIZE = 64
-RANK = 8
-SCALE = 20.0
-KEYS = ("self_attn.q_proj", "self_attn.v_proj")
 
 
 @dataclass(frozen=True)
@@ -85,7 +71,7 @@ class Model:
         if (self.adapters / "adapters.safetensors").exists():
             return self
         write_tokenizer(self.folder, self.config["vocab_size"])
-        tiny_llama.write_random_weights(self.folder, seed=0, config=self.config)
+        write_random_weights(self.folder, 0, self.config)
         store(self.folder, self.form, self.config)
         write_adapters(self.adapters, self.config)
         return self
@@ -114,25 +100,6 @@ def write_tokenizer(folder: Path, vocabulary: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in trained.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-
-
-def store(folder: Path, form: str, config: dict[str, Any]) -> None:
-    """Stores the fp32 weights of a folder in another form."""
-    path = folder / "model.safetensors"
-    loaded: Any = mx.load(str(path))
-    dtype = DTYPES[form]
-    weights: dict[str, mx.array] = {name: w.astype(dtype) for name, w in loaded.items()}
-    config = {**config, "torch_dtype": str(dtype).removeprefix("mlx.core.")}
-    if form == "4-bit":
-        config["quantization"] = {"group_size": GROUP_SIZE, "bits": 4}
-        for name in [name for name, w in weights.items() if w.ndim == 2]:
-            packed, scales, biases = mx.quantize(weights[name], group_size=GROUP_SIZE, bits=4)
-            stem = name.removesuffix("weight")
-            weights |= {name: packed, f"{stem}scales": scales, f"{stem}biases": biases}
-    mx.eval(list(weights.values()))
-    path.unlink()
-    mx.save_safetensors(str(path), weights, {"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def write_adapters(folder: Path, config: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import call
-import contest
 import inference
 import kernels
 import lora_step
@@ -25,6 +24,8 @@ import overheads
 import report
 import scaling
 import startup
+
+from mlx_graft.bench import contest
 
 PARTS: dict[str, Any] = {
     "lora_step": lora_step,

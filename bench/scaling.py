@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import contest
-from contest import Contestant, ours
+from contestants import Contestant, ours
 from models import Model
+
+from mlx_graft.bench import contest
 
 LAYERS = (3, 6, 12, 24)
 LENGTHS = (64, 128, 256, 512)

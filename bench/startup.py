@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contest import MeasurementError
 from machine import BENCH, environment
 from models import Model, documents
+
+from mlx_graft.bench.contest import MeasurementError
 
 READY = "Starting training"
 """What `graft-train` prints when all is loaded and the first step is next."""

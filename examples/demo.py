@@ -18,6 +18,7 @@ from typing import Any
 import mlx_graft as mg
 import stdlib_text
 import tiny_llama
+from mlx_graft.bench.models import write_random_weights
 
 SEED = 0
 BASE = {"iters": 1200, "batch_size": 4, "learning_rate": 3e-3, "max_seq_length": 256}
@@ -78,7 +79,7 @@ def train_base(folder: Path, splits: dict[str, stdlib_text.Text], scale: float) 
 
     everything = splits["base"].documents + [p["prompt"] for p in splits["base"].pairs]
     tiny_llama.write_tokenizer(folder, everything)
-    size = tiny_llama.write_random_weights(folder, SEED)
+    size = write_random_weights(folder, SEED, tiny_llama.CONFIG)
     print(f"Base model: {size / 1e6:.1f} million parameters, random.")
     data = stdlib_text.write_rows(
         folder / "data",

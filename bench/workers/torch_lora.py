@@ -41,7 +41,7 @@ def main() -> None:
     """Trains as long as turns are asked for."""
     folder, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
     model = load(folder, dtype).train()
-    batch = torch.from_numpy(data.batch(data.vocabulary(folder))).long()
+    batch = torch.tensor(data.batch(data.vocabulary(folder)))
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=data.LEARNING_RATE, weight_decay=data.WEIGHT_DECAY)
     turns = Turns()

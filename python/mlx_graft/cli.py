@@ -13,6 +13,7 @@ commands:
   train     fine-tune a model, with the flags of mlx_lm.lora
   profile   show where the time and memory of a training step go
   generate  generate text, with the flags of mlx_lm.generate
+  bench     measure this machine with mlx-graft and mlx-lm
 
 `graft <command> --help` lists the flags.
 """
@@ -29,6 +30,10 @@ def main() -> int:
 
         print(f"graft {__version__}")
         return 0
+    if name == "bench":
+        from mlx_graft.bench.command import main as bench
+
+        return bench(arguments)
     if name not in ("train", "profile", "generate"):
         found = f"unknown command {name!r}\n" if name else ""
         print(f"{found}{_USAGE}", end="", file=sys.stderr)

@@ -12,16 +12,19 @@ import pytest
 pytest.importorskip("mlx_lm")
 pytest.importorskip("matplotlib")
 
-import contest
 import machine
 import models
 import report
 import targets
-from contest import Contestant, ours, theirs
+from contestants import ours, theirs
 from models import Model
 
+from mlx_graft.bench import contest
+from mlx_graft.bench.contest import Contestant
+from mlx_graft.bench.models import SMALL
+
 TINY = {
-    **models.SMALL, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    **SMALL, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 300,
 }  # fmt: skip
 PACE: dict[str, Any] = {"warmup": 1, "turns": 2}

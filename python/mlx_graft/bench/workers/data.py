@@ -1,14 +1,12 @@
-"""The tokens that all contestants get."""
+"""The tokens that all contestants get. It runs under the peers' Python too."""
 
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-Tokens = npt.NDArray[np.int32]
+Tokens = list[list[int]]
 BATCH, LENGTH = 4, 256
 PROMPT, GENERATED = 512, 128
 LEARNING_RATE = 1e-4
@@ -27,9 +25,10 @@ def batch(vocabulary: int, length: int = LENGTH) -> Tokens:
 
 def prompt(vocabulary: int) -> list[int]:
     """Returns a prompt."""
-    return [int(token) for token in tokens(vocabulary, 1, PROMPT)[0]]
+    return tokens(vocabulary, 1, PROMPT)[0]
 
 
 def tokens(vocabulary: int, rows: int, columns: int) -> Tokens:
     """Returns random tokens; the first two of a vocabulary may be special."""
-    return np.random.default_rng(0).integers(2, vocabulary, (rows, columns), dtype=np.int32)
+    draw = random.Random(0).randrange
+    return [[draw(2, vocabulary) for _ in range(columns)] for _ in range(rows)]

@@ -1,4 +1,4 @@
-"""Steps of mlx-lm's own trainer, unchanged. Usage: mlx_lm_lora.py MODEL."""
+"""Steps of mlx-lm's own trainer, unchanged. Usage: mlx_lm_lora.py MODEL [ADAPTERS]."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Report(TrainingCallback):
     def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
         """Is called by mlx-lm after each step."""
         seconds = time.perf_counter() - self.start
-        self.turns.answer(seconds=seconds, loss=train_info["train_loss"])
+        loss = train_info["train_loss"]
+        self.turns.answer(seconds=seconds, loss=loss, arrays=mx.get_peak_memory())
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     model, *_ = mlx_lm.load(str(folder))
     model.freeze()
-    load_adapters(model, str(folder / "adapters"))
+    load_adapters(model, sys.argv[2] if len(sys.argv) > 2 else str(folder / "adapters"))
     optimizer = mlx.optimizers.AdamW(
         data.LEARNING_RATE, weight_decay=data.WEIGHT_DECAY, bias_correction=True
     )

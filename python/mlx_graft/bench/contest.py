@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from typing import IO, Any
-
-from machine import BENCH, PEERS, environment, openblas, peers_environment
 
 Turn = dict[str, Any]
 
@@ -22,7 +19,7 @@ class MeasurementError(Exception):
 
 @dataclass
 class Contestant:
-    """A program of `workers`: how to start it, and how many turns it takes."""
+    """A program that takes turns: how to start it, and how many turns it takes."""
 
     name: str
     command: list[str]
@@ -50,37 +47,6 @@ class Result:
         if not self.turns:
             raise MeasurementError(f"{self.name}: {self.error}")
         return float(statistics.median(turn[key] for turn in self.turns))
-
-
-def ours(worker: str, *arguments: object, name: str = "mlx-graft", **more: Any) -> Contestant:
-    """Returns a contestant that runs under this Python."""
-    command = [sys.executable, str(BENCH / "workers" / worker), *map(str, arguments)]
-    return Contestant(name, command, environment(), **more)
-
-
-def accelerated(worker: str, *arguments: object, **more: Any) -> Contestant:
-    """Returns a program that knows nothing of this project, run by `mlx_graft.accelerate`."""
-    module = ["-m", "mlx_graft.accelerate", "-m", worker.removesuffix(".py")]
-    path = os.pathsep.join(filter(None, [str(BENCH / "workers"), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, *module, *map(str, arguments)]
-    return Contestant("mlx-lm, accelerated", command, environment(PYTHONPATH=path), **more)
-
-
-def with_openblas(contestant: Contestant) -> Contestant:
-    """Preloads OpenBLAS, which takes the place of the BLAS that MLX's wheel brings."""
-    library = openblas()
-    if library is None:
-        contestant.missing = "OpenBLAS is not installed"
-    else:
-        contestant.environment = {**contestant.environment, "LD_PRELOAD": library}
-    return contestant
-
-
-def theirs(name: str, worker: str, *arguments: object, **more: Any) -> Contestant:
-    """Returns a contestant that runs under the peers' Python."""
-    command = [str(PEERS), str(BENCH / "workers" / worker), *map(str, arguments)]
-    missing = None if PEERS.exists() else "run `make bench-peers` first"
-    return Contestant(name, command, peers_environment(), missing=missing, **more)
 
 
 class Running:
