@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,8 @@ import mlx.core as mx
 import pytest
 
 from support.checkpoints import write_checkpoint
+from support.run import GRAFT, GRAFT_TRAIN, ROOT, execute
 from support.text import write_data
-
-ROOT = Path(__file__).resolve().parent.parent
 
 Checkpoint = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -70,17 +68,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def graft() -> Run:
     """Runs the installed command `graft`."""
-    return command(Path(sys.executable).parent / "graft")
+    return command(GRAFT)
 
 
 @pytest.fixture(scope="session")
 def graft_train() -> Run:
     """Runs the Rust binary `graft-train`."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    binary = target / "debug/graft-train"
-    if not binary.exists():
-        pytest.fail(f"{binary} is missing: run `cargo build --package graft-train`")
-    return command(binary)
+    if not GRAFT_TRAIN.exists():
+        pytest.fail(f"{GRAFT_TRAIN} is missing: run `cargo build --package graft-train`")
+    return command(GRAFT_TRAIN)
 
 
 def command(program: Path) -> Run:
@@ -89,14 +85,6 @@ def command(program: Path) -> Run:
     def run(
         *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [program, *map(str, arguments)],
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return execute(program, *arguments, cwd=cwd, env={**os.environ, **(env or {})})
 
     return run

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from support.outside import MLX, outside_environment
+from support.outside import MLX, clean_environment, outside_environment
+from support.run import succeed
 
 
-def run(
-    *command: object, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    # The loader must find libmlx by what the build wrote, not by what `make` set for doctests.
-    inherited = {k: v for k, v in os.environ.items() if not k.endswith("LIBRARY_PATH")}
-    done = subprocess.run(
-        list(map(str, command)),
-        env={**inherited, **(env or {})},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    return succeed(*command, env={**clean_environment(), **(env or {})}, cwd=cwd, timeout=600)
 
 
 @pytest.mark.slow
@@ -43,8 +28,7 @@ def test_a_crate_outside_the_workspace(root: Path) -> None:
     crate = root / "tests/external-crate"
     # The versions that the workspace is tested with.
     shutil.copy(root / "Cargo.lock", crate / "Cargo.lock")
-    done = run("cargo", "run", "--quiet", cwd=crate, env=environment)
-    assert done.stdout == "y = 2.000 x + 1.000\n"
+    assert run("cargo", "run", "--quiet", cwd=crate, env=environment) == "y = 2.000 x + 1.000\n"
 
 
 @pytest.mark.slow
@@ -61,7 +45,7 @@ def test_the_source_distribution(root: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
     # maturin and MLX are those of the outer environment: this tests the sdist, not the network.
     site = f"import site; site.addsitedir({str(MLX.parent)!r})"
-    packages = run(python, "-c", "import site; print(site.getsitepackages()[0])").stdout.strip()
+    packages = run(python, "-c", "import site; print(site.getsitepackages()[0])").strip()
     (Path(packages) / "outer.pth").write_text(site + "\n")
     environment = {
         "PYO3_PYTHON": str(python),
@@ -71,8 +55,8 @@ def test_the_source_distribution(root: Path, tmp_path: Path) -> None:
     options = ["--no-build-isolation", "--no-deps", "--config-settings", "build-args=--profile=dev"]
     run(python, "-m", "pip", "install", *options, archive, env=environment)
     code = "import mlx_graft as mg; print(mg.__file__); print(mg.capi.library())"
-    done = run(python, "-c", code, cwd=tmp_path, env={"PYTHONPATH": ""})
-    module, library = done.stdout.splitlines()
+    printed = run(python, "-c", code, cwd=tmp_path, env={"PYTHONPATH": ""})
+    module, library = printed.splitlines()
     assert Path(module).is_relative_to(tmp_path)
     assert Path(library).is_relative_to(tmp_path)
     assert not list(Path(module).parent.rglob("libmlx.*")), "no second libmlx"

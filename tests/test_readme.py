@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from support.run import GRAFT, GRAFT_TRAIN, succeed
 
 GUIDES = ["README.md", "docs/training.md", "docs/python.md", "docs/rust.md", "docs/c.md"]
 
@@ -63,19 +63,13 @@ def test_commands_run(guide: str, root: Path, checkpoint, data, tmp_path) -> Non
         for flag, value in stand_ins.items():
             if flag in words:
                 words[words.index(flag) + 1] = value
-        target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
-        programs = {
-            "graft": Path(sys.executable).parent / "graft",
-            "graft-train": target / "debug/graft-train",
-            "python": sys.executable,
-        }
+        programs = {"graft": GRAFT, "graft-train": GRAFT_TRAIN, "python": sys.executable}
         if "--self-test" in words:
             words += ["--seconds", "3"]
         if "--train" in words and "--num-layers" not in words:
             words += ["--num-layers", "2"]  # the stand-in has fewer layers than the default trains
         words[0] = str(programs[words[0]])
-        run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert run.returncode == 0, f"{' '.join(words)}\n{run.stdout}{run.stderr}"
+        succeed(*words, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("guide", ["README.md", "docs/python.md", "docs/accelerate.md"])
@@ -87,7 +81,4 @@ def test_python_examples_run(guide: str, root: Path, checkpoint, data, tmp_path)
     code = code.replace('"data"', repr(str(data("completions"))))
     code = re.sub(r"iters=\d+", "iters=2", code)
     code = re.sub(r"num_layers=\d+", "num_layers=2", code)
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert run.returncode == 0, run.stderr
+    succeed(sys.executable, "-c", code, cwd=tmp_path)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from support.run import succeed
 
 
 def example(root: Path, language: str) -> str:
@@ -20,14 +21,7 @@ def example(root: Path, language: str) -> str:
 
 def test_cffi(root: Path) -> None:
     pytest.importorskip("cffi")
-    run = subprocess.run(
-        [sys.executable, "-c", example(root, "python")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    value, message = run.stdout.splitlines()
+    value, message = succeed(sys.executable, "-c", example(root, "python")).splitlines()
     assert value == "3.0"
     assert "matmul" in message
 
@@ -40,9 +34,5 @@ def test_cmake(root: Path, tmp_path: Path) -> None:
     build = tmp_path / "build"
     configure = [cmake, "-S", tmp_path, "-B", build, f"-DPython3_EXECUTABLE={sys.executable}"]
     for command in (configure, [cmake, "--build", build]):
-        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert run.returncode == 0, run.stdout + run.stderr
-    run = subprocess.run(
-        [build / "program"], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert run.stdout == "3.0\n"
+        succeed(*command)
+    assert succeed(build / "program") == "3.0\n"

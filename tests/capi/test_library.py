@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import mlx.core as mx
 import pytest
 
 import mlx_graft as mg
+from support.outside import MLX
+from support.run import execute, succeed
 
 cffi = pytest.importorskip("cffi")
 
@@ -120,25 +121,14 @@ def test_a_c_program(tmp_path: Path) -> None:
     """The compiler line is the one of docs/c.md."""
     source, program = tmp_path / "program.c", tmp_path / "program"
     source.write_text(PROGRAM)
-    libraries = [Path(mg.capi.library()).parent, mlx_libraries()]
+    libraries = [Path(mg.capi.library()).parent, MLX / "lib"]
     flags = [f"-L{folder}" for folder in libraries]
     flags += [f"-Wl,-rpath,{folder}" for folder in libraries]
-    subprocess.run(
-        ["cc", str(source), f"-I{mg.capi.include()}", *flags, "-lmlxc", "-lmlx", "-o", program],
-        check=True,
-    )
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(mlx_libraries())}
-    run = subprocess.run(
-        [program], env=environment, capture_output=True, text=True, check=True, timeout=60
-    )
+    succeed("cc", source, f"-I{mg.capi.include()}", *flags, "-lmlxc", "-lmlx", "-o", program)
+    run = execute(program, env={**os.environ, "LD_LIBRARY_PATH": str(MLX / "lib")})
+    assert run.returncode == 0, run.stderr
     first, second = run.stdout.splitlines()
     assert first == "0 3.0"
     assert second.startswith("1 ")
     assert "matmul" in second
     assert sys.platform == "darwin" or run.stderr == ""
-
-
-def mlx_libraries() -> Path:
-    import mlx
-
-    return next(Path(p) / "lib" for p in mlx.__path__ if (Path(p) / "lib").is_dir())

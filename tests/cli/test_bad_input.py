@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
-from support.run import assert_refused, metrics, old_adapters, snapshot
+from support.run import GRAFT_TRAIN, assert_refused, execute, metrics, old_adapters, snapshot
 from support.text import rows
 
 
@@ -275,6 +277,11 @@ class TestOptions:
         bench.assert_refused("dora", "lora", flags=("--fine-tune-type", "dora"))
 
 
+def limited(limit: Callable[[], None]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command `graft-train` with less of something than the machine has."""
+    return functools.partial(execute, GRAFT_TRAIN, preexec_fn=limit)
+
+
 class TestRunning:
     def test_nan_loss(self, bench: Bench) -> None:
         weight = mx.full((64,), float("nan"))
@@ -290,28 +297,15 @@ class TestRunning:
         for report in metrics(bench.adapters):
             assert all(value == value for value in report.values()), "no NaN in the metrics"
 
-    def test_no_room_on_the_disk(self, tmp_path, checkpoint, data, root) -> None:
+    def test_no_room_on_the_disk(self, tmp_path, checkpoint, data) -> None:
         """A limit on file sizes stands for a full disk: writing fails in the middle."""
-        import os
 
-        target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
+        def limit() -> None:
+            # Without a handler the signal would kill, where a full disk gives an error.
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, 16_384))
 
-        def limited(*arguments: object) -> subprocess.CompletedProcess[str]:
-            def limit() -> None:
-                # Without a handler the signal would kill, where a full disk gives an error.
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, 16_384))
-
-            return subprocess.run(
-                [target / "debug/graft-train", *map(str, arguments)],
-                preexec_fn=limit,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-
-        bench = Bench(tmp_path, checkpoint("llama"), data(), limited)
+        bench = Bench(tmp_path, checkpoint("llama"), data(), limited(limit))
         before = snapshot(bench.adapters)["adapters.safetensors"]
         assert_refused(bench.train(), str(bench.adapters / "adapters.safetensors"))
         after = snapshot(bench.adapters)
@@ -324,26 +318,12 @@ class TestRunning:
         path = tmp_path / "file/adapters"
         assert_refused(bench.train("--adapter-path", path), str(tmp_path / "file"))
 
-    def test_out_of_memory(self, tmp_path, checkpoint, data, root) -> None:
-        import os
+    def test_out_of_memory(self, tmp_path, checkpoint, data) -> None:
+        def limit() -> None:
+            size = 3 << 30
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
-        target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
-
-        def limited(*arguments: object) -> subprocess.CompletedProcess[str]:
-            def limit() -> None:
-                size = 3 << 30
-                resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-            return subprocess.run(
-                [target / "debug/graft-train", *map(str, arguments)],
-                preexec_fn=limit,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-
-        bench = Bench(tmp_path, checkpoint("llama"), data(), limited)
+        bench = Bench(tmp_path, checkpoint("llama"), data(), limited(limit))
         # The batches that are validated on come first, and fit.
         for name, repeats in (("train", 1600), ("valid", 1)):
             text = "the parser returns a new list, and " * repeats

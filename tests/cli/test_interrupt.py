@@ -13,6 +13,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from support.run import GRAFT, GRAFT_TRAIN
+
 
 def interrupt_after_first_report(
     command: list[object], adapters: Path, signals: int = 1
@@ -51,13 +53,12 @@ def flags(checkpoint, data, tmp_path) -> list[object]:
 
 
 @pytest.mark.parametrize("door", ["graft train", "graft-train"])
-def test_command(door: str, flags, root, tmp_path, request) -> None:
+def test_command(door: str, flags, tmp_path, request) -> None:
     if door == "graft train":
-        command = [Path(sys.executable).parent / "graft", "train"]
+        command: list[object] = [GRAFT, "train"]
     else:
         request.getfixturevalue("graft_train")
-        target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
-        command = [target / "debug/graft-train"]
+        command = [GRAFT_TRAIN]
     adapters = tmp_path / "adapters"
     run = interrupt_after_first_report([*command, *flags], adapters)
     assert run.returncode == 130, run.stderr

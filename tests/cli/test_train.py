@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from support.run import (
     TRAIN_LINE,
     VALID_LINE,
     metrics,
+    succeed,
     train_losses,
     valid_losses,
 )
@@ -27,15 +26,7 @@ FLAGS += ["--max-seq-length", 128, "--iters", 8]
 
 def mlx_lm_lora(log: Path, *arguments: object) -> list[dict[str, float]]:
     script = Path(__file__).parent.parent / "support/run_mlx_lm.py"
-    run = subprocess.run(
-        [sys.executable, script, log, *map(str, arguments)],
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    succeed(sys.executable, script, log, *arguments)
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 

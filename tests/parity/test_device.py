@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_graft import core
+from support.outcome import outcome
 
 NO_GPU = not mx.is_available(mx.gpu)
 ELSEWHERE = mx.Device(mx.cpu, 3)
@@ -43,14 +44,6 @@ def _put_back() -> Iterator[None]:
     device = mx.default_device()
     yield
     mx.set_default_device(device)
-
-
-def outcome(call: Callable[[ModuleType], object], module: ModuleType) -> object:
-    """What a call returns, or the type of its exception."""
-    try:
-        return call(module)
-    except Exception as error:
-        return type(error)
 
 
 @pytest.mark.parametrize("name", CALLS)

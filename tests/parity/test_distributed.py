@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 from support.ring import launch
+from support.run import succeed
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 
@@ -73,8 +72,4 @@ print("fine")
 
 
 def test_one_process_alone() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ALONE)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert (run.returncode, run.stdout) == (0, "fine\n"), run.stderr
+    assert succeed(sys.executable, "-c", ALONE) == "fine\n"

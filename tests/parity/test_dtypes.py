@@ -10,6 +10,7 @@ import pytest
 
 import mlx_graft.core as mc
 from mlx_graft.core._parity import DTYPES
+from support.outcome import outcome
 
 CATEGORIES = list(mx.DtypeCategory)
 KINDS = [
@@ -25,13 +26,7 @@ KINDS = [
 
 def both(name: str, *arguments: Any) -> list[Any]:
     """What `mlx.core` and `mlx_graft.core` return, or the types of their exceptions."""
-    results: list[Any] = []
-    for module in (mx, mc):
-        try:
-            results.append(getattr(module, name)(*arguments))
-        except Exception as error:
-            results.append(type(error))
-    return results
+    return [outcome(getattr(module, name), *arguments) for module in (mx, mc)]
 
 
 def test_promotion_of_each_pair() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import re
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -17,8 +16,9 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_graft import _core
 from mlx_graft import core as mg
+from support.leaks import counters, repeat
+from support.run import succeed
 
 CONSTANT = mx.arange(6, dtype=mx.float32).reshape(2, 3)
 
@@ -230,7 +230,7 @@ for length in range(0, len(whole), 7):
     except RuntimeError as error:
         assert str(path) in str(error), error
 """
-    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=300)
+    succeed(sys.executable, "-c", script, path, timeout=300)
 
 
 def test_functions_are_collected_with_their_exporter(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_functions_are_collected_with_their_exporter(tmp_path: Path) -> None:
         function = cycle()
         gc.collect()
         assert function() is None
-        count = _core.live_handles(), mx.get_active_memory()
+        count = counters()
         assert before in (None, count)
         before = count
 
@@ -270,14 +270,4 @@ def test_nothing_leaks(tmp_path: Path) -> None:
         graph(mg, model, *args, **kwargs)
         mg.export_to_dot(io.StringIO(), imported(*args, **kwargs)[0])
 
-    def count() -> tuple[int, int]:
-        gc.collect()
-        mx.synchronize()
-        return _core.live_handles(), mx.get_active_memory()
-
-    for _ in range(5):
-        round_()
-    before = count()
-    for _ in range(50):
-        round_()
-    assert count() == before
+    repeat(round_, 50)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import random
 import struct
@@ -17,8 +16,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_graft import _core
 from mlx_graft import core as mg
+from support.leaks import counters, repeat
 from support.threads import off_the_main_thread
 
 NUMPY = [
@@ -471,14 +470,4 @@ def test_nothing_leaks(tmp_path: Path) -> None:
         with contextlib.suppress(KeyError):
             mg.load(Broken(cut.read_bytes(), 2), format="npy")
 
-    def count() -> tuple[int, int, int]:
-        gc.collect()
-        mx.synchronize()
-        return _core.live_handles(), mx.get_active_memory(), open_files()
-
-    for _ in range(20):
-        round_()
-    before = count()
-    for _ in range(100):
-        round_()
-    assert count() == before
+    repeat(round_, 100, lambda: (*counters(), open_files()))

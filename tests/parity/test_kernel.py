@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_graft import _core, core
+from mlx_graft import core
+from support.leaks import repeat
 
 EXP = "uint i = thread_position_in_grid.x; out[i] = metal::exp(T(x[i]));"
 METAL = mx.metal.is_available()
@@ -181,10 +181,4 @@ def test_nothing_stays() -> None:
         for build in BUILT.values():
             outcome(lambda b=build: b(core))
 
-    one_round()
-    gc.collect()
-    before = _core.live_handles()
-    for _ in range(20):
-        one_round()
-    gc.collect()
-    assert _core.live_handles() == before
+    repeat(one_round, 20)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import subprocess
 import sys
 import textwrap
@@ -15,7 +13,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_graft import _core, core
+from mlx_graft import core
+from support.leaks import repeat
+from support.outcome import outcome
+from support.run import execute
 
 FOURTH = mx.Device(mx.cpu, 3)
 
@@ -61,14 +62,6 @@ def _put_back() -> Iterator[None]:
     yield
     mx.set_default_device(device)
     mx.set_default_stream(stream)
-
-
-def outcome(call: Callable[[ModuleType], object], module: ModuleType) -> object:
-    """What a call returns, or the type of its exception."""
-    try:
-        return call(module)
-    except Exception as error:
-        return type(error)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -194,23 +187,11 @@ def test_nothing_stays() -> None:
         with core.printoptions(3):
             str(x)
 
-    def settle() -> tuple[int, int]:
-        mx.synchronize()
-        gc.collect()
-        return mx.get_active_memory(), _core.live_handles()
-
-    one_round()
-    before = settle()
-    for _ in range(200):
-        one_round()
-    assert settle() == before
+    repeat(one_round, 200)
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ),
-    )  # fmt: skip
+    return execute(sys.executable, "-c", textwrap.dedent(code))
 
 
 def test_the_interpreter_ends_with_live_objects() -> None:

@@ -12,7 +12,7 @@ import mlx.nn as nn
 import pytest
 
 import mlx_graft.core as mg
-from mlx_graft import _core
+from support.leaks import counters
 
 MIB = 1 << 20
 
@@ -23,9 +23,7 @@ class Tracked:
 
 def settle() -> tuple[int, int]:
     mg.eval()
-    mx.synchronize()
-    gc.collect()
-    return _core.live_handles(), mx.get_active_memory()
+    return counters()
 
 
 def custom(f: Callable[..., Any]) -> Any:

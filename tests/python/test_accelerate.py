@@ -15,6 +15,7 @@ import pytest
 import mlx_graft as mg
 from mlx_graft import kernels
 from mlx_graft.accelerate._functions import REPLACEMENTS
+from support.run import execute
 
 bound_before = mx.matmul
 
@@ -282,8 +283,7 @@ def test_a_scale_of_all_experts_is_for_later_versions_of_mlx() -> None:
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mlx_graft.accelerate", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return execute(sys.executable, "-m", "mlx_graft.accelerate", *arguments, cwd=cwd)
 
 
 PROGRAM = """\

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mlx_graft
+from support.run import execute
 
 # Where the package itself lies, also when it is installed editable.
 PACKAGE = Path(mlx_graft.__file__).parent.parent
@@ -18,9 +19,7 @@ PACKAGE = Path(mlx_graft.__file__).parent.parent
 def python(code: str, *folders: Path) -> subprocess.CompletedProcess[str]:
     """Runs code with the given folders in front of the module path."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
-    )
+    return execute(sys.executable, "-c", code, env=environment)
 
 
 @pytest.fixture

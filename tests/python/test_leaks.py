@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import itertools
 import os
@@ -17,10 +16,10 @@ import mlx.core as mx
 import pytest
 
 import mlx_graft.core as mc
-from mlx_graft import _core, kernels
+from mlx_graft import kernels
+from support.leaks import repeat
 
 REPETITIONS = int(os.environ.get("LEAK_REPETITIONS", "1000"))
-WARM_UP = 10
 
 X = mx.arange(256, dtype=mx.float32).reshape(16, 16)
 
@@ -239,20 +238,3 @@ def test_nothing_is_left_of_exported_files(tmp_path: Path) -> None:
             function(X, X)
 
     repeat(run, -(-REPETITIONS // 100))
-
-
-def repeat(run: Callable[[], None], times: int) -> None:
-    """Runs a round so often, after some repetitions for what is made once."""
-    for _ in range(WARM_UP):
-        run()
-    before = counters()
-    for _ in range(times):
-        run()
-    assert counters() == before
-
-
-def counters() -> tuple[int, int]:
-    """Live handles of Rust, and active bytes of MLX."""
-    gc.collect()
-    mx.synchronize()
-    return _core.live_handles(), mx.get_active_memory()

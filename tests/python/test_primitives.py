@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.machinery
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import textwrap
 import threading
@@ -22,7 +20,9 @@ import numpy as np
 import pytest
 
 import mlx_graft as mg
-from support.outside import outside_environment
+from support.leaks import counters, repeat
+from support.outside import clean_environment, outside_environment
+from support.run import succeed
 
 pytestmark = pytest.mark.slow
 
@@ -39,16 +39,9 @@ def site(root: Path) -> Path:
     shutil.copy(root / "tests/support/failing.rs", source / "src")
     with (source / "src/lib.rs").open("a") as file:
         file.write("\nmod failing;\n")
-    done = subprocess.run(
-        ["maturin", "build", "--profile=dev", "--out=dist", f"--interpreter={sys.executable}"],
-        cwd=source,
-        env={**os.environ, **outside_environment(root), "PYO3_PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["maturin", "build", "--profile=dev", "--out=dist"]
+    environment = {**os.environ, **outside_environment(root), "PYO3_PYTHON": sys.executable}
+    succeed(*command, f"--interpreter={sys.executable}", cwd=source, env=environment, timeout=600)
     (wheel,) = (source / "dist").glob("softplus-*.whl")
     site = source / "site"
     with zipfile.ZipFile(wheel) as archive:
@@ -258,34 +251,15 @@ def test_a_thousand_repetitions_leave_nothing(softplus: ModuleType, failing: Mod
         with pytest.raises(RuntimeError, match="not implemented"):
             mx.grad(lambda x: failing.failing(x, "vjp").sum())(x)
 
-    def settled() -> tuple[int, int, int]:
-        mx.synchronize()
-        gc.collect()
-        return softplus.live_handles(), mg._core.live_handles(), mx.get_active_memory()
-
-    for _ in range(10):
-        once()
-    before = settled()
-    for _ in range(1000):
-        once()
-    assert settled() == before
+    repeat(once, 1000, lambda: (*counters(), softplus.live_handles()))
 
 
 def python(site: Path, code: str) -> str:
     here = Path(__file__).parent
     folders = [site, here, here.parent, os.environ.get("PYTHONPATH", "")]
     path = os.pathsep.join(map(str, folders))
-    inherited = {k: v for k, v in os.environ.items() if not k.endswith("LIBRARY_PATH")}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**inherited, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    environment = {**clean_environment(), "PYTHONPATH": path}
+    return succeed(sys.executable, "-c", textwrap.dedent(code), env=environment)
 
 
 def test_failing_kernels(site: Path) -> None:
@@ -341,10 +315,8 @@ def test_another_version_of_mlx_is_refused(site: Path) -> None:
 def test_nothing_is_exported_but_the_entries(softplus: ModuleType) -> None:
     """mlx-c and nanobind are linked in statically: two modules must not see each other's."""
     command = ["nm", "--dynamic", "--defined-only", "--format=just-symbols"]
-    done = subprocess.run(
-        [*command, softplus._softplus.__file__], capture_output=True, text=True, check=True
-    )
-    assert {name for name in done.stdout.split() if not name.startswith("PyInit_")} == set()
+    names = succeed(*command, softplus._softplus.__file__).split()
+    assert {name for name in names if not name.startswith("PyInit_")} == set()
 
 
 def test_the_guide_shows_this_example(root: Path) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+from support.run import succeed
 
 
 def test_the_program_in_python(root: Path) -> None:
     text = (root / "docs/rust.md").read_text()
     (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M)
-    command = [sys.executable, "-c", program]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert run.returncode == 0, run.stderr
-    shape, weights = run.stdout.splitlines()
+    shape, weights = succeed(sys.executable, "-c", program).splitlines()
     assert shape.startswith("(2, 3)")
     assert weights.startswith("[1.0, -2.0, 0.5]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import mlx.core as mx
@@ -13,24 +12,21 @@ from mlx_graft.core import _self_test
 from mlx_graft.core._cases import OPS
 from mlx_graft.core._parity import Maker, Verdict, comparison
 from mlx_graft.core._sections import SECTIONS
+from support.run import execute, succeed
 
 
 def test_it_prints_a_table_and_succeeds() -> None:
     command = [sys.executable, "-m", "mlx_graft.core", "--self-test", "--seconds", "2"]
-    run = subprocess.run(
-        [*command, "--device", "cpu"], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    printed = succeed(*command, "--device", "cpu")
     for word in ["group", "equal", "within tolerance", "failed", "arithmetic", "seed 7"]:
-        assert word in run.stdout
+        assert word in printed
 
 
 @pytest.mark.parametrize(
     "options", [[], ["--self-test", "--seconds", "0"], ["--self-test", "--device", "tpu"]]
 )
 def test_wrong_options(options: list[str]) -> None:
-    command = [sys.executable, "-m", "mlx_graft.core", *options]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    run = execute(sys.executable, "-m", "mlx_graft.core", *options)
     assert run.returncode == 2
     assert "usage:" in run.stderr
 

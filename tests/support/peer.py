@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -93,8 +92,3 @@ def train(
         mx.eval(model.parameters(), optimizer.state)
         losses.append(loss.item())
     return losses
-
-
-def metrics_of_a_run(log: Path) -> list[dict[str, Any]]:
-    """Reads the report lines that `support/run_mlx_lm.py` wrote."""
-    return [json.loads(line) for line in log.read_text().splitlines()]

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+# The installed command, and the binary of a debug build.
+GRAFT = Path(sys.executable).parent / "graft"
+GRAFT_TRAIN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/graft-train"
 REPORT_KEYS = {
     "step",
     "learning_rate",
@@ -23,6 +30,25 @@ TRAIN_LINE = re.compile(
     r"It/sec \d+\.\d{3}, Tokens/sec \d+\.\d{3}, Trained Tokens \d+, Peak mem \d+\.\d{3} GB"
 )
 VALID_LINE = re.compile(r"Iter (?P<step>\d+): Val loss (?P<loss>\d+\.\d{3}), Val took \d+\.\d{3}s")
+
+
+def execute(*command: object, timeout: float = 120, **options: Any) -> CompletedProcess[str]:
+    """Runs a command and returns what it prints as text."""
+    return subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
+
+
+def succeed(*command: object, timeout: float = 120, **options: Any) -> str:
+    """The same of a command that must succeed: what it prints."""
+    done = execute(*command, timeout=timeout, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
