@@ -2,6 +2,9 @@
 //!
 //! The environment variable `OPENBLAS_CORETYPE` makes MLX slower where it names an older core.
 
+#[path = "../tests/common/numbers.rs"]
+mod data;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
@@ -11,14 +14,7 @@ type Matmul = fn(&Array, &Array) -> Result<Array>;
 
 /// Evenly spread numbers in [-1, 1).
 fn numbers(shape: &[i32]) -> Array {
-    let size: i32 = shape.iter().product();
-    let values: Vec<f32> = (0..size)
-        .scan(1_u32, |state, _| {
-            *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*state >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        })
-        .collect();
-    Array::from_slice(&values, shape).expect("an array of as many values as the shape says")
+    data::numbers(1, shape).expect("an array of as many values as the shape says")
 }
 
 /// An array whose last two dimensions are swapped in memory.

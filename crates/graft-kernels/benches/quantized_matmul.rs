@@ -4,6 +4,9 @@
 //! Products with many rows are measured in operations per second, those with few rows, which are
 //! bound by the memory, in packed bytes per second.
 
+#[path = "../tests/common/numbers.rs"]
+mod data;
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
@@ -14,14 +17,7 @@ type Multiply = fn(&Array, &Array, &Array, &QuantizedMatmulOptions<'_>) -> Resul
 
 /// Evenly spread numbers in [-1, 1).
 fn numbers(shape: &[i32], dtype: Dtype) -> Array {
-    let size: i32 = shape.iter().product();
-    let values: Vec<f32> = (0..size)
-        .scan(1_u32, |state, _| {
-            *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*state >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        })
-        .collect();
-    Array::from_slice(&values, shape)
+    data::numbers(1, shape)
         .and_then(|x| ops::astype(&x, dtype))
         .expect("an array of as many values as the shape says")
 }

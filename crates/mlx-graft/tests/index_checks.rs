@@ -1,34 +1,16 @@
 //! Safe operations neither read nor write outside of an array, whatever the indices.
 
-use std::sync::Once;
+#[path = "common/main_thread.rs"]
+mod main_thread;
+#[path = "common/numbers.rs"]
+mod numbers;
 
-use mlx_graft::{Array, Dtype, Element, Error, ErrorKind, Result, index, ops, transforms};
-
-/// Makes a thread that never ends the one that MLX takes for the main thread, where it throws a
-/// failure from whatever it schedules next instead of from the evaluation that waits.
-fn away_from_the_main_thread() {
-    static FIRST: Once = Once::new();
-    FIRST.call_once(|| {
-        let (done, wait) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let used = Array::scalar(1.0_f32).and_then(|x| ops::exp(&x)?.eval());
-            done.send(used.is_ok()).expect("the test waits");
-            loop {
-                std::thread::park();
-            }
-        });
-        assert!(wait.recv().expect("the thread reports"));
-    });
-}
+use main_thread::away_from_the_main_thread;
+use mlx_graft::{Array, Element, Error, ErrorKind, Result, index, ops, transforms};
+use numbers::numbers;
 
 type Scatter = fn(&Array, &[Array], &Array, &[i32]) -> Result<Array>;
 type Single = fn(&Array, &Array, &Array, i32) -> Result<Array>;
-
-fn numbers(shape: &[i32]) -> Array {
-    let size = shape.iter().product::<i32>();
-    let x = ops::arange(0.0, f64::from(size), 1.0, Dtype::Float32).unwrap();
-    ops::reshape(&x, shape).unwrap()
-}
 
 fn corner(x: &Result<Array>) -> i32 {
     x.as_ref().unwrap().get((0, 0)).unwrap().item().unwrap()

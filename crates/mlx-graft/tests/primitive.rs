@@ -1,5 +1,8 @@
 //! Operations written in Rust: every kind of output, derivatives, threads, and nothing left behind.
 
+#[path = "common/numbers.rs"]
+mod numbers;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlx_graft::primitive::{
@@ -9,6 +12,7 @@ use mlx_graft::{
     Array, Complex32, Dtype, Element, Error, Result, bf16, f16, live_handles, memory, ops,
     transforms,
 };
+use numbers::numbers;
 
 /// `x` and `y` as they are, and their sum: three outputs, of any dtype and layout.
 #[derive(Clone, PartialEq)]
@@ -144,12 +148,6 @@ impl Primitive for Broken {
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn numbers(shape: &[i32]) -> Array {
-    let size = shape.iter().product::<i32>();
-    let x = ops::arange(0.0, f64::from(size), 1.0, Dtype::Float32).unwrap();
-    ops::reshape(&x, shape).unwrap()
 }
 
 #[test]

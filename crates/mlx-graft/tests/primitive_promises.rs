@@ -1,16 +1,18 @@
 //! The promises of the trait for operations written in Rust.
 
+#[path = "common/main_thread.rs"]
+mod main_thread;
 #[path = "common/numbers.rs"]
-mod common;
+mod numbers;
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::numbers;
+use main_thread::away_from_the_main_thread;
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
 use mlx_graft::{Array, Dtype, Error, Result, ops, transforms};
+use numbers::numbers;
 
 /// An element-wise operation without derivatives, whose kernel is a plain function.
 macro_rules! operation {
@@ -127,24 +129,6 @@ fn one<P: Primitive>(primitive: P, x: &Array) -> Result<Array> {
     Ok(apply(primitive, &[x])?.remove(0))
 }
 
-/// Makes a thread that never ends the one that MLX takes for the main thread, as it does with the
-/// first that comes. There MLX throws a failure from whatever it schedules next; on all others,
-/// such as those of the tests, from the evaluation that waits.
-fn away_from_the_main_thread() {
-    static FIRST: Once = Once::new();
-    FIRST.call_once(|| {
-        let (done, wait) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let used = Array::scalar(1.0_f32).and_then(|x| ops::exp(&x)?.eval());
-            done.send(used.is_ok()).expect("the test waits");
-            loop {
-                std::thread::park();
-            }
-        });
-        assert!(wait.recv().expect("the thread reports"));
-    });
-}
-
 #[test]
 fn equality_compares_parameters_and_types() -> Result<()> {
     away_from_the_main_thread();
@@ -173,7 +157,7 @@ fn equality_compares_parameters_and_types() -> Result<()> {
 #[test]
 fn inputs_in_every_layout() -> Result<()> {
     away_from_the_main_thread();
-    let x = numbers(1, &[6, 8])?;
+    let x = numbers(&[6, 8]);
     let views = [
         x.clone(),
         ops::transpose(&x)?,
@@ -181,7 +165,7 @@ fn inputs_in_every_layout() -> Result<()> {
         ops::slice(&x, &[5, 7], &[-7, -9], &[-1, -2])?,
         ops::broadcast_to(&ops::slice(&x, &[2, 0], &[3, 8], &[1, 1])?, &[4, 8])?,
         ops::broadcast_to(&ops::slice(&x, &[0, 2], &[6, 3], &[1, 1])?, &[6, 4])?,
-        numbers(1, &[0, 4])?,
+        numbers(&[0, 4]),
         Array::from_slice(&[f32::NAN, f32::INFINITY], &[1, 2])?,
     ];
     for view in &views {
@@ -199,7 +183,7 @@ fn inputs_in_every_layout() -> Result<()> {
 fn an_input_is_never_overwritten() -> Result<()> {
     away_from_the_main_thread();
     // A temporary that MLX could give away to the output.
-    let x = numbers(1, &[1000])?;
+    let x = numbers(&[1000]);
     let y = one(Scale(3.0), &ops::add(&x, &x)?)?;
     let z = ops::add(&y, &one(Scale(-3.0), &ops::add(&x, &x)?)?)?;
     assert!(z.to_vec::<f32>()?.iter().all(|&z| z == 0.0));
@@ -287,7 +271,7 @@ fn a_missing_transform_says_so() -> Result<()> {
 #[test]
 fn derivative_and_vectorization_of_the_trait_are_used() -> Result<()> {
     away_from_the_main_thread();
-    let x = [numbers(1, &[3, 4])?];
+    let x = [numbers(&[3, 4])];
     let function = |x: &[Array]| Ok(vec![one(Scale(2.0), &x[0])?]);
     let (_, gradient) = transforms::vjp(function, &x, &x)?;
     let wanted = ops::add(&x[0], &x[0])?.to_vec::<f32>()?;
