@@ -6,6 +6,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+/// The version that the mlx wheel is built with.
+const NANOBIND: &str = "2.15.0";
+
 fn main() {
     if let Err(message) = build() {
         eprintln!("\nerror: {message}\n");
@@ -30,14 +33,14 @@ fn build() -> Result<(), String> {
     let lines: Vec<&str> = text.lines().collect();
     let &[python_include, source, include, version] = lines.as_slice() else {
         return Err(format!(
-            "{python} has no nanobind: run `{python} -m pip install nanobind==2.15.0`.\n{}",
+            "{python} has no nanobind: run `{python} -m pip install nanobind=={NANOBIND}`.\n{}",
             String::from_utf8_lossy(&output.stderr)
         ));
     };
-    if version != "2.15.0" {
+    if version != NANOBIND {
         return Err(format!(
-            "{python} has nanobind {version}; the mlx wheel is built with 2.15.0, and only the \
-             same version shares its array type: run `{python} -m pip install nanobind==2.15.0`"
+            "{python} has nanobind {version}; the mlx wheel is built with {NANOBIND}, and only the \
+             same version shares its array type: run `{python} -m pip install nanobind=={NANOBIND}`"
         ));
     }
     let source = PathBuf::from(source);

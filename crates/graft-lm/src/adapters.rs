@@ -1,11 +1,12 @@
 //! Adapter files: mlx-lm's `adapters.safetensors` and `adapter_config.json`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use mlx_graft::{Array, Dtype};
-use safetensors::tensor::{Dtype as FileDtype, View, serialize_to_file};
+use mlx_graft::Array;
+use mlx_graft::io::save_safetensors_to;
 
 use crate::adapter_config::AdapterConfig;
 use crate::args::{FineTuneType, LoraParameters};
@@ -132,67 +133,17 @@ pub fn save_trainable(model: &Decoder, file: &Path) -> Result<()> {
 /// Writes arrays to a safetensors file, atomically.
 ///
 /// # Errors
-/// [`Error::Io`] when the system refuses; an old file is then as it was.
+/// [`Error::Io`] when the system refuses; an old file is then as it was. [`Error::Mlx`] for a dtype
+/// that MLX does not write, and what the evaluation of an array reports.
 pub fn save(arrays: impl IntoIterator<Item = (String, Array)>, file: &Path) -> Result<()> {
-    let views = arrays
-        .into_iter()
-        .map(|(name, array)| Ok((name, Tensor::new(&array)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let metadata = [("format".to_string(), "mlx".to_string())].into();
     write_atomic(file, |temporary| {
-        serialize_to_file(views, Some(metadata), temporary).map_err(|e| match e {
-            safetensors::SafeTensorError::IoError(source) => Error::io(file)(source),
-            other => Error::invalid(file, format!("cannot be written: {other}")),
+        let mut output = File::create(temporary).map_err(Error::io(file))?;
+        // To a stream: writing to a path, MLX does not say why the system refused.
+        save_safetensors_to(&mut output, arrays, [("format", "mlx")]).map_err(|error| match error {
+            mlx_graft::Error::File { message, .. } => Error::io(file)(io::Error::other(message)),
+            other => other.into(),
         })
     })
-}
-
-/// The bytes of an array as a safetensors file holds them.
-struct Tensor {
-    dtype: FileDtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl Tensor {
-    fn new(array: &Array) -> Result<Self> {
-        let dtype = match array.dtype() {
-            Dtype::Bool => FileDtype::BOOL,
-            Dtype::Uint8 => FileDtype::U8,
-            Dtype::Uint16 => FileDtype::U16,
-            Dtype::Uint32 => FileDtype::U32,
-            Dtype::Uint64 => FileDtype::U64,
-            Dtype::Int8 => FileDtype::I8,
-            Dtype::Int16 => FileDtype::I16,
-            Dtype::Int32 => FileDtype::I32,
-            Dtype::Int64 => FileDtype::I64,
-            Dtype::Float16 => FileDtype::F16,
-            Dtype::Bfloat16 => FileDtype::BF16,
-            Dtype::Float32 => FileDtype::F32,
-            Dtype::Float64 => FileDtype::F64,
-            Dtype::Complex64 => FileDtype::C64,
-        };
-        let shape = array.shape().iter().map(|&d| d as usize).collect();
-        Ok(Self { dtype, shape, bytes: array.to_bytes()? })
-    }
-}
-
-impl View for Tensor {
-    fn dtype(&self) -> FileDtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        (&self.bytes).into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
 }
 
 /// Writes an adapter folder: the trainable weights, then `adapter_config.json`.

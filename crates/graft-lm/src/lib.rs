@@ -9,6 +9,7 @@ pub mod cli;
 pub mod command;
 pub mod data;
 mod error;
+mod floats;
 pub mod fsutil;
 pub mod generate;
 pub mod hub;

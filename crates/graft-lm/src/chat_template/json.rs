@@ -6,6 +6,8 @@ use minijinja::value::Kwargs;
 use minijinja::{Error, ErrorKind, Value as Jinja};
 use serde_json::Value;
 
+use crate::floats;
+
 /// The filter `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 #[expect(clippy::needless_pass_by_value, reason = "the signature of a template filter")]
 pub(super) fn tojson(value: Jinja, options: Kwargs) -> Result<String, Error> {
@@ -70,7 +72,7 @@ impl Style {
             }
             Value::String(text) => self.text(text, output),
             Value::Number(number) if number.is_f64() => {
-                output.push_str(&python_float(number.as_f64().unwrap_or_default()));
+                output.push_str(&floats::repr(number.as_f64().unwrap_or_default()));
             }
             other => output.push_str(&other.to_string()),
         }
@@ -120,42 +122,6 @@ impl Style {
                     let _ = write!(output, "\\u{unit:04x}");
                 }
             }
-        }
-    }
-}
-
-/// A float as Python's `repr` writes it: an exponent has a sign and two digits at least.
-fn python_float(value: f64) -> String {
-    let text = format!("{value:?}");
-    match text.split_once('e') {
-        Some((mantissa, exponent)) => {
-            let (sign, digits) = match exponent.strip_prefix('-') {
-                Some(digits) => ('-', digits),
-                None => ('+', exponent),
-            };
-            format!("{mantissa}e{sign}{digits:0>2}")
-        }
-        None => text,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::python_float;
-
-    // Expected: Python's repr(value).
-    #[test]
-    fn floats_are_pythons() {
-        for (value, expected) in [
-            (1.0, "1.0"),
-            (1e-5, "1e-05"),
-            (1.5e-7, "1.5e-07"),
-            (0.0001, "0.0001"),
-            (1e16, "1e+16"),
-            (1e15, "1000000000000000.0"),
-            (-2.5e100, "-2.5e+100"),
-        ] {
-            assert_eq!(python_float(value), expected);
         }
     }
 }

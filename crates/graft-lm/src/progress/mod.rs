@@ -9,6 +9,8 @@ use std::path::Path;
 pub use bars::BarReporter;
 pub use lines::LineReporter;
 
+use crate::floats::scientific;
+
 /// A report of the training loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainReport {
@@ -118,24 +120,9 @@ impl std::fmt::Display for ValReport {
     }
 }
 
-/// A number as Python's `{:.3e}` writes it: the exponent has a sign and two digits at least.
-fn scientific(value: f64) -> String {
-    let text = format!("{value:.3e}");
-    match text.split_once('e') {
-        Some((mantissa, exponent)) => {
-            let (sign, digits) = match exponent.strip_prefix('-') {
-                Some(digits) => ('-', digits),
-                None => ('+', exponent),
-            };
-            format!("{mantissa}e{sign}{digits:0>2}")
-        }
-        None => text,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{TrainReport, ValReport, scientific};
+    use super::{TrainReport, ValReport};
 
     #[test]
     fn lines_are_mlx_lms() {
@@ -155,14 +142,5 @@ mod tests {
         );
         let report = ValReport { iteration: 1, val_loss: 2.86, seconds: 1.234 };
         assert_eq!(report.to_string(), "Iter 1: Val loss 2.860, Val took 1.234s");
-    }
-
-    // Expected: Python's f"{value:.3e}".
-    #[test]
-    fn exponents_are_pythons() {
-        assert_eq!(scientific(0.0), "0.000e+00");
-        assert_eq!(scientific(123.456), "1.235e+02");
-        assert_eq!(scientific(-1e-120), "-1.000e-120");
-        assert_eq!(scientific(f64::NAN), "NaN");
     }
 }

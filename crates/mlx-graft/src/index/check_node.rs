@@ -70,39 +70,17 @@ index!(u8 u16 u32 u64 i8 i16 i32 i64);
 /// Runs `$body` with `$ty` as the Rust type of an integer dtype.
 macro_rules! with_index_type {
     ($dtype:expr, $ty:ident => $body:expr, $otherwise:expr) => {
+        with_index_type!(
+            $dtype, $ty => $body, $otherwise;
+            Uint8 u8, Uint16 u16, Uint32 u32, Uint64 u64, Int8 i8, Int16 i16, Int32 i32, Int64 i64
+        )
+    };
+    ($dtype:expr, $ty:ident => $body:expr, $otherwise:expr; $($variant:ident $integer:ty),*) => {
         match $dtype {
-            Dtype::Uint8 => {
-                type $ty = u8;
+            $(Dtype::$variant => {
+                type $ty = $integer;
                 $body
-            }
-            Dtype::Uint16 => {
-                type $ty = u16;
-                $body
-            }
-            Dtype::Uint32 => {
-                type $ty = u32;
-                $body
-            }
-            Dtype::Uint64 => {
-                type $ty = u64;
-                $body
-            }
-            Dtype::Int8 => {
-                type $ty = i8;
-                $body
-            }
-            Dtype::Int16 => {
-                type $ty = i16;
-                $body
-            }
-            Dtype::Int32 => {
-                type $ty = i32;
-                $body
-            }
-            Dtype::Int64 => {
-                type $ty = i64;
-                $body
-            }
+            })*
             _ => $otherwise,
         }
     };

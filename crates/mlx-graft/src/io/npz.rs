@@ -13,6 +13,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::header::Header;
 use super::npy::lazy;
+use super::section::Section;
 use super::{At, replace, save_to, with_ending};
 use crate::{Array, Error, ErrorKind, Result};
 
@@ -96,10 +97,9 @@ where
         if header.end() > size {
             return Err(entry_at.broken(format!("has {size} bytes of {}", header.end())));
         }
-        let prefix = header.for_mlx();
-        let entry =
-            Entry { archive: archive.clone(), index, prefix, header: header.data, position: 0 };
-        let array = lazy(entry, &header, &entry_at)?;
+        let entry = Entry { archive: archive.clone(), index, position: 0 };
+        let stream = Section::new(header.for_mlx(), entry, header.data);
+        let array = lazy(stream, &header, &entry_at)?;
         let name = name.strip_suffix(".npy").map_or_else(|| name.clone(), str::to_string);
         if arrays.insert(name, array).is_some() {
             return Err(entry_at.broken("is there twice"));
@@ -124,38 +124,13 @@ fn checked<R: Read + ?Sized>(entry: &mut ZipFile<'_, R>, at: &At) -> Result<(Str
     Ok((name, header, size))
 }
 
-/// The npy file of an entry, with the header that MLX expects.
+/// The content of an entry.
 ///
-/// MLX reads the header in pieces and the elements in one, so the entry is decoded from its start
-/// for them.
+/// MLX reads the elements of an array in one, so the entry is decoded from its start for them.
 struct Entry<R> {
     archive: Arc<Mutex<ZipArchive<R>>>,
     index: usize,
-    prefix: Vec<u8>,
-    /// The length of the header that the entry has itself.
-    header: u64,
     position: u64,
-}
-
-impl<R: Read + Seek> Entry<R> {
-    /// Reads elements, and checks the checksum of the entry if they are its last ones.
-    fn decode(&self, skip: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut entry = archive.by_index(self.index).map_err(own)?;
-        let skip = self.header + skip;
-        if io::copy(&mut (&mut entry).take(skip), &mut io::sink())? < skip {
-            return Ok(0);
-        }
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match entry.read(&mut buffer[filled..])? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        io::copy(&mut entry, &mut io::sink())?;
-        Ok(filled)
-    }
 }
 
 /// The stream's own error, if it is one.
@@ -167,29 +142,33 @@ fn own(error: ZipError) -> io::Error {
 }
 
 impl<R: Read + Seek> Read for Entry<R> {
+    /// Fills the buffer, and checks the checksum of the entry.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = match self.prefix.get(self.position as usize..) {
-            Some(rest) if !rest.is_empty() => {
-                let len = rest.len().min(buffer.len());
-                buffer[..len].copy_from_slice(&rest[..len]);
-                len
+        let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entry = archive.by_index(self.index).map_err(own)?;
+        let skip = self.position;
+        if io::copy(&mut (&mut entry).take(skip), &mut io::sink())? < skip {
+            return Ok(0);
+        }
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match entry.read(&mut buffer[filled..])? {
+                0 => break,
+                read => filled += read,
             }
-            _ => self.decode(self.position - self.prefix.len() as u64, buffer)?,
-        };
-        self.position += read as u64;
-        Ok(read)
+        }
+        io::copy(&mut entry, &mut io::sink())?;
+        self.position += filled as u64;
+        Ok(filled)
     }
 }
 
 impl<R> Seek for Entry<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let moved = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::Current(by) => self.position.checked_add_signed(by),
-            SeekFrom::End(_) => None,
-        };
-        self.position = moved.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.position)
+        // A section seeks from the start, unless it is asked for its end, which MLX does not.
+        let SeekFrom::Start(position) = to else { return Err(io::ErrorKind::Unsupported.into()) };
+        self.position = position;
+        Ok(position)
     }
 }
 
