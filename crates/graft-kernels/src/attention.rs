@@ -13,7 +13,8 @@ use mlx_graft::primitive::{
 };
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
 
-use crate::{derivatives, floats, is_active, matmul, rows, softmax};
+use crate::derivatives::{self, Composed, of_composed};
+use crate::{floats, is_active, matmul, rows, softmax};
 
 use heads::Heads;
 
@@ -246,8 +247,7 @@ impl Primitive for Attention {
     }
 }
 
-impl AttentionGrad {
-    /// The same from MLX's operations and the other kernels.
+impl Composed for AttentionGrad {
     fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
         // What the first pass left depends on queries, keys and values, and is computed again.
         let (of_inputs, cotangent, mask) = (self.0, &inputs[5], &inputs[6..]);
@@ -279,21 +279,7 @@ impl Primitive for AttentionGrad {
         with_heads!(&inputs[..3], inputs.get(6), self.0, backward, known, outputs)
     }
 
-    fn vjp(
-        &self,
-        primals: &[Array],
-        cotangents: &[Array],
-        argnums: &[usize],
-        _outputs: &[Array],
-    ) -> Result<Vec<Array>> {
-        let this = *self;
-        derivatives::vjp(move |inputs| this.composed(inputs), primals, cotangents, argnums)
-    }
-
-    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
-        let this = *self;
-        derivatives::jvp(move |inputs| this.composed(inputs), primals, tangents, argnums)
-    }
+    of_composed!();
 
     fn vmap(
         &self,

@@ -4,9 +4,10 @@
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
+use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch};
-use crate::{derivatives, is_active, lanes, softmax};
+use crate::rows::{self, RowKernel, Scratch, vmap_of_rows};
+use crate::{is_active, lanes, softmax};
 
 /// `logsumexp(logits) - logits[target]` over the last axis, as `mlx.nn.losses.cross_entropy`.
 ///
@@ -48,12 +49,12 @@ fn fits(logits: &[i32], targets: &[i32]) -> bool {
 
 /// The losses, and for each row what its gradient needs: the highest logit, and the inverse of
 /// the sum of exponentials relative to it.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct CrossEntropy;
 
 /// `(softmax(logits) - one_hot(targets)) g`, of the logits, the targets, the second output of
 /// [`CrossEntropy`], and `g`. A row whose `g` is 0 is 0 whatever its logits are.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct CrossEntropyGrad;
 
 struct Forward<'a> {
@@ -166,18 +167,11 @@ impl Primitive for CrossEntropy {
         Ok(vec![tangent, ops::zeros_like(&outputs[1])?])
     }
 
-    fn vmap(
-        &self,
-        inputs: &[Array],
-        axes: &[Option<i32>],
-    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
-    }
+    vmap_of_rows!();
 }
 
-impl CrossEntropyGrad {
-    /// The same from other operations.
-    fn composed(inputs: &[Array]) -> Result<Vec<Array>> {
+impl Composed for CrossEntropyGrad {
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
         let (logits, targets, g) = (&inputs[0], &inputs[1], &inputs[3]);
         let columns = ops::arange(0.0, f64::from(logits.dim(-1)?), 1.0, Dtype::Int32)?;
         let hits = ops::equal(&ops::expand_dims(targets, -1)?, &columns)?;
@@ -211,25 +205,7 @@ impl Primitive for CrossEntropyGrad {
         rows::compute(&kernel, outputs, [width], targets.len(), width)
     }
 
-    fn vjp(
-        &self,
-        primals: &[Array],
-        cotangents: &[Array],
-        argnums: &[usize],
-        _outputs: &[Array],
-    ) -> Result<Vec<Array>> {
-        derivatives::vjp(Self::composed, primals, cotangents, argnums)
-    }
+    of_composed!();
 
-    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
-        derivatives::jvp(Self::composed, primals, tangents, argnums)
-    }
-
-    fn vmap(
-        &self,
-        inputs: &[Array],
-        axes: &[Option<i32>],
-    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
-    }
+    vmap_of_rows!();
 }

@@ -44,3 +44,40 @@ pub(crate) fn jvp(
     let tangents: Vec<&Array> = tangents.iter().collect();
     Ok(transforms::jvp(of_some(function, inputs, argnums), &at, &tangents)?.1)
 }
+
+/// A primitive that can be made of other operations too.
+pub(crate) trait Composed: Copy + 'static {
+    /// The same from other operations.
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>>;
+}
+
+/// The function that a primitive is.
+pub(crate) fn of(primitive: impl Composed) -> impl Fn(&[Array]) -> Result<Vec<Array>> + 'static {
+    move |inputs| primitive.composed(inputs)
+}
+
+/// The derivatives of a [`Primitive`](mlx_graft::primitive::Primitive) that is [`Composed`].
+macro_rules! of_composed {
+    () => {
+        fn vjp(
+            &self,
+            primals: &[mlx_graft::Array],
+            cotangents: &[mlx_graft::Array],
+            argnums: &[usize],
+            _outputs: &[mlx_graft::Array],
+        ) -> mlx_graft::Result<Vec<mlx_graft::Array>> {
+            $crate::derivatives::vjp($crate::derivatives::of(*self), primals, cotangents, argnums)
+        }
+
+        fn jvp(
+            &self,
+            primals: &[mlx_graft::Array],
+            tangents: &[mlx_graft::Array],
+            argnums: &[usize],
+        ) -> mlx_graft::Result<Vec<mlx_graft::Array>> {
+            $crate::derivatives::jvp($crate::derivatives::of(*self), primals, tangents, argnums)
+        }
+    };
+}
+
+pub(crate) use of_composed;

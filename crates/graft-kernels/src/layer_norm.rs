@@ -4,9 +4,10 @@
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
 
+use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
 use crate::rows::{self, RowKernel, Scratch};
-use crate::{derivatives, is_active, lanes};
+use crate::{is_active, lanes};
 
 /// `(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias` over the last axis, as
 /// `mlx.core.fast.layer_norm` (Ba, Kiros and Hinton, 2016).
@@ -272,8 +273,7 @@ impl Primitive for LayerNorm {
     }
 }
 
-impl LayerNormGrad {
-    /// The same from MLX's operations.
+impl Composed for LayerNormGrad {
     fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
         let wide = |x: &Array| ops::astype(x, Dtype::Float32);
         let (x, g) = (&wide(&inputs[0])?, &wide(&inputs[1])?);
@@ -310,21 +310,7 @@ impl Primitive for LayerNormGrad {
         rows::compute_last_axis(&Backward { x, g, weight, width, eps: self.eps }, outputs, width)
     }
 
-    fn vjp(
-        &self,
-        primals: &[Array],
-        cotangents: &[Array],
-        argnums: &[usize],
-        _outputs: &[Array],
-    ) -> Result<Vec<Array>> {
-        let this = *self;
-        derivatives::vjp(move |inputs| this.composed(inputs), primals, cotangents, argnums)
-    }
-
-    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
-        let this = *self;
-        derivatives::jvp(move |inputs| this.composed(inputs), primals, tangents, argnums)
-    }
+    of_composed!();
 
     fn vmap(
         &self,

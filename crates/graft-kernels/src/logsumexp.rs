@@ -4,9 +4,10 @@
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Error, Result, ops};
 
+use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch};
-use crate::{derivatives, is_active, lanes, softmax};
+use crate::rows::{self, RowKernel, Scratch, vmap_of_rows};
+use crate::{is_active, lanes, softmax};
 
 /// `log(sum(exp(x)))` over the last axis, as `mlx.core.logsumexp`.
 ///
@@ -33,12 +34,12 @@ pub fn logsumexp(x: &Array, keepdims: bool) -> Result<Array> {
 }
 
 /// The sums over the last axis, which they lack.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct LogSumExp;
 
 /// `softmax(x) g`, of the array and `g`. The sums themselves are rounded, and large ones so much that
 /// the exponentials relative to them would be off.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct LogSumExpGrad;
 
 struct Forward<'a> {
@@ -113,18 +114,11 @@ impl Primitive for LogSumExp {
         Ok(vec![ops::sum_axis(&moved, -1, false)?])
     }
 
-    fn vmap(
-        &self,
-        inputs: &[Array],
-        axes: &[Option<i32>],
-    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
-    }
+    vmap_of_rows!();
 }
 
-impl LogSumExpGrad {
-    /// The same from other operations.
-    fn composed(inputs: &[Array]) -> Result<Vec<Array>> {
+impl Composed for LogSumExpGrad {
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
         let g = ops::expand_dims(&inputs[1], -1)?;
         Ok(vec![ops::multiply(&softmax(&inputs[0])?, &g)?])
     }
@@ -147,25 +141,7 @@ impl Primitive for LogSumExpGrad {
         rows::compute_last_axis(&Backward { x, g, width }, outputs, width)
     }
 
-    fn vjp(
-        &self,
-        primals: &[Array],
-        cotangents: &[Array],
-        argnums: &[usize],
-        _outputs: &[Array],
-    ) -> Result<Vec<Array>> {
-        derivatives::vjp(Self::composed, primals, cotangents, argnums)
-    }
+    of_composed!();
 
-    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
-        derivatives::jvp(Self::composed, primals, tangents, argnums)
-    }
-
-    fn vmap(
-        &self,
-        inputs: &[Array],
-        axes: &[Option<i32>],
-    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
-    }
+    vmap_of_rows!();
 }

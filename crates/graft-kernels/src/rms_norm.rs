@@ -4,9 +4,10 @@
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
 
+use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
 use crate::rows::{self, RowKernel, Scratch};
-use crate::{derivatives, is_active, lanes};
+use crate::{is_active, lanes};
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last axis, as `mlx.core.fast.rms_norm` (Zhang and
 /// Sennrich, 2019).
@@ -203,8 +204,7 @@ impl Primitive for RmsNorm {
     }
 }
 
-impl RmsNormGrad {
-    /// The same from MLX's operations.
+impl Composed for RmsNormGrad {
     fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
         let wide = |x: &Array| ops::astype(x, Dtype::Float32);
         let (x, g) = (&wide(&inputs[0])?, &wide(&inputs[1])?);
@@ -242,21 +242,7 @@ impl Primitive for RmsNormGrad {
         )
     }
 
-    fn vjp(
-        &self,
-        primals: &[Array],
-        cotangents: &[Array],
-        argnums: &[usize],
-        _outputs: &[Array],
-    ) -> Result<Vec<Array>> {
-        let this = *self;
-        derivatives::vjp(move |inputs| this.composed(inputs), primals, cotangents, argnums)
-    }
-
-    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
-        let this = *self;
-        derivatives::jvp(move |inputs| this.composed(inputs), primals, tangents, argnums)
-    }
+    of_composed!();
 
     fn vmap(
         &self,

@@ -262,3 +262,19 @@ pub(crate) fn vmap_gradient_of_norm<P: Primitive + Copy>(
         apply(gradient, &inputs)
     })
 }
+
+/// The vectorization of a [`Primitive`](mlx_graft::primitive::Primitive) of which all inputs are
+/// rows.
+macro_rules! vmap_of_rows {
+    () => {
+        fn vmap(
+            &self,
+            inputs: &[mlx_graft::Array],
+            axes: &[Option<i32>],
+        ) -> mlx_graft::Result<(Vec<mlx_graft::Array>, Vec<Option<i32>>)> {
+            $crate::rows::vmap(inputs, axes, |inputs| mlx_graft::primitive::apply(*self, inputs))
+        }
+    };
+}
+
+pub(crate) use vmap_of_rows;

@@ -4,9 +4,10 @@
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Error, Result, ops};
 
+use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch};
-use crate::{derivatives, is_active, lanes};
+use crate::rows::{self, RowKernel, Scratch, vmap_of_rows};
+use crate::{is_active, lanes};
 
 /// `exp(x) / sum(exp(x))` over the last axis, as `mlx.core.softmax` with `precise`.
 ///
@@ -27,12 +28,7 @@ pub fn softmax(x: &Array) -> Result<Array> {
     if !floats::is_known(x) || x.ndim() == 0 || !is_active()? {
         return ops::softmax_axis(x, -1, true);
     }
-    one(Softmax, &[x])
-}
-
-/// Adds a primitive of one output to the graph.
-fn one<P: Primitive>(primitive: P, inputs: &[&Array]) -> Result<Array> {
-    Ok(apply(primitive, inputs)?.remove(0))
+    Ok(apply(Softmax, &[x])?.remove(0))
 }
 
 /// The softmax over the last axis.
@@ -112,21 +108,14 @@ impl Primitive for Softmax {
     }
 
     fn jvp(&self, primals: &[Array], tangents: &[Array], _argnums: &[usize]) -> Result<Vec<Array>> {
-        apply(SoftmaxGrad, &[&one(Self, &[&primals[0]])?, &tangents[0]])
+        apply(SoftmaxGrad, &[&apply(Self, &[&primals[0]])?[0], &tangents[0]])
     }
 
-    fn vmap(
-        &self,
-        inputs: &[Array],
-        axes: &[Option<i32>],
-    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
-    }
+    vmap_of_rows!();
 }
 
-impl SoftmaxGrad {
-    /// The same from other operations.
-    fn composed(inputs: &[Array]) -> Result<Vec<Array>> {
+impl Composed for SoftmaxGrad {
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
         let (y, g) = (&inputs[0], &inputs[1]);
         let dot = ops::sum_axis(&ops::multiply(y, g)?, -1, true)?;
         Ok(vec![ops::multiply(y, &ops::subtract(g, &dot)?)?])
@@ -150,25 +139,7 @@ impl Primitive for SoftmaxGrad {
         rows::compute_last_axis(&Backward { y, g, width }, outputs, width)
     }
 
-    fn vjp(
-        &self,
-        primals: &[Array],
-        cotangents: &[Array],
-        argnums: &[usize],
-        _outputs: &[Array],
-    ) -> Result<Vec<Array>> {
-        derivatives::vjp(Self::composed, primals, cotangents, argnums)
-    }
+    of_composed!();
 
-    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
-        derivatives::jvp(Self::composed, primals, tangents, argnums)
-    }
-
-    fn vmap(
-        &self,
-        inputs: &[Array],
-        axes: &[Option<i32>],
-    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
-    }
+    vmap_of_rows!();
 }

@@ -6,9 +6,10 @@ use std::ops::Range;
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Error, Result, ops};
 
+use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch};
-use crate::{derivatives, is_active, lanes};
+use crate::rows::{self, RowKernel, Scratch, vmap_of_rows};
+use crate::{is_active, lanes};
 
 /// Elements that are computed at once; the shape does not matter.
 const WIDTH: usize = 1024;
@@ -40,11 +41,11 @@ pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
 }
 
 /// The product of `silu(gate)` and `up`.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct Swiglu;
 
 /// The gradients with respect to `gate` and `up`, of these two and `g`.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct SwigluGrad;
 
 #[inline(always)]
@@ -142,18 +143,11 @@ impl Primitive for Swiglu {
         Ok(vec![sum])
     }
 
-    fn vmap(
-        &self,
-        inputs: &[Array],
-        axes: &[Option<i32>],
-    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
-    }
+    vmap_of_rows!();
 }
 
-impl SwigluGrad {
-    /// The same from other operations.
-    fn composed(inputs: &[Array]) -> Result<Vec<Array>> {
+impl Composed for SwigluGrad {
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
         let (gate, up, g) = (&inputs[0], &inputs[1], &inputs[2]);
         let sigmoid = ops::sigmoid(gate)?;
         let silu = ops::multiply(gate, &sigmoid)?;
@@ -182,25 +176,7 @@ impl Primitive for SwigluGrad {
         rows::compute(&kernel, outputs, [WIDTH, WIDTH], count, WIDTH)
     }
 
-    fn vjp(
-        &self,
-        primals: &[Array],
-        cotangents: &[Array],
-        argnums: &[usize],
-        _outputs: &[Array],
-    ) -> Result<Vec<Array>> {
-        derivatives::vjp(Self::composed, primals, cotangents, argnums)
-    }
+    of_composed!();
 
-    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
-        derivatives::jvp(Self::composed, primals, tangents, argnums)
-    }
-
-    fn vmap(
-        &self,
-        inputs: &[Array],
-        axes: &[Option<i32>],
-    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        rows::vmap(inputs, axes, |inputs| apply(Self, inputs))
-    }
+    vmap_of_rows!();
 }
