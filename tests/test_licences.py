@@ -1,4 +1,4 @@
-"""Every dependency has a licence of `deny.toml`'s list.
+"""Every dependency has a licence of `deny.toml`'s list, and a reason in docs/architecture.md.
 
 cargo-deny reads the same list; this test needs no more than cargo, so it runs everywhere.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
+
+from support.run import succeed
 
 try:
     import tomllib
@@ -68,8 +69,7 @@ def test_dependencies(root: Path) -> None:
     command = ["cargo", "metadata", "--format-version", "1", "--locked"]
     for target in settings["graph"]["targets"]:
         command += ["--filter-platform", target]
-    output = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
-    packages = json.loads(output)["packages"]
+    packages = json.loads(succeed(*command, cwd=root))["packages"]
     assert len(packages) > 50
     wrong = {
         f"{package['name']} {package['version']}": package["license"]
@@ -80,3 +80,17 @@ def test_dependencies(root: Path) -> None:
     sources = {package["source"] for package in packages if package["source"]}
     assert len(sources) == 1, "packages of one registry, and of no repository or folder"
     assert sources.pop().startswith("registry+")
+
+
+def test_dependencies_have_a_reason(root: Path) -> None:
+    reasons = (root / "docs/architecture.md").read_text()
+    manifests = [root / "mlx-c/Cargo.toml", *root.glob("crates/*/Cargo.toml")]
+    crates = [tomllib.loads(manifest.read_text()) for manifest in manifests]
+    ours = {crate["package"]["name"] for crate in crates}
+    theirs = {
+        name
+        for crate in crates
+        for kind in ("dependencies", "build-dependencies", "dev-dependencies")
+        for name in crate.get(kind, {})
+    }
+    assert {name for name in theirs - ours if f"`{name}`" not in reasons} == set()
