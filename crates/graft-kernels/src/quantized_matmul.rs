@@ -9,6 +9,8 @@ mod many_rows;
 mod operands;
 mod output;
 mod product;
+#[cfg(target_arch = "x86_64")]
+mod row_sums;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod vnni;

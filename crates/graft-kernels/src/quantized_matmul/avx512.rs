@@ -39,9 +39,16 @@ pub(super) fn is_supported() -> bool {
     Isa::Avx512.is_usable()
 }
 
-/// Whether [`compute`] multiplies matrices of this format.
-pub(super) fn suits(Format { mode, bits, .. }: Format, transpose: bool) -> bool {
-    transpose && (bits == 4 || mode == Mode::Affine && matches!(bits, 2 | 8))
+/// Whether numbers of this format are unpacked in registers.
+pub(super) fn suits(Format { mode, bits, .. }: Format) -> bool {
+    bits == 4 || mode == Mode::Affine && matches!(bits, 2 | 8)
+}
+
+/// Whether sums of products with codes of these numbers cannot overflow, or meet infinities, where
+/// those with the numbers that codes and biases stand for together do not.
+pub(super) fn is_tame(x: &[f32]) -> bool {
+    // Comparisons with NaN are false.
+    x.iter().map(|x| x.abs()).sum::<f32>() < TAME
 }
 
 /// How packed rows of one length lie in registers.
@@ -58,7 +65,7 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    fn new(format: Format, length: usize) -> Self {
+    pub(super) fn new(format: Format, length: usize) -> Self {
         let Format { bits, group_size, .. } = format;
         let size = LANES * 32 / bits;
         Self {
@@ -121,8 +128,7 @@ impl Rows {
         let mut tame = true;
         for x in product.x.chunks_exact(product.length) {
             sums.extend(x.chunks_exact(format.group_size).map(|x| x.iter().sum::<f32>()));
-            // Comparisons with NaN are false.
-            tame &= x.iter().map(|x| x.abs()).sum::<f32>() < TAME;
+            tame &= is_tame(x);
         }
         let rows = product.x.chunks_exact(product.length);
         let numbers = if as_multiples {
@@ -137,8 +143,7 @@ impl Rows {
         Self { numbers, sums, tile: Tile::new(format, product.length), tame }
     }
 
-    /// Whether [`compute`] may be used: codes and biases apart overflow, or meet infinities, where
-    /// the numbers that they stand for together do not.
+    /// Whether [`compute`] may be used: see [`is_tame`].
     pub(super) fn are_tame(&self) -> bool {
         self.tame
     }
@@ -259,6 +264,34 @@ fn dots<const BITS: usize, const M: usize, const N: usize>(
     add_biases(totals, rows, x, first)
 }
 
+/// What the lowest four bits of a word stand for.
+#[target_feature(enable = "avx512f")]
+pub(super) fn numbers_of<const BITS: usize>(format: Format) -> __m512 {
+    let numbers: [f32; LANES] = from_fn(|code| match format.mode {
+        Mode::Affine => (code % (1 << BITS.min(4))) as f32,
+        Mode::Mx | Mode::Nv => E2M1[code],
+    });
+    // SAFETY: the array fills a register.
+    unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
+}
+
+/// What the lowest code of each word stands for, and the words without it.
+#[target_feature(enable = "avx512f")]
+pub(super) fn next<const BITS: usize>(words: __m512i, numbers: __m512) -> (__m512, __m512i) {
+    let lowest = if BITS == 8 {
+        _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(255)))
+    } else {
+        // The look-up ignores all but the lowest four bits.
+        _mm512_permutexvar_ps(words, numbers)
+    };
+    let rest = match BITS {
+        2 => _mm512_srli_epi32::<2>(words),
+        4 => _mm512_srli_epi32::<4>(words),
+        _ => _mm512_srli_epi32::<8>(words),
+    };
+    (lowest, rest)
+}
+
 /// The products in 16 parts each, without what the biases add; the rows are those of the tile.
 #[target_feature(enable = "avx512f")]
 fn products<const BITS: usize, const M: usize, const N: usize>(
@@ -271,12 +304,7 @@ fn products<const BITS: usize, const M: usize, const N: usize>(
     let registers = tile.registers;
     assert!(lanes.len() >= (first + M) * registers * per_word);
     let group_of_lane = tile.group_of_lane();
-    let numbers: [f32; LANES] = from_fn(|code| match rows[0].format.mode {
-        Mode::Affine => (code % (1 << BITS.min(4))) as f32,
-        Mode::Mx | Mode::Nv => E2M1[code],
-    });
-    // SAFETY: the array fills a register.
-    let numbers = unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
+    let numbers = numbers_of::<BITS>(rows[0].format);
 
     let mut totals = [[_mm512_setzero_ps(); M]; N];
     for register in 0..registers {
@@ -293,17 +321,7 @@ fn products<const BITS: usize, const M: usize, const N: usize>(
         for i in 0..per_word {
             let mut q = [_mm512_setzero_ps(); N];
             for (q, codes) in q.iter_mut().zip(&mut codes) {
-                *q = if BITS == 8 {
-                    _mm512_cvtepi32_ps(_mm512_and_si512(*codes, _mm512_set1_epi32(255)))
-                } else {
-                    // The look-up ignores all but the lowest four bits.
-                    _mm512_permutexvar_ps(*codes, numbers)
-                };
-                *codes = match BITS {
-                    2 => _mm512_srli_epi32::<2>(*codes),
-                    4 => _mm512_srli_epi32::<4>(*codes),
-                    _ => _mm512_srli_epi32::<8>(*codes),
-                };
+                (*q, *codes) = next::<BITS>(*codes, numbers);
             }
             for m in 0..M {
                 let at = ((first + m) * registers + register) * per_word + i;

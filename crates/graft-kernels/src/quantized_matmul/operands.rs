@@ -214,7 +214,7 @@ impl<'a> Weight<'a> {
 
     /// Some columns, which are whole groups, of a row of matrix number `index` of the stack.
     #[inline(always)]
-    fn row<'s>(
+    pub(super) fn row<'s>(
         &'s self,
         index: usize,
         row: usize,

@@ -14,7 +14,7 @@ use super::format::Format;
 use super::operands::{Numbers, Weight};
 use super::output::{self, Output};
 #[cfg(target_arch = "x86_64")]
-use super::{avx512, vnni};
+use super::{avx512, row_sums, vnni};
 use super::{few_rows, many_rows};
 use crate::gather::{Groups, place};
 use crate::tasks::{self, Cut};
@@ -22,7 +22,7 @@ use crate::tasks::{self, Cut};
 /// Rows for which numbers are unpacked where they are multiplied.
 const FEW_ROWS: usize = 8;
 
-/// Rows for which they are unpacked in registers.
+/// Rows for which they are unpacked in registers, of a matrix that is transposed.
 #[cfg(target_arch = "x86_64")]
 const REGISTER_ROWS: usize = 32;
 
@@ -59,6 +59,9 @@ pub(super) enum Path {
     /// The same with rows as whole numbers: for what is rounded to 16 bits.
     #[cfg(target_arch = "x86_64")]
     Vnni,
+    /// Numbers of a matrix that is not transposed are unpacked in AVX-512's registers.
+    #[cfg(target_arch = "x86_64")]
+    RowSums,
 }
 
 impl Path {
@@ -66,9 +69,14 @@ impl Path {
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     fn of(format: Format, transpose: bool, rows: usize, is_float32: bool) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if rows <= REGISTER_ROWS && avx512::is_supported() && avx512::suits(format, transpose) {
-            let as_multiples = !is_float32 && vnni::is_supported();
-            return if as_multiples { Self::Vnni } else { Self::Avx512 };
+        if avx512::is_supported() && avx512::suits(format) {
+            if !transpose && rows <= FEW_ROWS {
+                return Self::RowSums;
+            }
+            if transpose && rows <= REGISTER_ROWS {
+                let as_multiples = !is_float32 && vnni::is_supported();
+                return if as_multiples { Self::Vnni } else { Self::Avx512 };
+            }
         }
         if rows > FEW_ROWS { Self::ManyRows } else { Self::FewRows }
     }
@@ -92,7 +100,13 @@ impl Product<'_> {
 
     /// Columns from which on a task may start: whole groups of packed rows.
     fn unit(&self) -> usize {
-        if self.transpose { COLUMNS } else { COLUMNS.max(self.weight.format.group_size) }
+        let format = self.weight.format;
+        match self.path {
+            #[cfg(target_arch = "x86_64")]
+            Path::RowSums => row_sums::unit(format).max(format.group_size),
+            _ if self.transpose => COLUMNS,
+            _ => COLUMNS.max(format.group_size),
+        }
     }
 }
 
@@ -192,6 +206,8 @@ struct Buffers {
     few: few_rows::Buffers,
     #[cfg(target_arch = "x86_64")]
     registers: avx512::Buffers,
+    #[cfg(target_arch = "x86_64")]
+    row_sums: row_sums::Buffers,
 }
 
 /// Computes products with matrices of one shape, which are all of the output: their rows follow
@@ -258,6 +274,15 @@ pub(super) fn compute(
                 let rows = in_registers[i].get_or_init(|| avx512::Rows::new(product, as_multiples));
                 let sums = if rows.are_tame() {
                     avx512::compute(product, rows, columns, &mut buffers.registers)
+                } else {
+                    few_rows::compute(product, columns, few, arch)
+                };
+                write(i, 0, start, sums, width);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Path::RowSums => {
+                let sums = if avx512::is_tame(product.x) {
+                    row_sums::compute(product, &columns, &mut buffers.row_sums)
                 } else {
                     few_rows::compute(product, columns, few, arch)
                 };
@@ -353,10 +378,13 @@ mod tests {
         };
         let mut paths = vec![Path::ManyRows, Path::FewRows];
         #[cfg(target_arch = "x86_64")]
-        if avx512::is_supported() && avx512::suits(weight.format, transpose) {
-            paths.push(Path::Avx512);
-            if vnni::is_supported() {
-                paths.push(Path::Vnni);
+        if avx512::is_supported() && avx512::suits(weight.format) {
+            if !transpose {
+                paths.push(Path::RowSums);
+            } else if vnni::is_supported() {
+                paths.extend([Path::Avx512, Path::Vnni]);
+            } else {
+                paths.push(Path::Avx512);
             }
         }
         for path in paths {
