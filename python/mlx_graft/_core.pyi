@@ -28,6 +28,7 @@ __all__ = [
     "logsumexp",
     "matmul",
     "overwrite",
+    "profile",
     "quantized_matmul",
     "resolve_model",
     "rms_norm",
