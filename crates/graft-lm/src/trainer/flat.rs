@@ -43,13 +43,21 @@ impl Layout {
 
     /// The weights behind each other, one buffer per dtype.
     pub fn gather(&self) -> Result<Vec<Array>> {
+        let values: Vec<Array> = self.params().map(Param::get).collect();
+        self.join(&values)
+    }
+
+    /// Arrays of the weights' shapes, in the order of the groups, behind each other in buffers.
+    pub fn join(&self, values: &[Array]) -> Result<Vec<Array>> {
+        let mut rest = values;
         self.groups
             .iter()
             .map(|group| {
-                let flat: Vec<Array> = group
-                    .params
+                let (values, others) = rest.split_at(group.params.len());
+                rest = others;
+                let flat: Vec<Array> = values
                     .iter()
-                    .map(|param| ops::reshape(&param.get(), &[-1]))
+                    .map(|value| ops::reshape(value, &[-1]))
                     .collect::<mlx_graft::Result<_>>()?;
                 Ok(ops::concatenate_axis(&flat, 0)?)
             })
@@ -57,7 +65,7 @@ impl Layout {
     }
 
     /// The weights as views of the buffers, in the order of the groups.
-    fn views(&self, buffers: &[Array]) -> Result<Vec<Array>> {
+    pub fn views(&self, buffers: &[Array]) -> Result<Vec<Array>> {
         let mut out = Vec::new();
         for (group, buffer) in self.groups.iter().zip(buffers) {
             let mut end = 0;
@@ -81,9 +89,9 @@ impl Layout {
         self.groups.iter().flat_map(|group| &group.params)
     }
 
-    /// Gives the model views of the buffers, until the result is dropped.
-    pub fn swap(&self, buffers: &[Array]) -> Result<Swapped> {
-        Ok(Swapped::new(self.params(), &self.views(buffers)?))
+    /// Gives the model these values of its weights, until the result is dropped.
+    pub fn swap(&self, values: &[Array]) -> Swapped {
+        Swapped::new(self.params(), values)
     }
 
     /// Gives the model views of the buffers, and returns them with their weights.

@@ -68,19 +68,22 @@ impl<'a> Inputs<'a> {
 
     /// The loss, the number of tokens, and the gradients summed with those that are pending.
     fn gradients(&self, model: &Rc<Model>, layout: &Layout) -> Result<(Array, Array, Vec<Array>)> {
-        let groups = layout.len();
-        let argnums: Vec<i32> = (0..groups as i32).collect();
-        let mut inputs = self.values.to_vec();
+        // With respect to the weights rather than the buffers: the gradient of a view is as large
+        // as its buffer, zero elsewhere.
+        let mut inputs = layout.views(self.values)?;
+        let views = inputs.len();
+        let argnums: Vec<i32> = (0..views as i32).collect();
         inputs.extend([self.key.clone(), self.tokens.clone(), self.lengths.clone()]);
-        let (model, layout) = (Rc::clone(model), layout.clone());
+        let (model, weights) = (Rc::clone(model), layout.clone());
         let loss = move |inputs: &[Array]| {
-            let _swapped = layout.swap(&inputs[..groups])?;
-            let ctx = Context::train(inputs[groups].clone());
-            let (tokens, lengths) = (&inputs[groups + 1], &inputs[groups + 2]);
+            let _swapped = weights.swap(&inputs[..views]);
+            let ctx = Context::train(inputs[views].clone());
+            let (tokens, lengths) = (&inputs[views + 1], &inputs[views + 2]);
             let (loss, count) = next_token_loss(&model.decoder, tokens, lengths, &ctx)?;
             Ok(vec![loss, count])
         };
-        let (mut values, mut grads) = transforms::value_and_grad(loss, &argnums, &inputs)?;
+        let (mut values, grads) = transforms::value_and_grad(loss, &argnums, &inputs)?;
+        let mut grads = layout.join(&grads)?;
         for (grad, pending) in grads.iter_mut().zip(self.pending) {
             *grad = ops::add(grad, pending)?;
         }
