@@ -1,6 +1,7 @@
 #include "graft_compile.h"
 
 #include <memory>
+#include <unordered_set>
 
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
@@ -137,6 +138,39 @@ extern "C" int graft_detail_compile_extra(
             fun_id,
             shapeless,
             std::vector<uint64_t>(constants, constants + constants_num)));
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+  return 0;
+}
+
+extern "C" int graft_trace_siblings(
+    mlx_vector_array* res,
+    const mlx_vector_array outputs,
+    const mlx_vector_array inputs) {
+  try {
+    std::vector<array> found;
+    std::unordered_set<std::uintptr_t> seen;
+    for (auto& input : mlx_vector_array_get_(inputs)) {
+      seen.insert(input.id());
+    }
+    auto rest = mlx_vector_array_get_(outputs);
+    while (!rest.empty()) {
+      auto a = std::move(rest.back());
+      rest.pop_back();
+      if (!seen.insert(a.id()).second || !a.has_primitive()) {
+        continue;
+      }
+      for (auto& sibling : a.siblings()) {
+        seen.insert(sibling.id());
+      }
+      rest.insert(rest.end(), a.inputs().begin(), a.inputs().end());
+      if (!a.siblings().empty()) {
+        found.push_back(std::move(a));
+      }
+    }
+    mlx_vector_array_set_(*res, std::move(found));
   } catch (std::exception& e) {
     mlx_error(e.what());
     return 1;

@@ -71,6 +71,17 @@ int graft_detail_compile_extra(
     const uint64_t* constants,
     size_t constants_num);
 
+/**
+ * Of each operation with several outputs between `inputs` and `outputs`, one output. While a
+ * function is traced, MLX copies its graph, and may let go of such an operation in a way in which
+ * its outputs, which refer to each other, keep themselves and all before them alive. An array that
+ * is freed after the trace is made breaks that circle.
+ */
+int graft_trace_siblings(
+    mlx_vector_array* res,
+    const mlx_vector_array outputs,
+    const mlx_vector_array inputs);
+
 /**@}*/
 
 #ifdef __cplusplus

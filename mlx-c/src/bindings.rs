@@ -4154,6 +4154,15 @@ unsafe extern "C" {
         constants: *const u64,
         constants_num: usize,
     ) -> core::ffi::c_int;
+    /// Of each operation with several outputs between `inputs` and `outputs`, one output. While a
+    /// function is traced, MLX copies its graph, and may let go of such an operation in a way in which
+    /// its outputs, which refer to each other, keep themselves and all before them alive. An array that
+    /// is freed after the trace is made breaks that circle.
+    pub fn graft_trace_siblings(
+        res: *mut mlx_vector_array,
+        outputs: mlx_vector_array,
+        inputs: mlx_vector_array,
+    ) -> core::ffi::c_int;
     /// The stream on which a group communicates when none is given: that depends on its backend, not on
     /// the default device.
     pub fn graft_distributed_stream(

@@ -1,7 +1,7 @@
 //! Compilation of a function into one graph.
 #![allow(unsafe_code)]
 
-use super::traces::{Cache, Traces};
+use super::traces::{Cache, Siblings, Traces};
 use crate::{Array, Closure, Result, call, sys};
 
 /// A compiled function.
@@ -11,6 +11,7 @@ use crate::{Array, Closure, Result, call, sys};
 /// numbers it captures are frozen at the first call: pass what changes as an input.
 pub struct Compiled {
     function: Closure,
+    siblings: Siblings,
     // Dropped after the function: the traces go.
     _traces: Traces,
 }
@@ -35,8 +36,8 @@ where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
 {
     let traces = Traces::new();
-    let function = traces.compile(&Closure::new(f), shapeless)?;
-    Ok(Compiled { function, _traces: traces })
+    let (function, siblings) = traces.compile(f, shapeless)?;
+    Ok(Compiled { function, siblings, _traces: traces })
 }
 
 /// Compiles a closure; the result is a closure too, and its traces go with its last clone.
@@ -65,7 +66,9 @@ impl Compiled {
     /// # Errors
     /// The function's own error while it is traced, or what MLX reports.
     pub fn call<A: AsRef<Array>>(&self, inputs: &[A]) -> Result<Vec<Array>> {
-        self.function.call(inputs)
+        let outputs = self.function.call(inputs);
+        self.siblings.release();
+        outputs
     }
 }
 

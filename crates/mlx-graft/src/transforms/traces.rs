@@ -1,15 +1,17 @@
 //! The traces of a compiled function, with what it returned beside its arrays.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::marker::PhantomData;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use crate::closure::{ClosureExtra, without_drops};
 use crate::handles::Live;
-use crate::{Array, Closure, Result, call, sys};
+use crate::{Array, Closure, Result, VectorArray, call, sys};
 
 /// MLX's cache of traces, of which every thread has one.
 pub(super) struct Cache {
@@ -111,17 +113,37 @@ impl Traces {
         A: AsRef<Array>,
     {
         self.use_this_thread()?;
-        ClosureExtra::new(f).compiled(self.id(), shapeless, constants)?.call(inputs)
+        let siblings = Siblings::default();
+        let kept = siblings.clone();
+        let f = move |inputs: &[Array]| {
+            let (outputs, value) = f(inputs)?;
+            kept.keep(&outputs, inputs)?;
+            Ok((outputs, value))
+        };
+        let result = ClosureExtra::new(f).compiled(self.id(), shapeless, constants)?.call(inputs);
+        siblings.release();
+        result
     }
 
-    /// A compiled closure with its traces here.
-    pub(super) fn compile(&self, f: &Closure, shapeless: bool) -> Result<Closure> {
+    /// A compiled function with its traces here. Whoever calls it releases the siblings afterwards.
+    pub(super) fn compile<F>(&self, f: F, shapeless: bool) -> Result<(Closure, Siblings)>
+    where
+        F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
+    {
         self.use_this_thread()?;
-        Closure::derived("compile", |res| {
+        let siblings = Siblings::default();
+        let kept = siblings.clone();
+        let f = Closure::new(move |inputs| {
+            let outputs = f(inputs)?;
+            kept.keep(&outputs, inputs)?;
+            Ok(outputs)
+        });
+        let compiled = Closure::derived("compile", |res| {
             let none = std::ptr::null();
             // SAFETY: the closure is live and MLX keeps its own copy; there are no constants.
             unsafe { sys::mlx_detail_compile(res, f.as_raw(), self.id(), shapeless, none, 0) }
-        })
+        })?;
+        Ok((compiled, siblings))
     }
 
     /// Remembers that this thread's cache may hold traces.
@@ -142,6 +164,36 @@ impl Traces {
 
     fn id(&self) -> usize {
         std::ptr::from_ref(&*self.id) as usize
+    }
+}
+
+/// Outputs of operations with several, from the graph of a function that is being traced.
+///
+/// MLX copies that graph and drops the original piece by piece. Outputs of one operation refer to
+/// each other, and MLX breaks the circle when the last array that refers to them is destroyed, but
+/// not when another array is assigned to it, which is how some of these go: with them stays all that
+/// the function captured. An array of each that goes after the trace is made ends that.
+#[derive(Clone, Default)]
+pub(super) struct Siblings(Rc<RefCell<Vec<VectorArray>>>);
+
+impl Siblings {
+    fn keep(&self, outputs: &[Array], inputs: &[Array]) -> Result<()> {
+        let outputs = VectorArray::from_arrays(outputs)?;
+        let inputs = VectorArray::from_arrays(inputs)?;
+        let mut found = VectorArray::new();
+        call::plain_status("compile", || {
+            // SAFETY: all handles are live.
+            unsafe {
+                sys::graft_trace_siblings(found.as_mut_raw(), outputs.as_raw(), inputs.as_raw())
+            }
+        })?;
+        self.0.borrow_mut().push(found);
+        Ok(())
+    }
+
+    pub(super) fn release(&self) {
+        // Taken first: what is freed may run code of the caller.
+        drop(self.0.take());
     }
 }
 

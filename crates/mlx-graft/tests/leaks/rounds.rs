@@ -27,6 +27,7 @@ pub const ROUNDS: &[Round] = &[
     ("vjp and jvp", vjp_and_jvp),
     ("vmap", vmap),
     ("compile", compile),
+    ("compiled operations with several outputs", compile_siblings),
     ("checkpoint", checkpoint),
     ("closures that fail", failing_closures),
     ("closures that panic", panicking_closures),
@@ -146,6 +147,21 @@ fn compile() -> Result<()> {
     let compiled = transforms::compile(square_sum, false)?;
     compiled.call(&[x()?])?[0].item::<f32>()?;
     compiled.call(&[x()?])?[0].item::<f32>().map(drop)
+}
+
+/// MLX forgets some of these as it copies a graph, with what the function captured.
+fn compile_siblings() -> Result<()> {
+    let (captured, two) = (x()?, Array::scalar(2.0_f32)?);
+    let f = move |inputs: &[Array]| {
+        let halves = ops::divmod(&ops::multiply(&inputs[0], &captured)?, &two)?;
+        let again = ops::divmod(&ops::exp(&halves[1])?, &ops::exp(&halves[0])?)?;
+        let last = ops::add(&again[0], &ops::multiply(&again[1], &halves[0])?)?;
+        Ok(vec![ops::sum(&last, false)?])
+    };
+    transforms::compile(f.clone(), false)?.call(&[x()?])?[0].eval()?;
+    let traces = transforms::Traces::new();
+    let named = move |inputs: &[Array]| Ok((f(inputs)?, "sum"));
+    traces.call(named, &[x()?], false, &[])?.0[0].eval()
 }
 
 fn checkpoint() -> Result<()> {
