@@ -60,7 +60,7 @@ test-rust: build
 
 test-python: build
 	cargo build --package graft-train
-	python -m mypy.stubtest mlx_graft --ignore-missing-stub
+	python -m mypy.stubtest mlx_graft._core mlx_graft.core --ignore-missing-stub
 	python -m pytest
 
 parity: build ## Compare every operation with mlx.core on many random shapes, layouts and numbers.
