@@ -11,6 +11,7 @@ from support.c_samples import (
     kernels,
     machine,
     operations,
+    profile,
     transforms,
 )
 from support.c_samples.sample import SAMPLES, Sample, in_c, in_python
@@ -30,5 +31,6 @@ __all__ = [
     "kernels",
     "machine",
     "operations",
+    "profile",
     "transforms",
 ]

@@ -101,3 +101,16 @@ def with_an_extra_output(f: Frame) -> Any:
     f.do("mlx_detail_compile_erase", cache, IDENTITY)
     assert sorted(freed) == ["function", "structure"]
     return found
+
+
+def remainder(m: Any, _: Any) -> Any:
+    return [m.divmod(X, W)[1]]
+
+
+@against(remainder)
+def one_of_several_outputs(f: Frame) -> Any:
+    x, w = f.array(X), f.array(W)
+    both = f.get("mlx_vector_array", "mlx_divmod", x, w, f.stream)
+    quotient, rest = f.items(both)
+    outputs = f.arrays(f.op("mlx_add", quotient, rest))
+    return f.read(f.get("mlx_vector_array", "graft_trace_siblings", outputs, f.arrays(x, w)))
