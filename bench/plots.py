@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from pathlib import Path
@@ -34,6 +35,11 @@ def save(figure: Any, path: Path) -> Path:
     return path
 
 
+def not_measured(axes: Any) -> None:
+    """Says so in the place of a plot."""
+    axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+
+
 def bars(axes: Any, results: Results, name: str, key: str, digits: int) -> None:
     """Draws one bar per contestant of a case, with its number."""
     contestants = results.get(name, {}).get("contestants", [])
@@ -44,7 +50,7 @@ def bars(axes: Any, results: Results, name: str, key: str, digits: int) -> None:
     ]
     axes.set_title(name.split("-", 2)[2])
     if not found:
-        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+        not_measured(axes)
         return
     names, numbers = zip(*reversed(found), strict=True)
     drawn = axes.barh(names, numbers, color=[COLOURS[name] for name in names])
@@ -86,7 +92,7 @@ def roofline(results: Results, folder: Path) -> Path:
             try:
                 shares.append(100 * share_of_limit(results, f"inference-100M-{form}", contestant))
             except MissingError:
-                shares.append(0.0)
+                shares.append(math.nan)
         places = [place + (number - 2) * width for place in range(len(FORMS))]
         axes.bar(places, shares, width, label=contestant, color=COLOURS[contestant])
     axes.axhline(100, color="black", linewidth=0.8, linestyle="--")
@@ -126,6 +132,8 @@ def scaling(results: Results, folder: Path) -> Path:
         axes.set_xlabel(axis)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
+        if not points:
+            not_measured(axes)
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0].set_ylabel("ms per step, 5M, fp32")
     return save(figure, folder / "scaling.svg")
