@@ -239,6 +239,24 @@ fn an_index_out_of_range_is_an_error() -> Result<()> {
 }
 
 #[test]
+fn indices_that_depend_on_what_is_differentiated_say_what_to_do() -> Result<()> {
+    let (a, b) = (numbers(1, &[4, 1, 2])?, numbers(2, &[4, 2, 1])?);
+    let by = move |order: &Array| {
+        ops::sum(&graft_kernels::gather_mm(&a, &b, Some(order), Some(order), false)?, false)
+    };
+    let weights = [numbers(3, &[4])?];
+    let (sum, order) = (by.clone(), |x: &[Array]| ops::argsort(&x[0]));
+    let error = transforms::grad(move |x| Ok(vec![sum(&order(x)?)?]), &[0], &weights);
+    let error = error.expect_err("indices have no derivative");
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("stop_gradient"), "{error}");
+
+    let stopped = move |x: &[Array]| Ok(vec![by(&ops::stop_gradient(&order(x)?)?)?]);
+    assert_eq!(transforms::grad(stopped, &[0], &weights)?[0].to_vec::<f32>()?, [0.0; 4]);
+    Ok(())
+}
+
+#[test]
 fn what_is_not_known_here_is_left_to_mlx() -> Result<()> {
     let (a, b) = (numbers(1, &[4, 2, 3])?, numbers(2, &[5, 3, 2])?);
     let picks = indices(1, &[4], 4)?;

@@ -21,7 +21,7 @@ use kernel::{multiply, sum_products};
 /// column as in [`matmul`].
 ///
 /// Products of `float32`, `bfloat16` and `float16` on the CPU run here: those with the same matrix
-/// of `b` as one product of all their rows, on the threads of rayon's global pool, with the kernels
+/// of `b` as one product of all their rows, on the kernels' threads, with the kernels
 /// of [`matmul`]. Whether the indices are sorted makes no difference. All others run through MLX's
 /// own operation.
 ///
@@ -94,7 +94,7 @@ fn wrong_shapes(op: &'static str, inputs: &[ArraySpec]) -> Error {
 }
 
 fn no_derivative(op: &'static str) -> Error {
-    Error::invalid_argument(op, "there is no derivative with respect to indices: stop it there")
+    Error::invalid_argument(op, "indices have no derivative: pass them through stop_gradient")
 }
 
 impl GatherMatmul {
