@@ -16,7 +16,8 @@ import mlx.core as mx
 
 import mlx_graft as mg
 
-CALLS = 20_000
+# Many short turns: the speed of a shared machine changes within a second.
+CALLS, TURNS = 2_000, 151
 CASES: dict[str, Callable[[Any, mx.array, mx.array], object]] = {
     "add": lambda m, a, b: m.add(a, b),
     "matmul": lambda m, a, b: m.matmul(a, b),
@@ -44,7 +45,7 @@ def measure(quick: bool) -> dict[str, Any]:
     results = {}
     for name, call in CASES.items():
         times: dict[str, list[float]] = {"mlx.core": [], "mlx_graft.core": []}
-        for _ in range(5 if quick else 15):
+        for _ in range(TURNS // 5 if quick else TURNS):
             for module, spent in ((mx, times["mlx.core"]), (mg.core, times["mlx_graft.core"])):
                 spent.append(seconds_per_call(partial(call, module, a, b), CALLS))
         medians = {key: statistics.median(spent) for key, spent in times.items()}

@@ -8,6 +8,7 @@ use pyo3::exceptions::{
 };
 
 /// The exception for a failure of MLX; one that passed through from Python comes out as itself.
+#[cold]
 pub(crate) fn to_py(error: mlx_graft::Error) -> PyErr {
     lm_to_py(error.into())
 }

@@ -78,6 +78,7 @@ impl<'py> FromPyObject<'_, 'py> for ArrayIn {
 ///     list.iter().filter(|object| unsafe { borrow_array(object.as_borrowed()) }.is_some()).count()
 /// }
 /// ```
+#[inline]
 pub unsafe fn borrow_array(object: Borrowed<'_, '_, PyAny>) -> Option<BorrowedArray<'static>> {
     // SAFETY: the object is live and the GIL is held; the caller has joined.
     let array = unsafe { graft_bridge_array_from_python(object.as_ptr()) };
@@ -108,6 +109,7 @@ impl<'py> IntoPyObject<'py> for ArrayOut {
     type Output = Bound<'py, PyAny>;
     type Error = PyErr;
 
+    #[inline]
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         joined(py)?;
         // SAFETY: the call moves the array out of the handle, which is ours alone and is only

@@ -95,6 +95,7 @@ pub fn join(py: Python<'_>) -> PyResult<()> {
 }
 
 /// Joins unless that is done: without the registry the native half has no types to look for.
+#[inline]
 fn joined(py: Python<'_>) -> PyResult<()> {
     if JOINED.load(Ordering::Relaxed) { Ok(()) } else { join(py) }
 }

@@ -13,6 +13,7 @@ static READY: Once = Once::new();
 
 /// Makes errors readable before the first call: mlx-c's default handler ends the process. From
 /// then on a fork is noticed.
+#[inline]
 pub(crate) fn ready() {
     READY.call_once(|| {
         // SAFETY: installs a handler that only stores into thread-local memory.
@@ -22,6 +23,7 @@ pub(crate) fn ready() {
 }
 
 /// Runs one C call and turns a non-zero status into the error of this thread.
+#[inline]
 pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
     ready();
     fork::check(op)?;
@@ -31,6 +33,7 @@ pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> 
 }
 
 /// [`status`] of a call during which MLX calls nobody back, so that nothing new is parked.
+#[inline]
 pub(crate) fn plain_status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
     ready();
     fork::check(op)?;
@@ -42,6 +45,7 @@ pub(crate) fn plain_status(op: &'static str, f: impl FnOnce() -> c_int) -> Resul
 }
 
 /// Runs an operation with one output on the stream in scope.
+#[inline]
 pub(crate) fn array(
     op: &'static str,
     f: impl FnOnce(*mut sys::mlx_array, sys::mlx_stream) -> c_int,

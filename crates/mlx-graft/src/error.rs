@@ -5,6 +5,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sys;
 
@@ -133,6 +134,7 @@ impl Error {
     }
 
     /// Takes the failure of the last call on this thread.
+    #[cold]
     pub(crate) fn last(op: &'static str) -> Self {
         match PARKED.take().map(|parked| *parked) {
             Some(Parked::Panic(payload)) => {
@@ -188,6 +190,9 @@ thread_local! {
     static PARKED: Cell<Option<Box<Parked>>> = const { Cell::new(None) };
 }
 
+/// Whether a thread has ever parked a failure: until then nobody needs to look for one.
+static EVER_PARKED: AtomicBool = AtomicBool::new(false);
+
 /// Runs a function that C++ called, and parks its error or panic. Returns the C status.
 pub(crate) fn guarded(f: impl FnOnce() -> Result<()>) -> i32 {
     let (parked, kind, text) = match catch_unwind(AssertUnwindSafe(f)) {
@@ -204,6 +209,7 @@ pub(crate) fn guarded(f: impl FnOnce() -> Result<()>) -> i32 {
     record(kind, &text);
     // The first failure is the cause; later ones follow from it.
     let first = PARKED.take().unwrap_or_else(|| Box::new(parked));
+    EVER_PARKED.store(true, Ordering::Relaxed);
     PARKED.set(Some(first));
     1
 }
@@ -232,8 +238,11 @@ pub(crate) fn panicked(payload: &(dyn Any + Send)) -> String {
 /// Forgets a failure that was caught on the C++ side, before a new call starts.
 #[inline]
 pub(crate) fn clear_parked() {
-    // While a thread ends, its slot may be gone before other values of the thread are.
-    let _ = PARKED.try_with(Cell::take);
+    // What this thread stored itself it sees.
+    if EVER_PARKED.load(Ordering::Relaxed) {
+        // While a thread ends, its slot may be gone before other values of the thread are.
+        let _ = PARKED.try_with(Cell::take);
+    }
 }
 
 /// Forgets the failure of the last call on this thread.

@@ -138,9 +138,11 @@ fn function(op: &Op, suffix: &str, function: &Function, example: &str) -> String
     let at = op.functions.iter().position(|(found, _)| found == suffix);
     let check = at.and_then(|at| op.check.get(at)).map_or("", String::as_str);
     let prepared: String = function.params.iter().filter_map(|param| prepare(op, param)).collect();
+    // A call costs less than a microsecond, of which moving results between functions is a part.
+    let inline = if runner == "array" { "#[inline]\n" } else { "" };
     let _ = write!(
         text,
-        "pub {qualifier}fn {}{suffix}({}) -> Result<{result}> {{\n{unpacked}{check}\n{prepared}\
+        "{inline}pub {qualifier}fn {}{suffix}({}) -> Result<{result}> {{\n{unpacked}{check}\n{prepared}\
          call::{runner}({:?}, |{}| {{\n// SAFETY: {safety}\nunsafe {{ sys::{}({}) }}\n}})\n}}\n\n",
         op.rust,
         params.join(", "),

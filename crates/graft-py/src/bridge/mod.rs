@@ -44,6 +44,7 @@ impl AsRef<Array> for In {
 
 impl In {
     /// The object as an array, if it is one.
+    #[inline]
     pub(crate) fn of(object: Borrowed<'_, '_, PyAny>) -> Option<Self> {
         borrowed(object).map(|array| Self { array, _object: object.to_owned().unbind() })
     }
@@ -57,6 +58,7 @@ impl In {
 impl<'py> FromPyObject<'_, 'py> for In {
     type Error = PyErr;
 
+    #[inline]
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         Self::of(object).ok_or_else(|| wrong_type("an mlx.core.array", object))
     }

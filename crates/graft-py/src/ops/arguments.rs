@@ -32,19 +32,30 @@ impl<'py> FromPyObject<'_, 'py> for Ints {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        integers(object).map(Self).map_err(|_| wrong_type("a sequence of integers", object))
+        let integers = integers(object);
+        integers
+            .map(|integers| Self(integers.into_vec()))
+            .ok_or_else(|| wrong_type("a sequence of integers", object))
     }
 }
 
-/// The elements of a sequence. Most are tuples and lists, which need no search for a protocol.
-fn integers<C: FromIterator<i32>>(object: Borrowed<'_, '_, PyAny>) -> PyResult<C> {
+/// The elements of a sequence, if they are integers. Most are tuples and lists, which need no search
+/// for a protocol.
+#[inline]
+fn integers(object: Borrowed<'_, '_, PyAny>) -> Option<Lengths> {
+    let mut integers = Lengths::new();
     if let Ok(tuple) = object.cast::<PyTuple>() {
-        return tuple.iter_borrowed().map(Borrowed::extract).collect();
+        for item in tuple.iter_borrowed() {
+            integers.push(item.extract().ok()?);
+        }
+    } else if let Ok(list) = object.cast::<PyList>() {
+        for item in list.iter() {
+            integers.push(item.extract().ok()?);
+        }
+    } else {
+        integers = object.extract::<Vec<i32>>().ok()?.into();
     }
-    if let Ok(list) = object.cast::<PyList>() {
-        return list.iter().map(|item| item.extract()).collect();
-    }
-    object.extract::<Vec<i32>>().map(C::from_iter)
+    Some(integers)
 }
 
 /// One axis or several.
@@ -64,8 +75,8 @@ impl<'py> FromPyObject<'_, 'py> for Axes {
             return Ok(Self::One(axis));
         }
         integers(object)
-            .map(Self::Many)
-            .map_err(|_| wrong_type("an integer or a sequence of them", object))
+            .map(|integers| Self::Many(integers.into_vec()))
+            .ok_or_else(|| wrong_type("an integer or a sequence of them", object))
     }
 }
 
@@ -108,8 +119,9 @@ type Lengths = SmallVec<[i32; 8]>;
 impl<'py> FromPyObject<'_, 'py> for Shape {
     type Error = PyErr;
 
+    #[inline]
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(lengths) = integers(object) {
+        if let Some(lengths) = integers(object) {
             return Ok(Self(lengths));
         }
         let lengths: Vec<i64> = object.extract().map_err(|_| wrong_type("a shape", object))?;
@@ -153,6 +165,7 @@ pub(crate) fn inputs(arguments: &Bound<'_, PyTuple>) -> PyResult<Vec<In>> {
 }
 
 /// Runs an operation on a stream of Python's, or on the one in scope.
+#[inline]
 pub(crate) fn run<T>(
     stream: Option<&Bound<'_, PyAny>>,
     f: impl FnOnce() -> mlx_graft::Result<T>,

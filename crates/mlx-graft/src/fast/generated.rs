@@ -16,6 +16,7 @@ use crate::{Array, Result, call, sys};
 /// assert_eq!(fast::rms_norm(&o, None, 0.0)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
     call::array("rms_norm", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -36,6 +37,7 @@ pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
 /// assert_eq!(fast::layer_norm(&a, None, None, 1e-5)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn layer_norm(
     x: &Array,
     weight: Option<&Array>,
@@ -71,6 +73,7 @@ pub fn layer_norm(
 /// assert_eq!(fast::cross_entropy(&a, &i)?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     call::array("cross_entropy", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -149,6 +152,7 @@ impl<'a> RopeOptions<'a> {
 /// assert_eq!(fast::rope(&ops::ones(&[1, 1, 4, 8], Dtype::Float32)?, 8, 0, &fast::RopeOptions::default().base(500_000.0))?.shape(), [1, 1, 4, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn rope(x: &Array, dims: i32, offset: i32, options: &RopeOptions<'_>) -> Result<Array> {
     let &RopeOptions { traditional, base, scale, freqs } = options;
 
@@ -184,6 +188,7 @@ pub fn rope(x: &Array, dims: i32, offset: i32, options: &RopeOptions<'_>) -> Res
 /// assert_eq!(fast::rope_dynamic(&ops::ones(&[1, 1, 4, 8], Dtype::Float32)?, 8, &Array::scalar(2)?, &fast::RopeOptions::default())?.shape(), [1, 1, 4, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn rope_dynamic(
     x: &Array,
     dims: i32,
@@ -280,6 +285,7 @@ impl<'a> ScaledDotProductAttentionOptions<'a> {
 /// assert_eq!(fast::scaled_dot_product_attention(&q, &q, &q, 0.35, &options)?.shape(), [1, 2, 4, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scaled_dot_product_attention(
     queries: &Array,
     keys: &Array,

@@ -17,6 +17,7 @@ use crate::{Array, Result, call, sys};
 /// assert_eq!(fft::fft(&a, 3, -1, fft::Norm::Backward)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn fft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
     call::array("fft", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -37,6 +38,7 @@ pub fn fft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::ifft(&a, 3, -1, fft::Norm::Backward)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn ifft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
     call::array("ifft", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -57,6 +59,7 @@ pub fn ifft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::rfft(&a, 3, -1, fft::Norm::Backward)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn rfft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
     call::array("rfft", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -77,6 +80,7 @@ pub fn rfft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::irfft(&a, 4, -1, fft::Norm::Backward)?.shape(), [2, 4]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn irfft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
     call::array("irfft", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -98,6 +102,7 @@ pub fn irfft(a: &Array, n: i32, axis: i32, norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::fft2(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn fft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("fft2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -130,6 +135,7 @@ pub fn fft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::ifft2(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn ifft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("ifft2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -163,6 +169,7 @@ pub fn ifft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::rfft2(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn rfft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("rfft2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -195,6 +202,7 @@ pub fn rfft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::irfft2(&a, &[2, 4], &[0, 1], fft::Norm::Backward)?.shape(), [2, 4]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn irfft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("irfft2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -227,6 +235,7 @@ pub fn irfft2(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::fftn(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn fftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("fftn", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -259,6 +268,7 @@ pub fn fftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::ifftn(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn ifftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("ifftn", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -292,6 +302,7 @@ pub fn ifftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::rfftn(&a, &[2, 3], &[0, 1], fft::Norm::Backward)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn rfftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("rfftn", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -324,6 +335,7 @@ pub fn rfftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::irfftn(&a, &[2, 4], &[0, 1], fft::Norm::Backward)?.shape(), [2, 4]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn irfftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
     call::array("irfftn", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -355,6 +367,7 @@ pub fn irfftn(a: &Array, n: &[i32], axes: &[i32], norm: Norm) -> Result<Array> {
 /// assert_eq!(fft::fftshift(&b, &[0])?.to_vec::<f32>()?, [1.0, 3.0, 2.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn fftshift(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("fftshift", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -375,6 +388,7 @@ pub fn fftshift(a: &Array, axes: &[i32]) -> Result<Array> {
 /// assert_eq!(fft::ifftshift(&b, &[0])?.to_vec::<f32>()?, [2.0, 1.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn ifftshift(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("ifftshift", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -394,6 +408,7 @@ pub fn ifftshift(a: &Array, axes: &[i32]) -> Result<Array> {
 /// assert_eq!(fft::fftfreq(4, 0.25)?.to_vec::<f32>()?, [0.0, 1.0, -2.0, -1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn fftfreq(n: i32, d: f64) -> Result<Array> {
     call::array("fftfreq", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -413,6 +428,7 @@ pub fn fftfreq(n: i32, d: f64) -> Result<Array> {
 /// assert_eq!(fft::rfftfreq(4, 0.25)?.to_vec::<f32>()?, [0.0, 1.0, 2.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn rfftfreq(n: i32, d: f64) -> Result<Array> {
     call::array("rfftfreq", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

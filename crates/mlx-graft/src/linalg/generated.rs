@@ -18,6 +18,7 @@ use crate::{Array, Result, call, sys};
 /// assert_eq!(linalg::norm(&b, 1.0, None, false)?.to_vec::<f32>()?, [6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn norm(a: &Array, ord: f64, axis: Option<&[i32]>, keepdims: bool) -> Result<Array> {
     call::array("norm", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -48,6 +49,7 @@ pub fn norm(a: &Array, ord: f64, axis: Option<&[i32]>, keepdims: bool) -> Result
 /// assert_eq!(linalg::norm_matrix(&m, "fro", None, false)?.shape(), [0_i32; 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn norm_matrix(a: &Array, ord: &str, axis: Option<&[i32]>, keepdims: bool) -> Result<Array> {
     let ord = call::c_string("norm_matrix", ord)?;
     call::array("norm_matrix", |res, stream| {
@@ -79,6 +81,7 @@ pub fn norm_matrix(a: &Array, ord: &str, axis: Option<&[i32]>, keepdims: bool) -
 /// assert_eq!(linalg::norm_l2(&o, None, true)?.shape(), [1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn norm_l2(a: &Array, axis: Option<&[i32]>, keepdims: bool) -> Result<Array> {
     call::array("norm_l2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -173,6 +176,7 @@ pub fn eigh(a: &Array, uplo: &str) -> Result<(Array, Array)> {
 /// assert_eq!(linalg::eigvalsh(&m, "L")?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn eigvalsh(a: &Array, uplo: &str) -> Result<Array> {
     let uplo = call::c_string("eigvalsh", uplo)?;
     call::array("eigvalsh", |res, stream| {
@@ -216,6 +220,7 @@ pub fn eig(a: &Array) -> Result<(Array, Array)> {
 /// assert_eq!(linalg::eigvals(&m)?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn eigvals(a: &Array) -> Result<Array> {
     call::array("eigvals", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -237,6 +242,7 @@ pub fn eigvals(a: &Array) -> Result<Array> {
 /// assert_eq!(linalg::inv(&m)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn inv(a: &Array) -> Result<Array> {
     call::array("inv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -258,6 +264,7 @@ pub fn inv(a: &Array) -> Result<Array> {
 /// assert_eq!(linalg::tri_inv(&ops::tril(&m, 0)?, false)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn tri_inv(a: &Array, upper: bool) -> Result<Array> {
     call::array("tri_inv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -278,6 +285,7 @@ pub fn tri_inv(a: &Array, upper: bool) -> Result<Array> {
 /// assert_eq!(linalg::pinv(&a)?.shape(), [3, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn pinv(a: &Array) -> Result<Array> {
     call::array("pinv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -299,6 +307,7 @@ pub fn pinv(a: &Array) -> Result<Array> {
 /// assert_eq!(linalg::det(&m)?.shape(), [0_i32; 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn det(a: &Array) -> Result<Array> {
     call::array("det", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -341,6 +350,7 @@ pub fn slogdet(a: &Array) -> Result<(Array, Array)> {
 /// assert_eq!(linalg::cholesky(&m, false)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cholesky(a: &Array, upper: bool) -> Result<Array> {
     call::array("cholesky", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -362,6 +372,7 @@ pub fn cholesky(a: &Array, upper: bool) -> Result<Array> {
 /// assert_eq!(linalg::cholesky_inv(&linalg::cholesky(&m, false)?, false)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cholesky_inv(a: &Array, upper: bool) -> Result<Array> {
     call::array("cholesky_inv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -422,6 +433,7 @@ pub fn lu_factor(a: &Array) -> Result<(Array, Array)> {
 /// assert_eq!(linalg::solve(&m, &m)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn solve(a: &Array, b: &Array) -> Result<Array> {
     call::array("solve", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -442,6 +454,7 @@ pub fn solve(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(linalg::solve_triangular(&ops::tril(&m, 0)?, &m, false)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn solve_triangular(a: &Array, b: &Array, upper: bool) -> Result<Array> {
     call::array("solve_triangular", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -463,6 +476,7 @@ pub fn solve_triangular(a: &Array, b: &Array, upper: bool) -> Result<Array> {
 /// assert_eq!(linalg::cross(&b, &o, -1)?.to_vec::<f32>()?, [1.0, -2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cross(a: &Array, b: &Array, axis: i32) -> Result<Array> {
     call::array("cross", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

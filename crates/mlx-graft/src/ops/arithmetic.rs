@@ -17,6 +17,7 @@ use crate::{Array, Result, call, sys};
 /// assert_eq!(ops::add(&b, &o)?.to_vec::<f32>()?, [4.0, 3.0, 2.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn add(a: &Array, b: &Array) -> Result<Array> {
     call::array("add", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -38,6 +39,7 @@ pub fn add(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::subtract(&b, &o)?.to_vec::<f32>()?, [2.0, 1.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn subtract(a: &Array, b: &Array) -> Result<Array> {
     call::array("subtract", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -58,6 +60,7 @@ pub fn subtract(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::multiply(&b, &b)?.to_vec::<f32>()?, [9.0, 4.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn multiply(a: &Array, b: &Array) -> Result<Array> {
     call::array("multiply", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -78,6 +81,7 @@ pub fn multiply(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::divide(&b, &b)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn divide(a: &Array, b: &Array) -> Result<Array> {
     call::array("divide", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -99,6 +103,7 @@ pub fn divide(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::floor_divide(&a, &b)?.to_vec::<f32>()?, [0.0, 1.0, 3.0, 1.0, 2.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn floor_divide(a: &Array, b: &Array) -> Result<Array> {
     call::array("floor_divide", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -120,6 +125,7 @@ pub fn floor_divide(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::remainder(&a, &b)?.to_vec::<f32>()?, [1.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn remainder(a: &Array, b: &Array) -> Result<Array> {
     call::array("remainder", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -162,6 +168,7 @@ pub fn divmod(a: &Array, b: &Array) -> Result<Vec<Array>> {
 /// assert_eq!(ops::power(&b, &o)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn power(a: &Array, b: &Array) -> Result<Array> {
     call::array("power", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -183,6 +190,7 @@ pub fn power(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::maximum(&a, &b)?.to_vec::<f32>()?, [3.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn maximum(a: &Array, b: &Array) -> Result<Array> {
     call::array("maximum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -204,6 +212,7 @@ pub fn maximum(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::minimum(&a, &b)?.to_vec::<f32>()?, [1.0, 2.0, 1.0, 3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn minimum(a: &Array, b: &Array) -> Result<Array> {
     call::array("minimum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -225,6 +234,7 @@ pub fn minimum(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::logaddexp(&a, &b)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logaddexp(a: &Array, b: &Array) -> Result<Array> {
     call::array("logaddexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -246,6 +256,7 @@ pub fn logaddexp(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::arctan2(&z, &o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn arctan2(a: &Array, b: &Array) -> Result<Array> {
     call::array("arctan2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -263,6 +274,7 @@ pub fn arctan2(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::negative(&b)?.to_vec::<f32>()?, [-3.0, -2.0, -1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn negative(a: &Array) -> Result<Array> {
     call::array("negative", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -280,6 +292,7 @@ pub fn negative(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::positive(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn positive(a: &Array) -> Result<Array> {
     call::array("positive", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -297,6 +310,7 @@ pub fn positive(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::abs(&ops::negative(&b)?)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn abs(a: &Array) -> Result<Array> {
     call::array("abs", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -314,6 +328,7 @@ pub fn abs(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::sign(&b)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sign(a: &Array) -> Result<Array> {
     call::array("sign", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -331,6 +346,7 @@ pub fn sign(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::reciprocal(&o)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn reciprocal(a: &Array) -> Result<Array> {
     call::array("reciprocal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -348,6 +364,7 @@ pub fn reciprocal(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::square(&b)?.to_vec::<f32>()?, [9.0, 4.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn square(a: &Array) -> Result<Array> {
     call::array("square", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -365,6 +382,7 @@ pub fn square(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::sqrt(&o)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sqrt(a: &Array) -> Result<Array> {
     call::array("sqrt", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -382,6 +400,7 @@ pub fn sqrt(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::rsqrt(&o)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn rsqrt(a: &Array) -> Result<Array> {
     call::array("rsqrt", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -403,6 +422,7 @@ pub fn rsqrt(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::clip(&a, None, Some(&b))?.to_vec::<f32>()?, [1.0, 2.0, 1.0, 3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn clip(a: &Array, a_min: Option<&Array>, a_max: Option<&Array>) -> Result<Array> {
     call::array("clip", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -15,6 +15,7 @@ use crate::{Array, Dtype, Result, VectorArray, call, sys};
 /// assert_eq!(ops::zeros(&[3], Dtype::Float32)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn zeros(shape: &[i32], dtype: Dtype) -> Result<Array> {
     call::array("zeros", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -34,6 +35,7 @@ pub fn zeros(shape: &[i32], dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::ones(&[3], Dtype::Float32)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn ones(shape: &[i32], dtype: Dtype) -> Result<Array> {
     call::array("ones", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -53,6 +55,7 @@ pub fn ones(shape: &[i32], dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::full(&[3], &Array::scalar(2.5_f32)?, Dtype::Float32)?.to_vec::<f32>()?, [2.5, 2.5, 2.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn full(shape: &[i32], vals: &Array, dtype: Dtype) -> Result<Array> {
     call::array("full", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -75,6 +78,7 @@ pub fn full(shape: &[i32], vals: &Array, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::full_like(&b, &Array::scalar(2.5_f32)?, Dtype::Float32)?.to_vec::<f32>()?, [2.5, 2.5, 2.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn full_like(a: &Array, vals: &Array, dtype: Dtype) -> Result<Array> {
     call::array("full_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -92,6 +96,7 @@ pub fn full_like(a: &Array, vals: &Array, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::zeros_like(&b)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn zeros_like(a: &Array) -> Result<Array> {
     call::array("zeros_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -111,6 +116,7 @@ pub fn zeros_like(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::zeros_like_dtype(&b, Dtype::Int32)?.to_vec::<i32>()?, [0_i32, 0, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn zeros_like_dtype(a: &Array, dtype: Dtype) -> Result<Array> {
     call::array("zeros_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -128,6 +134,7 @@ pub fn zeros_like_dtype(a: &Array, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::ones_like(&b)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn ones_like(a: &Array) -> Result<Array> {
     call::array("ones_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -147,6 +154,7 @@ pub fn ones_like(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::ones_like_dtype(&b, Dtype::Int32)?.to_vec::<i32>()?, [1_i32, 1, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn ones_like_dtype(a: &Array, dtype: Dtype) -> Result<Array> {
     call::array("ones_like", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -166,6 +174,7 @@ pub fn ones_like_dtype(a: &Array, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::eye(2, 2, 1, Dtype::Float32)?.to_vec::<f32>()?, [0.0, 1.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn eye(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
     call::array("eye", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -185,6 +194,7 @@ pub fn eye(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::identity(2, Dtype::Float32)?.to_vec::<f32>()?, [1.0, 0.0, 0.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn identity(n: i32, dtype: Dtype) -> Result<Array> {
     call::array("identity", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -204,6 +214,7 @@ pub fn identity(n: i32, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::tri(2, 2, 0, Dtype::Float32)?.to_vec::<f32>()?, [1.0, 0.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn tri(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
     call::array("tri", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -223,6 +234,7 @@ pub fn tri(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::arange(1.0, 2.0, 0.5, Dtype::Float32)?.to_vec::<f32>()?, [1.0, 1.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn arange(start: f64, stop: f64, step: f64, dtype: Dtype) -> Result<Array> {
     call::array("arange", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -242,6 +254,7 @@ pub fn arange(start: f64, stop: f64, step: f64, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::linspace(0.0, 1.0, 3, Dtype::Float32)?.to_vec::<f32>()?, [0.0, 0.5, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn linspace(start: f64, stop: f64, num: i32, dtype: Dtype) -> Result<Array> {
     call::array("linspace", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -261,6 +274,7 @@ pub fn linspace(start: f64, stop: f64, num: i32, dtype: Dtype) -> Result<Array> 
 /// assert_eq!(ops::linspace_endpoint(0.0, 1.0, 2, false, Dtype::Float32)?.to_vec::<f32>()?, [0.0, 0.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn linspace_endpoint(
     start: f64,
     stop: f64,
@@ -285,6 +299,7 @@ pub fn linspace_endpoint(
 /// assert_eq!(ops::bartlett(5)?.shape(), [5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn bartlett(m: i32) -> Result<Array> {
     call::array("bartlett", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -301,6 +316,7 @@ pub fn bartlett(m: i32) -> Result<Array> {
 /// assert_eq!(ops::blackman(5)?.shape(), [5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn blackman(m: i32) -> Result<Array> {
     call::array("blackman", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -317,6 +333,7 @@ pub fn blackman(m: i32) -> Result<Array> {
 /// assert_eq!(ops::hamming(5)?.shape(), [5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn hamming(m: i32) -> Result<Array> {
     call::array("hamming", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -333,6 +350,7 @@ pub fn hamming(m: i32) -> Result<Array> {
 /// assert_eq!(ops::hanning(5)?.shape(), [5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn hanning(m: i32) -> Result<Array> {
     call::array("hanning", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -350,6 +368,7 @@ pub fn hanning(m: i32) -> Result<Array> {
 /// assert_eq!(ops::astype(&b, Dtype::Int32)?.to_vec::<i32>()?, [3_i32, 2, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn astype(a: &Array, dtype: Dtype) -> Result<Array> {
     call::array("astype", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -370,6 +389,7 @@ pub fn astype(a: &Array, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::view(&z, Dtype::Int32)?.to_vec::<i32>()?, [0_i32, 0, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn view(a: &Array, dtype: Dtype) -> Result<Array> {
     call::array("view", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -387,6 +407,7 @@ pub fn view(a: &Array, dtype: Dtype) -> Result<Array> {
 /// assert_eq!(ops::copy(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn copy(a: &Array) -> Result<Array> {
     call::array("copy", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -404,6 +425,7 @@ pub fn copy(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::stop_gradient(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn stop_gradient(a: &Array) -> Result<Array> {
     call::array("stop_gradient", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -444,6 +466,7 @@ pub fn depends(
 /// assert_eq!(ops::to_fp8(&o)?.shape(), [3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn to_fp8(x: &Array) -> Result<Array> {
     call::array("to_fp8", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -461,6 +484,7 @@ pub fn to_fp8(x: &Array) -> Result<Array> {
 /// assert_eq!(ops::from_fp8(&ops::to_fp8(&b)?, Dtype::Float32)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn from_fp8(x: &Array, dtype: Dtype) -> Result<Array> {
     call::array("from_fp8", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -19,6 +19,7 @@ use crate::{Array, Dtype, Result, VectorArray, call, index::check, sys};
 /// assert_eq!(ops::take(&b, &i)?.to_vec::<f32>()?, [1.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn take(a: &Array, indices: &Array) -> Result<Array> {
     let indices = check::flat("take", a, indices)?;
     call::array("take", |res, stream| {
@@ -45,6 +46,7 @@ pub fn take(a: &Array, indices: &Array) -> Result<Array> {
 /// assert_eq!(ops::take_axis(&a, &i, 1)?.to_vec::<f32>()?, [3.0, 1.0, 6.0, 4.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn take_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
     let indices = check::along("take", a, indices, axis)?;
     call::array("take", |res, stream| {
@@ -69,6 +71,7 @@ pub fn take_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::take_along_axis(&b, &i, 0)?.to_vec::<f32>()?, [1.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
     let indices = check::along("take_along_axis", a, indices, axis)?;
     call::array("take_along_axis", |res, stream| {
@@ -93,6 +96,7 @@ pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::put_along_axis(&b, &i, &Array::scalar(0.0_f32)?, 0)?.to_vec::<f32>()?, [0.0, 2.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn put_along_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> Result<Array> {
     let indices = check::along("put_along_axis", a, indices, axis)?;
     call::array("put_along_axis", |res, stream| {
@@ -125,6 +129,7 @@ pub fn put_along_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> 
 /// assert_eq!(ops::masked_scatter(&b, &t, &z)?.to_vec::<f32>()?, [0.0, 2.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn masked_scatter(a: &Array, mask: &Array, src: &Array) -> Result<Array> {
     call::array("masked_scatter", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -148,6 +153,7 @@ pub fn masked_scatter(a: &Array, mask: &Array, src: &Array) -> Result<Array> {
 /// assert_eq!(ops::gather(&b, &[&i], &[0], &[1])?.to_vec::<f32>()?, [1.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn gather(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -190,6 +196,7 @@ pub fn gather(
 /// assert_eq!(ops::gather_single(&b, &i, 0, &[1])?.to_vec::<f32>()?, [1.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn gather_single(a: &Array, indices: &Array, axis: i32, slice_sizes: &[i32]) -> Result<Array> {
     let given = [indices];
     let checked = check::starts("gather", a, &given, &[axis], slice_sizes)?;
@@ -226,6 +233,7 @@ pub fn gather_single(a: &Array, indices: &Array, axis: i32, slice_sizes: &[i32])
 /// assert_eq!(ops::scatter(&b, &[&i], &Array::from_slice(&[5.0_f32, 6.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [6.0, 2.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -267,6 +275,7 @@ pub fn scatter(
 /// assert_eq!(ops::scatter_single(&b, &i, &Array::from_slice(&[5.0_f32, 6.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [6.0, 2.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_single(a: &Array, indices: &Array, updates: &Array, axis: i32) -> Result<Array> {
     let given = [indices];
     let checked = check::updates("scatter", a, &given, updates, &[axis])?;
@@ -302,6 +311,7 @@ pub fn scatter_single(a: &Array, indices: &Array, updates: &Array, axis: i32) ->
 /// assert_eq!(ops::scatter_add(&b, &[&i], &Array::from_slice(&[5.0_f32, 6.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [9.0, 2.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_add(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -343,6 +353,7 @@ pub fn scatter_add(
 /// assert_eq!(ops::scatter_add_single(&b, &i, &Array::from_slice(&[5.0_f32, 6.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [9.0, 2.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_add_single(a: &Array, indices: &Array, updates: &Array, axis: i32) -> Result<Array> {
     let given = [indices];
     let checked = check::updates("scatter_add", a, &given, updates, &[axis])?;
@@ -378,6 +389,7 @@ pub fn scatter_add_single(a: &Array, indices: &Array, updates: &Array, axis: i32
 /// assert_eq!(ops::scatter_add_axis(&b, &i, &Array::from_slice(&[5.0_f32, 6.0], &[2])?, 0)?.to_vec::<f32>()?, [9.0, 2.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_add_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> Result<Array> {
     let indices = check::along("scatter_add_axis", a, indices, axis)?;
     call::array("scatter_add_axis", |res, stream| {
@@ -411,6 +423,7 @@ pub fn scatter_add_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -
 /// assert_eq!(ops::scatter_max(&b, &[&i], &Array::from_slice(&[5.0_f32, 1.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [3.0, 2.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_max(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -452,6 +465,7 @@ pub fn scatter_max(
 /// assert_eq!(ops::scatter_max_single(&b, &i, &Array::from_slice(&[5.0_f32, 1.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [3.0, 2.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_max_single(a: &Array, indices: &Array, updates: &Array, axis: i32) -> Result<Array> {
     let given = [indices];
     let checked = check::updates("scatter_max", a, &given, updates, &[axis])?;
@@ -487,6 +501,7 @@ pub fn scatter_max_single(a: &Array, indices: &Array, updates: &Array, axis: i32
 /// assert_eq!(ops::scatter_min(&b, &[&i], &Array::from_slice(&[5.0_f32, 1.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [1.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_min(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -528,6 +543,7 @@ pub fn scatter_min(
 /// assert_eq!(ops::scatter_min_single(&b, &i, &Array::from_slice(&[5.0_f32, 1.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [1.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_min_single(a: &Array, indices: &Array, updates: &Array, axis: i32) -> Result<Array> {
     let given = [indices];
     let checked = check::updates("scatter_min", a, &given, updates, &[axis])?;
@@ -563,6 +579,7 @@ pub fn scatter_min_single(a: &Array, indices: &Array, updates: &Array, axis: i32
 /// assert_eq!(ops::scatter_prod(&b, &[&i], &Array::from_slice(&[5.0_f32, 2.0], &[2, 1])?, &[0])?.to_vec::<f32>()?, [6.0, 2.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_prod(
     a: &Array,
     indices: &[impl AsRef<Array>],
@@ -604,6 +621,7 @@ pub fn scatter_prod(
 /// assert_eq!(ops::scatter_prod_single(&b, &i, &Array::from_slice(&[5.0_f32, 2.0], &[2, 1])?, 0)?.to_vec::<f32>()?, [6.0, 2.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn scatter_prod_single(
     a: &Array,
     indices: &Array,
@@ -641,6 +659,7 @@ pub fn scatter_prod_single(
 /// assert_eq!(ops::slice(&a, &[0, 1], &[2, 3], &[1, 1])?.to_vec::<f32>()?, [2.0, 3.0, 5.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn slice(a: &Array, start: &[i32], stop: &[i32], strides: &[i32]) -> Result<Array> {
     check::steps("slice", strides)?;
     call::array("slice", |res, stream| {
@@ -676,6 +695,7 @@ pub fn slice(a: &Array, start: &[i32], stop: &[i32], strides: &[i32]) -> Result<
 /// assert_eq!(ops::slice_update(&b, &z, &[0], &[3], &[1])?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn slice_update(
     src: &Array,
     update: &Array,
@@ -718,6 +738,7 @@ pub fn slice_update(
 /// assert_eq!(ops::slice_update_add(&b, &o, &[0], &[3], &[1])?.to_vec::<f32>()?, [4.0, 3.0, 2.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn slice_update_add(
     src: &Array,
     update: &Array,
@@ -760,6 +781,7 @@ pub fn slice_update_add(
 /// assert_eq!(ops::slice_update_max(&z, &b, &[0], &[3], &[1])?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn slice_update_max(
     src: &Array,
     update: &Array,
@@ -802,6 +824,7 @@ pub fn slice_update_max(
 /// assert_eq!(ops::slice_update_min(&z, &b, &[0], &[3], &[1])?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn slice_update_min(
     src: &Array,
     update: &Array,
@@ -843,6 +866,7 @@ pub fn slice_update_min(
 /// assert_eq!(ops::slice_update_prod(&b, &b, &[0], &[3], &[1])?.to_vec::<f32>()?, [9.0, 4.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn slice_update_prod(
     src: &Array,
     update: &Array,
@@ -885,6 +909,7 @@ pub fn slice_update_prod(
 /// assert_eq!(ops::slice_dynamic(&a, &Array::from_slice(&[1], &[1])?, &[1], &[2, 2])?.to_vec::<f32>()?, [2.0, 3.0, 5.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn slice_dynamic(a: &Array, start: &Array, axes: &[i32], slice_size: &[i32]) -> Result<Array> {
     let start = check::start("slice_dynamic", a, start, axes, slice_size)?;
     call::array("slice_dynamic", |res, stream| {
@@ -919,6 +944,7 @@ pub fn slice_dynamic(a: &Array, start: &Array, axes: &[i32], slice_size: &[i32])
 /// assert_eq!(ops::slice_update_dynamic(&b, &Array::from_slice(&[0.0_f32], &[1])?, &Array::from_slice(&[1], &[1])?, &[0])?.to_vec::<f32>()?, [3.0, 0.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn slice_update_dynamic(
     src: &Array,
     update: &Array,
@@ -955,6 +981,7 @@ pub fn slice_update_dynamic(
 /// assert_eq!(ops::diag(&a, 0)?.to_vec::<f32>()?, [1.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn diag(a: &Array, k: i32) -> Result<Array> {
     call::array("diag", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -975,6 +1002,7 @@ pub fn diag(a: &Array, k: i32) -> Result<Array> {
 /// assert_eq!(ops::diagonal(&a, 1, 0, 1)?.to_vec::<f32>()?, [2.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn diagonal(a: &Array, offset: i32, axis1: i32, axis2: i32) -> Result<Array> {
     call::array("diagonal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -995,6 +1023,7 @@ pub fn diagonal(a: &Array, offset: i32, axis1: i32, axis2: i32) -> Result<Array>
 /// assert_eq!(ops::trace(&a)?.to_vec::<f32>()?, [6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn trace(a: &Array) -> Result<Array> {
     call::array("trace", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1071,6 +1100,7 @@ impl TraceOptions {
 /// assert_eq!(ops::trace_axes(&a, &ops::TraceOptions::default().offset(1))?.to_vec::<f32>()?, [8.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn trace_axes(a: &Array, options: &TraceOptions) -> Result<Array> {
     let &TraceOptions { offset, axis1, axis2, dtype } = options;
     let dtype = dtype.unwrap_or_else(|| a.dtype());
@@ -1096,6 +1126,7 @@ pub fn trace_axes(a: &Array, options: &TraceOptions) -> Result<Array> {
 /// assert_eq!(ops::tril(&a, 0)?.to_vec::<f32>()?, [1.0, 0.0, 0.0, 4.0, 5.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn tril(x: &Array, k: i32) -> Result<Array> {
     call::array("tril", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1116,6 +1147,7 @@ pub fn tril(x: &Array, k: i32) -> Result<Array> {
 /// assert_eq!(ops::triu(&a, 0)?.to_vec::<f32>()?, [1.0, 2.0, 3.0, 0.0, 5.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn triu(x: &Array, k: i32) -> Result<Array> {
     call::array("triu", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

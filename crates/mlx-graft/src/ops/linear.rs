@@ -17,6 +17,7 @@ use crate::{Array, Result, VectorArray, call, index::check, sys};
 /// assert_eq!(ops::matmul(&a, &b)?.to_vec::<f32>()?, [10.0, 28.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
     call::array("matmul", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -38,6 +39,7 @@ pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::addmm(&m, &a, &ops::transpose(&a)?, 1.0, 0.0)?.to_vec::<f32>()?, [14.0, 32.0, 32.0, 77.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn addmm(c: &Array, a: &Array, b: &Array, alpha: f32, beta: f32) -> Result<Array> {
     call::array("addmm", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -58,6 +60,7 @@ pub fn addmm(c: &Array, a: &Array, b: &Array, alpha: f32, beta: f32) -> Result<A
 /// assert_eq!(ops::inner(&b, &b)?.to_vec::<f32>()?, [14.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn inner(a: &Array, b: &Array) -> Result<Array> {
     call::array("inner", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -76,6 +79,7 @@ pub fn inner(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::outer(&b, &o)?.to_vec::<f32>()?, [3.0, 3.0, 3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn outer(a: &Array, b: &Array) -> Result<Array> {
     call::array("outer", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -96,6 +100,7 @@ pub fn outer(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::vecdot(&a, &a, 1)?.to_vec::<f32>()?, [14.0, 77.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn vecdot(a: &Array, b: &Array, axis: i32) -> Result<Array> {
     call::array("vecdot", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -114,6 +119,7 @@ pub fn vecdot(a: &Array, b: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::kron(&b, &o)?.shape(), [9]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn kron(a: &Array, b: &Array) -> Result<Array> {
     call::array("kron", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -135,6 +141,7 @@ pub fn kron(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::tensordot(&a, &b, &[1], &[0])?.to_vec::<f32>()?, [10.0, 28.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn tensordot(a: &Array, b: &Array, axes_a: &[i32], axes_b: &[i32]) -> Result<Array> {
     call::array("tensordot", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -167,6 +174,7 @@ pub fn tensordot(a: &Array, b: &Array, axes_a: &[i32], axes_b: &[i32]) -> Result
 /// assert_eq!(ops::tensordot_axis(&a, &b, 1)?.to_vec::<f32>()?, [10.0, 28.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn tensordot_axis(a: &Array, b: &Array, axis: i32) -> Result<Array> {
     call::array("tensordot_axis", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -189,6 +197,7 @@ pub fn tensordot_axis(a: &Array, b: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::einsum("ij,j->i", &[&a, &b])?.to_vec::<f32>()?, [10.0, 28.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn einsum(subscripts: &str, operands: &[impl AsRef<Array>]) -> Result<Array> {
     let subscripts = call::c_string("einsum", subscripts)?;
     let operands = VectorArray::from_arrays(operands)?;
@@ -271,6 +280,7 @@ impl<'a> BlockMaskedMmOptions<'a> {
 /// assert_eq!(ops::block_masked_mm(&blocks, &blocks, &ops::BlockMaskedMmOptions::default().block_size(32))?.shape(), [32, 32]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn block_masked_mm(a: &Array, b: &Array, options: &BlockMaskedMmOptions<'_>) -> Result<Array> {
     let &BlockMaskedMmOptions { block_size, mask_out, mask_lhs, mask_rhs } = options;
 
@@ -306,6 +316,7 @@ pub fn block_masked_mm(a: &Array, b: &Array, options: &BlockMaskedMmOptions<'_>)
 /// assert_eq!(ops::gather_mm(&ops::reshape(&a, &[1, 2, 3])?, &ops::reshape(&a, &[1, 3, 2])?, None, None, false)?.shape(), [1, 2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn gather_mm(
     a: &Array,
     b: &Array,
@@ -347,6 +358,7 @@ pub fn gather_mm(
 /// assert_eq!(ops::segmented_mm(&a, &ops::transpose(&a)?, &Array::from_slice(&[0_u32, 1, 1, 3], &[2, 2])?)?.shape(), [2, 2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
     let segments = check::segments("segmented_mm", a, b, segments)?;
     call::array("segmented_mm", |res, stream| {
@@ -367,6 +379,7 @@ pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
 /// assert_eq!(ops::hadamard_transform(&Array::from_slice(&[1.0_f32, 2.0], &[2])?, Some(1.0))?.to_vec::<f32>()?, [3.0, -1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn hadamard_transform(a: &Array, scale: Option<f32>) -> Result<Array> {
     let scale =
         sys::mlx_optional_float { value: scale.unwrap_or_default(), has_value: scale.is_some() };
@@ -448,6 +461,7 @@ impl Conv1dOptions {
 /// assert_eq!(ops::conv1d(&input, &weight, &ops::Conv1dOptions::default().padding(1))?.to_vec::<f32>()?, [3.0, 5.0, 3.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn conv1d(input: &Array, weight: &Array, options: &Conv1dOptions) -> Result<Array> {
     let &Conv1dOptions { stride, padding, dilation, groups } = options;
 
@@ -541,6 +555,7 @@ impl Conv2dOptions {
 /// assert_eq!(ops::conv2d(&input, &weight, &ops::Conv2dOptions::default().padding([0, 1]))?.to_vec::<f32>()?, [5.0, 12.0, 16.0, 9.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn conv2d(input: &Array, weight: &Array, options: &Conv2dOptions) -> Result<Array> {
     let &Conv2dOptions {
         stride: [stride_0, stride_1],
@@ -643,6 +658,7 @@ impl Conv3dOptions {
 /// assert_eq!(ops::conv3d(&input, &weight, &ops::Conv3dOptions::default().stride([1, 1, 2]))?.to_vec::<f32>()?, [12.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn conv3d(input: &Array, weight: &Array, options: &Conv3dOptions) -> Result<Array> {
     let &Conv3dOptions {
         stride: [stride_0, stride_1, stride_2],
@@ -774,6 +790,7 @@ impl<'a> ConvGeneralOptions<'a> {
 /// assert_eq!(ops::conv_general(&input, &weight, &ops::ConvGeneralOptions::default().padding([&[0], &[1]]))?.to_vec::<f32>()?, [5.0, 3.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn conv_general(
     input: &Array,
     weight: &Array,
@@ -894,6 +911,7 @@ impl ConvTranspose1dOptions {
 /// assert_eq!(ops::conv_transpose1d(&input, &weight, &ops::ConvTranspose1dOptions::default().padding(1))?.to_vec::<f32>()?, [5.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn conv_transpose1d(
     input: &Array,
     weight: &Array,
@@ -1008,6 +1026,7 @@ impl ConvTranspose2dOptions {
 /// assert_eq!(ops::conv_transpose2d(&input, &weight, &ops::ConvTranspose2dOptions::default().stride([2, 1]))?.shape(), [1, 4, 4, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn conv_transpose2d(
     input: &Array,
     weight: &Array,
@@ -1133,6 +1152,7 @@ impl ConvTranspose3dOptions {
 /// assert_eq!(ops::conv_transpose3d(&input, &weight, &ops::ConvTranspose3dOptions::default().stride([1, 2, 1]))?.shape(), [1, 1, 4, 4, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn conv_transpose3d(
     input: &Array,
     weight: &Array,

@@ -17,6 +17,7 @@ use crate::{Array, Result, call, sys};
 /// assert_eq!(ops::equal(&b, &o)?.to_vec::<bool>()?, [false, false, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn equal(a: &Array, b: &Array) -> Result<Array> {
     call::array("equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -38,6 +39,7 @@ pub fn equal(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::not_equal(&b, &o)?.to_vec::<bool>()?, [true, true, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn not_equal(a: &Array, b: &Array) -> Result<Array> {
     call::array("not_equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -59,6 +61,7 @@ pub fn not_equal(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::less(&b, &o)?.to_vec::<bool>()?, [false, false, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn less(a: &Array, b: &Array) -> Result<Array> {
     call::array("less", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -80,6 +83,7 @@ pub fn less(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::less_equal(&b, &o)?.to_vec::<bool>()?, [false, false, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn less_equal(a: &Array, b: &Array) -> Result<Array> {
     call::array("less_equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -101,6 +105,7 @@ pub fn less_equal(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::greater(&b, &o)?.to_vec::<bool>()?, [true, true, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn greater(a: &Array, b: &Array) -> Result<Array> {
     call::array("greater", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -122,6 +127,7 @@ pub fn greater(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::greater_equal(&b, &o)?.to_vec::<bool>()?, [true, true, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn greater_equal(a: &Array, b: &Array) -> Result<Array> {
     call::array("greater_equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -139,6 +145,7 @@ pub fn greater_equal(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::array_equal(&b, &b, false)?.to_vec::<bool>()?, [true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn array_equal(a: &Array, b: &Array, equal_nan: bool) -> Result<Array> {
     call::array("array_equal", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -159,6 +166,7 @@ pub fn array_equal(a: &Array, b: &Array, equal_nan: bool) -> Result<Array> {
 /// assert_eq!(ops::allclose(&b, &b, 1e-5, 1e-8, false)?.to_vec::<bool>()?, [true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn allclose(a: &Array, b: &Array, rtol: f64, atol: f64, equal_nan: bool) -> Result<Array> {
     call::array("allclose", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -180,6 +188,7 @@ pub fn allclose(a: &Array, b: &Array, rtol: f64, atol: f64, equal_nan: bool) -> 
 /// assert_eq!(ops::isclose(&b, &o, 1e-5, 1e-8, false)?.to_vec::<bool>()?, [false, false, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn isclose(a: &Array, b: &Array, rtol: f64, atol: f64, equal_nan: bool) -> Result<Array> {
     call::array("isclose", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -197,6 +206,7 @@ pub fn isclose(a: &Array, b: &Array, rtol: f64, atol: f64, equal_nan: bool) -> R
 /// assert_eq!(ops::isnan(&b)?.to_vec::<bool>()?, [false, false, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn isnan(a: &Array) -> Result<Array> {
     call::array("isnan", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -214,6 +224,7 @@ pub fn isnan(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::isinf(&b)?.to_vec::<bool>()?, [false, false, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn isinf(a: &Array) -> Result<Array> {
     call::array("isinf", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -231,6 +242,7 @@ pub fn isinf(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::isposinf(&b)?.to_vec::<bool>()?, [false, false, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn isposinf(a: &Array) -> Result<Array> {
     call::array("isposinf", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -248,6 +260,7 @@ pub fn isposinf(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::isneginf(&b)?.to_vec::<bool>()?, [false, false, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn isneginf(a: &Array) -> Result<Array> {
     call::array("isneginf", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -265,6 +278,7 @@ pub fn isneginf(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::isfinite(&b)?.to_vec::<bool>()?, [true, true, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn isfinite(a: &Array) -> Result<Array> {
     call::array("isfinite", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -282,6 +296,7 @@ pub fn isfinite(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::logical_not(&z)?.to_vec::<bool>()?, [true, true, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logical_not(a: &Array) -> Result<Array> {
     call::array("logical_not", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -303,6 +318,7 @@ pub fn logical_not(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::logical_and(&b, &z)?.to_vec::<bool>()?, [false, false, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logical_and(a: &Array, b: &Array) -> Result<Array> {
     call::array("logical_and", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -324,6 +340,7 @@ pub fn logical_and(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::logical_or(&b, &z)?.to_vec::<bool>()?, [true, true, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logical_or(a: &Array, b: &Array) -> Result<Array> {
     call::array("logical_or", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -345,6 +362,7 @@ pub fn logical_or(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::logical_xor(&b, &o)?.to_vec::<bool>()?, [false, false, false]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logical_xor(a: &Array, b: &Array) -> Result<Array> {
     call::array("logical_xor", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -365,6 +383,7 @@ pub fn logical_xor(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::bitwise_and(&i, &i)?.to_vec::<i32>()?, [2_i32, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn bitwise_and(a: &Array, b: &Array) -> Result<Array> {
     call::array("bitwise_and", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -385,6 +404,7 @@ pub fn bitwise_and(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::bitwise_or(&i, &i)?.to_vec::<i32>()?, [2_i32, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn bitwise_or(a: &Array, b: &Array) -> Result<Array> {
     call::array("bitwise_or", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -405,6 +425,7 @@ pub fn bitwise_or(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::bitwise_xor(&i, &i)?.to_vec::<i32>()?, [0_i32, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn bitwise_xor(a: &Array, b: &Array) -> Result<Array> {
     call::array("bitwise_xor", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -425,6 +446,7 @@ pub fn bitwise_xor(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::left_shift(&i, &i)?.to_vec::<i32>()?, [8_i32, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn left_shift(a: &Array, b: &Array) -> Result<Array> {
     call::array("left_shift", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -445,6 +467,7 @@ pub fn left_shift(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::right_shift(&i, &i)?.to_vec::<i32>()?, [0_i32, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn right_shift(a: &Array, b: &Array) -> Result<Array> {
     call::array("right_shift", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -462,6 +485,7 @@ pub fn right_shift(a: &Array, b: &Array) -> Result<Array> {
 /// assert_eq!(ops::bitwise_invert(&i)?.to_vec::<i32>()?, [-3_i32, -1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn bitwise_invert(a: &Array) -> Result<Array> {
     call::array("bitwise_invert", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -484,6 +508,7 @@ pub fn bitwise_invert(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::where_(&t, &b, &z)?.to_vec::<f32>()?, [3.0, 0.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn where_(condition: &Array, x: &Array, y: &Array) -> Result<Array> {
     call::array("where", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -13,6 +13,7 @@ use crate::{Array, Result, call, sys};
 /// assert_eq!(ops::exp(&z)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn exp(a: &Array) -> Result<Array> {
     call::array("exp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -30,6 +31,7 @@ pub fn exp(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::expm1(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn expm1(a: &Array) -> Result<Array> {
     call::array("expm1", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -47,6 +49,7 @@ pub fn expm1(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::log(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn log(a: &Array) -> Result<Array> {
     call::array("log", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -64,6 +67,7 @@ pub fn log(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::log2(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn log2(a: &Array) -> Result<Array> {
     call::array("log2", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -81,6 +85,7 @@ pub fn log2(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::log10(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn log10(a: &Array) -> Result<Array> {
     call::array("log10", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -98,6 +103,7 @@ pub fn log10(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::log1p(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn log1p(a: &Array) -> Result<Array> {
     call::array("log1p", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -115,6 +121,7 @@ pub fn log1p(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::sin(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sin(a: &Array) -> Result<Array> {
     call::array("sin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -132,6 +139,7 @@ pub fn sin(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::cos(&z)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cos(a: &Array) -> Result<Array> {
     call::array("cos", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -149,6 +157,7 @@ pub fn cos(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::tan(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn tan(a: &Array) -> Result<Array> {
     call::array("tan", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -166,6 +175,7 @@ pub fn tan(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::arcsin(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn arcsin(a: &Array) -> Result<Array> {
     call::array("arcsin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -183,6 +193,7 @@ pub fn arcsin(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::arccos(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn arccos(a: &Array) -> Result<Array> {
     call::array("arccos", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -200,6 +211,7 @@ pub fn arccos(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::arctan(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn arctan(a: &Array) -> Result<Array> {
     call::array("arctan", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -217,6 +229,7 @@ pub fn arctan(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::sinh(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sinh(a: &Array) -> Result<Array> {
     call::array("sinh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -234,6 +247,7 @@ pub fn sinh(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::cosh(&z)?.to_vec::<f32>()?, [1.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cosh(a: &Array) -> Result<Array> {
     call::array("cosh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -251,6 +265,7 @@ pub fn cosh(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::tanh(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn tanh(a: &Array) -> Result<Array> {
     call::array("tanh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -268,6 +283,7 @@ pub fn tanh(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::arcsinh(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn arcsinh(a: &Array) -> Result<Array> {
     call::array("arcsinh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -285,6 +301,7 @@ pub fn arcsinh(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::arccosh(&o)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn arccosh(a: &Array) -> Result<Array> {
     call::array("arccosh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -302,6 +319,7 @@ pub fn arccosh(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::arctanh(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn arctanh(a: &Array) -> Result<Array> {
     call::array("arctanh", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -319,6 +337,7 @@ pub fn arctanh(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::degrees(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn degrees(a: &Array) -> Result<Array> {
     call::array("degrees", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -336,6 +355,7 @@ pub fn degrees(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::radians(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn radians(a: &Array) -> Result<Array> {
     call::array("radians", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -353,6 +373,7 @@ pub fn radians(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::sigmoid(&z)?.to_vec::<f32>()?, [0.5, 0.5, 0.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sigmoid(a: &Array) -> Result<Array> {
     call::array("sigmoid", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -370,6 +391,7 @@ pub fn sigmoid(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::erf(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn erf(a: &Array) -> Result<Array> {
     call::array("erf", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -387,6 +409,7 @@ pub fn erf(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::erfinv(&z)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn erfinv(a: &Array) -> Result<Array> {
     call::array("erfinv", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -404,6 +427,7 @@ pub fn erfinv(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::floor(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn floor(a: &Array) -> Result<Array> {
     call::array("floor", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -421,6 +445,7 @@ pub fn floor(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::ceil(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn ceil(a: &Array) -> Result<Array> {
     call::array("ceil", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -438,6 +463,7 @@ pub fn ceil(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::trunc(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn trunc(a: &Array) -> Result<Array> {
     call::array("trunc", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -455,6 +481,7 @@ pub fn trunc(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::round(&b, 0)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn round(a: &Array, decimals: i32) -> Result<Array> {
     call::array("round", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -472,6 +499,7 @@ pub fn round(a: &Array, decimals: i32) -> Result<Array> {
 /// assert_eq!(ops::real(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn real(a: &Array) -> Result<Array> {
     call::array("real", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -489,6 +517,7 @@ pub fn real(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::imag(&b)?.to_vec::<f32>()?, [0.0, 0.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn imag(a: &Array) -> Result<Array> {
     call::array("imag", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -506,6 +535,7 @@ pub fn imag(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::conjugate(&b)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn conjugate(a: &Array) -> Result<Array> {
     call::array("conjugate", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -523,6 +553,7 @@ pub fn conjugate(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::nan_to_num(&ops::divide(&z, &z)?, 0.5, None, None)?.to_vec::<f32>()?, [0.5, 0.5, 0.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn nan_to_num(a: &Array, nan: f32, posinf: Option<f32>, neginf: Option<f32>) -> Result<Array> {
     let posinf =
         sys::mlx_optional_float { value: posinf.unwrap_or_default(), has_value: posinf.is_some() };

@@ -200,6 +200,7 @@ impl<'a> DequantizeOptions<'a> {
 /// assert_eq!(ops::dequantize(&packed[0], &packed[1], &ops::DequantizeOptions::default().biases(&packed[2]))?.shape(), [8, 64]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn dequantize(w: &Array, scales: &Array, options: &DequantizeOptions<'_>) -> Result<Array> {
     let &DequantizeOptions { biases, group_size, bits, mode, global_scale, dtype } = options;
 
@@ -316,6 +317,7 @@ impl<'a> QuantizedMatmulOptions<'a> {
 /// assert_eq!(ops::quantized_matmul(&x, &packed[0], &packed[1], &options)?.shape(), [2, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn quantized_matmul(
     x: &Array,
     w: &Array,
@@ -476,6 +478,7 @@ impl<'a> GatherQmmOptions<'a> {
 /// assert_eq!(ops::gather_qmm(&x, &packed[0], &packed[1], &options)?.shape(), [2, 2, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn gather_qmm(
     x: &Array,
     w: &Array,
@@ -620,6 +623,7 @@ impl<'a> QqmmOptions<'a> {
 /// assert_eq!(ops::qqmm(&x, &w, &ops::QqmmOptions::default())?.shape(), [2, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn qqmm(x: &Array, w: &Array, options: &QqmmOptions<'_>) -> Result<Array> {
     let &QqmmOptions { scales: w_scales, group_size, bits, mode, global_scale_x, global_scale_w } =
         options;
@@ -781,6 +785,7 @@ impl<'a> GatherQqmmOptions<'a> {
 /// assert_eq!(ops::gather_qqmm(&x, &w, &ops::GatherQqmmOptions::default())?.shape(), [3, 2, 8]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn gather_qqmm(x: &Array, w: &Array, options: &GatherQqmmOptions<'_>) -> Result<Array> {
     let &GatherQqmmOptions {
         scales: scales_w,

@@ -16,6 +16,7 @@ use crate::{Array, Dtype, Result, call, sys};
 /// assert_eq!(ops::sum(&a, false)?.to_vec::<f32>()?, [21.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sum(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("sum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -38,6 +39,7 @@ pub fn sum(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::sum_axis(&a, 1, false)?.to_vec::<f32>()?, [6.0, 15.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sum_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("sum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -60,6 +62,7 @@ pub fn sum_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::sum_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [21.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sum_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("sum", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -80,6 +83,7 @@ pub fn sum_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::prod(&a, false)?.to_vec::<f32>()?, [720.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn prod(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("prod", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -102,6 +106,7 @@ pub fn prod(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::prod_axis(&a, 1, false)?.to_vec::<f32>()?, [6.0, 120.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn prod_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("prod", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -124,6 +129,7 @@ pub fn prod_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::prod_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [720.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn prod_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("prod", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -144,6 +150,7 @@ pub fn prod_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::mean(&a, false)?.to_vec::<f32>()?, [3.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn mean(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("mean", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -166,6 +173,7 @@ pub fn mean(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::mean_axis(&a, 1, false)?.to_vec::<f32>()?, [2.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn mean_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("mean", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -188,6 +196,7 @@ pub fn mean_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::mean_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [3.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn mean_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("mean", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -208,6 +217,7 @@ pub fn mean_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::median(&a, false)?.to_vec::<f32>()?, [3.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn median(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("median", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -230,6 +240,7 @@ pub fn median(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::median_axis(&a, 1, false)?.to_vec::<f32>()?, [2.0, 5.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn median_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("median", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -252,6 +263,7 @@ pub fn median_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::median_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [3.5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn median_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("median", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -274,6 +286,7 @@ pub fn median_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::var(&a, false, 0)?.shape(), [0_i32; 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn var(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("var", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -296,6 +309,7 @@ pub fn var(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
 /// assert_eq!(ops::var_axis(&a, 1, false, 0)?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn var_axis(a: &Array, axis: i32, keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("var", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -318,6 +332,7 @@ pub fn var_axis(a: &Array, axis: i32, keepdims: bool, ddof: i32) -> Result<Array
 /// assert_eq!(ops::var_axes(&a, &[0, 1], true, 0)?.shape(), [1, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn var_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("var", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -340,6 +355,7 @@ pub fn var_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Ar
 /// assert_eq!(ops::std(&a, false, 0)?.shape(), [0_i32; 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn std(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("std", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -362,6 +378,7 @@ pub fn std(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
 /// assert_eq!(ops::std_axis(&a, 1, false, 0)?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn std_axis(a: &Array, axis: i32, keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("std", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -384,6 +401,7 @@ pub fn std_axis(a: &Array, axis: i32, keepdims: bool, ddof: i32) -> Result<Array
 /// assert_eq!(ops::std_axes(&a, &[0, 1], true, 0)?.shape(), [1, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn std_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Array> {
     call::array("std", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -406,6 +424,7 @@ pub fn std_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Ar
 /// assert_eq!(ops::max(&a, false)?.to_vec::<f32>()?, [6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn max(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("max", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -428,6 +447,7 @@ pub fn max(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::max_axis(&a, 1, false)?.to_vec::<f32>()?, [3.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn max_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("max", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -450,6 +470,7 @@ pub fn max_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::max_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn max_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("max", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -470,6 +491,7 @@ pub fn max_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::min(&a, false)?.to_vec::<f32>()?, [1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn min(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("min", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -492,6 +514,7 @@ pub fn min(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::min_axis(&a, 1, false)?.to_vec::<f32>()?, [1.0, 4.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn min_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("min", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -514,6 +537,7 @@ pub fn min_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::min_axes(&a, &[0, 1], true)?.to_vec::<f32>()?, [1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn min_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("min", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -534,6 +558,7 @@ pub fn min_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::logsumexp(&a, false)?.shape(), [0_i32; 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logsumexp(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("logsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -556,6 +581,7 @@ pub fn logsumexp(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::logsumexp_axis(&a, 1, false)?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logsumexp_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("logsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -578,6 +604,7 @@ pub fn logsumexp_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::logsumexp_axes(&a, &[0, 1], true)?.shape(), [1, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logsumexp_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("logsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -600,6 +627,7 @@ pub fn logsumexp_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> 
 /// assert_eq!(ops::all(&a, false)?.to_vec::<bool>()?, [true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn all(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("all", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -622,6 +650,7 @@ pub fn all(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::all_axis(&a, 1, false)?.to_vec::<bool>()?, [true, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn all_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("all", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -644,6 +673,7 @@ pub fn all_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::all_axes(&a, &[0, 1], true)?.to_vec::<bool>()?, [true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn all_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("all", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -664,6 +694,7 @@ pub fn all_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::any(&a, false)?.to_vec::<bool>()?, [true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn any(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("any", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -686,6 +717,7 @@ pub fn any(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::any_axis(&a, 1, false)?.to_vec::<bool>()?, [true, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn any_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("any", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -708,6 +740,7 @@ pub fn any_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::any_axes(&a, &[0, 1], true)?.to_vec::<bool>()?, [true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn any_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("any", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -728,6 +761,7 @@ pub fn any_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::count_nonzero(&a, false)?.to_vec::<i32>()?, [6_i32]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn count_nonzero(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("count_nonzero", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -750,6 +784,7 @@ pub fn count_nonzero(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::count_nonzero_axis(&a, 1, false)?.to_vec::<i32>()?, [3_i32, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn count_nonzero_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("count_nonzero", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -772,6 +807,7 @@ pub fn count_nonzero_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array>
 /// assert_eq!(ops::count_nonzero_axes(&a, &[0, 1], true)?.to_vec::<i32>()?, [6_i32]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn count_nonzero_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
     call::array("count_nonzero", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -801,6 +837,7 @@ pub fn count_nonzero_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Arr
 /// assert_eq!(ops::argmax(&a, false)?.to_vec::<u32>()?, [5_u32]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn argmax(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("argmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -823,6 +860,7 @@ pub fn argmax(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::argmax_axis(&a, 1, false)?.to_vec::<u32>()?, [2_u32, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn argmax_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("argmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -843,6 +881,7 @@ pub fn argmax_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::argmin(&a, false)?.to_vec::<u32>()?, [0_u32]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn argmin(a: &Array, keepdims: bool) -> Result<Array> {
     call::array("argmin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -865,6 +904,7 @@ pub fn argmin(a: &Array, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::argmin_axis(&a, 1, false)?.to_vec::<u32>()?, [0_u32, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn argmin_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     call::array("argmin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -885,6 +925,7 @@ pub fn argmin_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// assert_eq!(ops::softmax(&a, false)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn softmax(a: &Array, precise: bool) -> Result<Array> {
     call::array("softmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -907,6 +948,7 @@ pub fn softmax(a: &Array, precise: bool) -> Result<Array> {
 /// assert_eq!(ops::softmax_axis(&a, 1, true)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn softmax_axis(a: &Array, axis: i32, precise: bool) -> Result<Array> {
     call::array("softmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -929,6 +971,7 @@ pub fn softmax_axis(a: &Array, axis: i32, precise: bool) -> Result<Array> {
 /// assert_eq!(ops::softmax_axes(&a, &[0, 1], false)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn softmax_axes(a: &Array, axes: &[i32], precise: bool) -> Result<Array> {
     call::array("softmax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -999,6 +1042,7 @@ impl CumulativeOptions {
 /// assert_eq!(ops::cumsum(&b, &ops::CumulativeOptions::default())?.to_vec::<f32>()?, [3.0, 5.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cumsum(a: &Array, options: &CumulativeOptions) -> Result<Array> {
     let &CumulativeOptions { reverse, inclusive, dtype } = options;
 
@@ -1027,6 +1071,7 @@ pub fn cumsum(a: &Array, options: &CumulativeOptions) -> Result<Array> {
 /// assert_eq!(ops::cumsum_axis(&a, 1, &ops::CumulativeOptions::default().reverse(true))?.to_vec::<f32>()?, [6.0, 5.0, 3.0, 15.0, 11.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cumsum_axis(a: &Array, axis: i32, options: &CumulativeOptions) -> Result<Array> {
     let &CumulativeOptions { reverse, inclusive, dtype } = options;
 
@@ -1053,6 +1098,7 @@ pub fn cumsum_axis(a: &Array, axis: i32, options: &CumulativeOptions) -> Result<
 /// assert_eq!(ops::cumprod(&b, &ops::CumulativeOptions::default())?.to_vec::<f32>()?, [3.0, 6.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cumprod(a: &Array, options: &CumulativeOptions) -> Result<Array> {
     let &CumulativeOptions { reverse, inclusive, dtype } = options;
 
@@ -1081,6 +1127,7 @@ pub fn cumprod(a: &Array, options: &CumulativeOptions) -> Result<Array> {
 /// assert_eq!(ops::cumprod_axis(&a, 0, &ops::CumulativeOptions::default().inclusive(false))?.to_vec::<f32>()?, [1.0, 1.0, 1.0, 1.0, 2.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cumprod_axis(a: &Array, axis: i32, options: &CumulativeOptions) -> Result<Array> {
     let &CumulativeOptions { reverse, inclusive, dtype } = options;
 
@@ -1107,6 +1154,7 @@ pub fn cumprod_axis(a: &Array, axis: i32, options: &CumulativeOptions) -> Result
 /// assert_eq!(ops::cummax(&b, false, true)?.to_vec::<f32>()?, [3.0, 3.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cummax(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("cummax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1129,6 +1177,7 @@ pub fn cummax(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
 /// assert_eq!(ops::cummax_axis(&a, 1, true, true)?.to_vec::<f32>()?, [3.0, 3.0, 3.0, 6.0, 6.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cummax_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("cummax", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1149,6 +1198,7 @@ pub fn cummax_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Resu
 /// assert_eq!(ops::cummin(&b, false, true)?.to_vec::<f32>()?, [3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cummin(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("cummin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1171,6 +1221,7 @@ pub fn cummin(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
 /// assert_eq!(ops::cummin_axis(&a, 1, true, true)?.to_vec::<f32>()?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn cummin_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("cummin", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1191,6 +1242,7 @@ pub fn cummin_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Resu
 /// assert_eq!(ops::logcumsumexp(&a, false, true)?.shape(), [6]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logcumsumexp(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("logcumsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1213,6 +1265,7 @@ pub fn logcumsumexp(a: &Array, reverse: bool, inclusive: bool) -> Result<Array> 
 /// assert_eq!(ops::logcumsumexp_axis(&a, 1, false, true)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn logcumsumexp_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
     call::array("logcumsumexp", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1233,6 +1286,7 @@ pub fn logcumsumexp_axis(a: &Array, axis: i32, reverse: bool, inclusive: bool) -
 /// assert_eq!(ops::diff(&b, 1, -1)?.to_vec::<f32>()?, [-1.0, -1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn diff(a: &Array, n: i32, axis: i32) -> Result<Array> {
     call::array("diff", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -1253,6 +1307,7 @@ pub fn diff(a: &Array, n: i32, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::number_of_elements(&a, &[0], false, Dtype::Int32)?.to_vec::<i32>()?, [2_i32]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn number_of_elements(a: &Array, axes: &[i32], inverted: bool, dtype: Dtype) -> Result<Array> {
     call::array("number_of_elements", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

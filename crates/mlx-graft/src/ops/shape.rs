@@ -16,6 +16,7 @@ use crate::{Array, Result, VectorArray, call, sys};
 /// assert_eq!(ops::reshape(&a, &[3, -1])?.shape(), [3, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn reshape(a: &Array, shape: &[i32]) -> Result<Array> {
     call::array("reshape", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -36,6 +37,7 @@ pub fn reshape(a: &Array, shape: &[i32]) -> Result<Array> {
 /// assert_eq!(ops::flatten(&a, 0, -1)?.shape(), [6]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn flatten(a: &Array, start_axis: i32, end_axis: i32) -> Result<Array> {
     call::array("flatten", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -56,6 +58,7 @@ pub fn flatten(a: &Array, start_axis: i32, end_axis: i32) -> Result<Array> {
 /// assert_eq!(ops::unflatten(&a, 1, &[3, 1])?.shape(), [2, 3, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn unflatten(a: &Array, axis: i32, shape: &[i32]) -> Result<Array> {
     call::array("unflatten", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -76,6 +79,7 @@ pub fn unflatten(a: &Array, axis: i32, shape: &[i32]) -> Result<Array> {
 /// assert_eq!(ops::transpose(&a)?.shape(), [3, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn transpose(a: &Array) -> Result<Array> {
     call::array("transpose", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -98,6 +102,7 @@ pub fn transpose(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::transpose_axes(&a, &[1, 0])?.shape(), [3, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn transpose_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("transpose", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -118,6 +123,7 @@ pub fn transpose_axes(a: &Array, axes: &[i32]) -> Result<Array> {
 /// assert_eq!(ops::swapaxes(&a, 0, 1)?.shape(), [3, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn swapaxes(a: &Array, axis1: i32, axis2: i32) -> Result<Array> {
     call::array("swapaxes", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -138,6 +144,7 @@ pub fn swapaxes(a: &Array, axis1: i32, axis2: i32) -> Result<Array> {
 /// assert_eq!(ops::moveaxis(&a, 0, 1)?.shape(), [3, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn moveaxis(a: &Array, source: i32, destination: i32) -> Result<Array> {
     call::array("moveaxis", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -158,6 +165,7 @@ pub fn moveaxis(a: &Array, source: i32, destination: i32) -> Result<Array> {
 /// assert_eq!(ops::expand_dims(&a, 0)?.shape(), [1, 2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn expand_dims(a: &Array, axis: i32) -> Result<Array> {
     call::array("expand_dims", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -180,6 +188,7 @@ pub fn expand_dims(a: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::expand_dims_axes(&a, &[0, -1])?.shape(), [1, 2, 3, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn expand_dims_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("expand_dims", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -200,6 +209,7 @@ pub fn expand_dims_axes(a: &Array, axes: &[i32]) -> Result<Array> {
 /// assert_eq!(ops::squeeze(&ops::reshape(&b, &[1, 3])?)?.shape(), [3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn squeeze(a: &Array) -> Result<Array> {
     call::array("squeeze", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -222,6 +232,7 @@ pub fn squeeze(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::squeeze_axis(&ops::reshape(&b, &[1, 3])?, 0)?.shape(), [3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn squeeze_axis(a: &Array, axis: i32) -> Result<Array> {
     call::array("squeeze", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -244,6 +255,7 @@ pub fn squeeze_axis(a: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::squeeze_axes(&ops::reshape(&b, &[1, 3, 1])?, &[0, 2])?.shape(), [3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn squeeze_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("squeeze", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -264,6 +276,7 @@ pub fn squeeze_axes(a: &Array, axes: &[i32]) -> Result<Array> {
 /// assert_eq!(ops::broadcast_to(&b, &[2, 3])?.to_vec::<f32>()?, [3.0, 2.0, 1.0, 3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn broadcast_to(a: &Array, shape: &[i32]) -> Result<Array> {
     call::array("broadcast_to", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -307,6 +320,7 @@ pub fn broadcast_arrays(inputs: &[impl AsRef<Array>]) -> Result<Vec<Array>> {
 /// assert_eq!(ops::concatenate(&[&a, &b])?.shape(), [9]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn concatenate(arrays: &[impl AsRef<Array>]) -> Result<Array> {
     let arrays = VectorArray::from_arrays(arrays)?;
     call::array("concatenate", |res, stream| {
@@ -330,6 +344,7 @@ pub fn concatenate(arrays: &[impl AsRef<Array>]) -> Result<Array> {
 /// assert_eq!(ops::concatenate_axis(&[&a, &a], 1)?.shape(), [2, 6]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn concatenate_axis(arrays: &[impl AsRef<Array>], axis: i32) -> Result<Array> {
     let arrays = VectorArray::from_arrays(arrays)?;
     call::array("concatenate", |res, stream| {
@@ -352,6 +367,7 @@ pub fn concatenate_axis(arrays: &[impl AsRef<Array>], axis: i32) -> Result<Array
 /// assert_eq!(ops::stack(&[&b, &o])?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn stack(arrays: &[impl AsRef<Array>]) -> Result<Array> {
     let arrays = VectorArray::from_arrays(arrays)?;
     call::array("stack", |res, stream| {
@@ -376,6 +392,7 @@ pub fn stack(arrays: &[impl AsRef<Array>]) -> Result<Array> {
 /// assert_eq!(ops::stack_axis(&[&b, &o], 1)?.shape(), [3, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn stack_axis(arrays: &[impl AsRef<Array>], axis: i32) -> Result<Array> {
     let arrays = VectorArray::from_arrays(arrays)?;
     call::array("stack", |res, stream| {
@@ -481,6 +498,7 @@ pub fn split_sections(a: &Array, indices: &[i32], axis: i32) -> Result<Vec<Array
 /// assert_eq!(ops::repeat(&b, 2)?.to_vec::<f32>()?, [3.0, 3.0, 2.0, 2.0, 1.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn repeat(arr: &Array, repeats: i32) -> Result<Array> {
     call::array("repeat", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -503,6 +521,7 @@ pub fn repeat(arr: &Array, repeats: i32) -> Result<Array> {
 /// assert_eq!(ops::repeat_axis(&a, 2, 0)?.shape(), [4, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn repeat_axis(arr: &Array, repeats: i32, axis: i32) -> Result<Array> {
     call::array("repeat", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -523,6 +542,7 @@ pub fn repeat_axis(arr: &Array, repeats: i32, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::tile(&b, &[2])?.to_vec::<f32>()?, [3.0, 2.0, 1.0, 3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn tile(arr: &Array, reps: &[i32]) -> Result<Array> {
     call::array("tile", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -544,6 +564,7 @@ pub fn tile(arr: &Array, reps: &[i32]) -> Result<Array> {
 /// assert_eq!(ops::pad(&b, &[0], &[1], &[0], &Array::scalar(0.0_f32)?, "constant")?.to_vec::<f32>()?, [0.0, 3.0, 2.0, 1.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn pad(
     a: &Array,
     axes: &[i32],
@@ -586,6 +607,7 @@ pub fn pad(
 /// assert_eq!(ops::pad_symmetric(&b, 1, &Array::scalar(0.0_f32)?, "constant")?.to_vec::<f32>()?, [0.0, 3.0, 2.0, 1.0, 0.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn pad_symmetric(a: &Array, pad_width: i32, pad_value: &Array, mode: &str) -> Result<Array> {
     let mode = call::c_string("pad_symmetric", mode)?;
     call::array("pad_symmetric", |res, stream| {
@@ -616,6 +638,7 @@ pub fn pad_symmetric(a: &Array, pad_width: i32, pad_value: &Array, mode: &str) -
 /// assert_eq!(ops::flip(&b)?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn flip(a: &Array) -> Result<Array> {
     call::array("flip", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -638,6 +661,7 @@ pub fn flip(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::flip_axis(&b, 0)?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn flip_axis(a: &Array, axis: i32) -> Result<Array> {
     call::array("flip", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -660,6 +684,7 @@ pub fn flip_axis(a: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::flip_axes(&b, &[0])?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn flip_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     call::array("flip", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -680,6 +705,7 @@ pub fn flip_axes(a: &Array, axes: &[i32]) -> Result<Array> {
 /// assert_eq!(ops::roll(&b, &[1])?.to_vec::<f32>()?, [1.0, 3.0, 2.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn roll(a: &Array, shift: &[i32]) -> Result<Array> {
     call::array("roll", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -702,6 +728,7 @@ pub fn roll(a: &Array, shift: &[i32]) -> Result<Array> {
 /// assert_eq!(ops::roll_axis(&b, &[1], 0)?.to_vec::<f32>()?, [1.0, 3.0, 2.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn roll_axis(a: &Array, shift: &[i32], axis: i32) -> Result<Array> {
     call::array("roll", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -724,6 +751,7 @@ pub fn roll_axis(a: &Array, shift: &[i32], axis: i32) -> Result<Array> {
 /// assert_eq!(ops::roll_axes(&b, &[1], &[0])?.to_vec::<f32>()?, [1.0, 3.0, 2.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn roll_axes(a: &Array, shift: &[i32], axes: &[i32]) -> Result<Array> {
     call::array("roll", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -773,6 +801,7 @@ pub fn meshgrid(arrays: &[impl AsRef<Array>], sparse: bool, indexing: &str) -> R
 /// assert_eq!(ops::atleast_1d(&Array::scalar(1.0_f32)?)?.shape(), [1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn atleast_1d(a: &Array) -> Result<Array> {
     call::array("atleast_1d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -790,6 +819,7 @@ pub fn atleast_1d(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::atleast_2d(&b)?.shape(), [1, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn atleast_2d(a: &Array) -> Result<Array> {
     call::array("atleast_2d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -807,6 +837,7 @@ pub fn atleast_2d(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::atleast_3d(&b)?.shape(), [1, 3, 1]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn atleast_3d(a: &Array) -> Result<Array> {
     call::array("atleast_3d", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -832,6 +863,7 @@ pub fn atleast_3d(a: &Array) -> Result<Array> {
 /// assert_eq!(unsafe { ops::as_strided(&a, &[3], &[2], 1) }?.to_vec::<f32>()?, [2.0, 4.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub unsafe fn as_strided(
     a: &Array,
     shape: &[i32],
@@ -866,6 +898,7 @@ pub unsafe fn as_strided(
 /// assert_eq!(ops::contiguous(&ops::transpose(&a)?, false)?.to_vec::<f32>()?, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn contiguous(a: &Array, allow_col_major: bool) -> Result<Array> {
     call::array("contiguous", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

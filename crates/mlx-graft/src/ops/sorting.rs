@@ -16,6 +16,7 @@ use crate::{Array, Result, call, sys};
 /// assert_eq!(ops::sort(&b)?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sort(a: &Array) -> Result<Array> {
     call::array("sort", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -38,6 +39,7 @@ pub fn sort(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::sort_axis(&a, 0)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn sort_axis(a: &Array, axis: i32) -> Result<Array> {
     call::array("sort", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -58,6 +60,7 @@ pub fn sort_axis(a: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::argsort(&b)?.to_vec::<u32>()?, [2_u32, 1, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn argsort(a: &Array) -> Result<Array> {
     call::array("argsort", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -80,6 +83,7 @@ pub fn argsort(a: &Array) -> Result<Array> {
 /// assert_eq!(ops::argsort_axis(&a, 0)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn argsort_axis(a: &Array, axis: i32) -> Result<Array> {
     call::array("argsort", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -100,6 +104,7 @@ pub fn argsort_axis(a: &Array, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::partition(&b, 1)?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn partition(a: &Array, kth: i32) -> Result<Array> {
     call::array("partition", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -122,6 +127,7 @@ pub fn partition(a: &Array, kth: i32) -> Result<Array> {
 /// assert_eq!(ops::partition_axis(&a, 1, 1)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn partition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
     call::array("partition", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -142,6 +148,7 @@ pub fn partition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::argpartition(&b, 1)?.to_vec::<u32>()?, [2_u32, 1, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn argpartition(a: &Array, kth: i32) -> Result<Array> {
     call::array("argpartition", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -164,6 +171,7 @@ pub fn argpartition(a: &Array, kth: i32) -> Result<Array> {
 /// assert_eq!(ops::argpartition_axis(&a, 1, 1)?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn argpartition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
     call::array("argpartition", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -184,6 +192,7 @@ pub fn argpartition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::topk(&b, 2)?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn topk(a: &Array, k: i32) -> Result<Array> {
     call::array("topk", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -206,6 +215,7 @@ pub fn topk(a: &Array, k: i32) -> Result<Array> {
 /// assert_eq!(ops::topk_axis(&a, 2, 1)?.shape(), [2, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn topk_axis(a: &Array, k: i32, axis: i32) -> Result<Array> {
     call::array("topk", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -226,6 +236,7 @@ pub fn topk_axis(a: &Array, k: i32, axis: i32) -> Result<Array> {
 /// assert_eq!(ops::searchsorted(&Array::from_slice(&[1.0_f32, 2.0], &[2])?, &b, "left")?.to_vec::<u32>()?, [2_u32, 1, 0]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn searchsorted(sorted_sequence: &Array, values: &Array, side: &str) -> Result<Array> {
     let side = call::c_string("searchsorted", side)?;
     call::array("searchsorted", |res, stream| {

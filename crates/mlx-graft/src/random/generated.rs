@@ -15,6 +15,7 @@ use crate::{Array, Dtype, Result, call, sys};
 /// assert_eq!(random::key(3)?.to_vec::<u32>()?, [0_u32, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn key(seed: u64) -> Result<Array> {
     call::array("key", |res, _| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -69,6 +70,7 @@ pub fn split(key: &Array) -> Result<(Array, Array)> {
 /// assert_eq!(random::split_num(&key, 4)?.shape(), [4, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn split_num(key: &Array, num: i32) -> Result<Array> {
     call::array("split_num", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -89,6 +91,7 @@ pub fn split_num(key: &Array, num: i32) -> Result<Array> {
 /// assert_eq!(random::bits(&[2], 4, Some(&key))?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn bits(shape: &[i32], width: i32, key: Option<&Array>) -> Result<Array> {
     call::array("bits", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -178,6 +181,7 @@ impl<'a> UniformOptions<'a> {
 /// assert_eq!(random::uniform(&[2, 3], &random::UniformOptions::default().high(&b).key(&key))?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn uniform(shape: &[i32], options: &UniformOptions<'_>) -> Result<Array> {
     let &UniformOptions { low, high, dtype, key } = options;
     let low = match low {
@@ -276,6 +280,7 @@ impl<'a> LocScaleOptions<'a> {
 /// assert_eq!(random::normal(&[2], &random::LocScaleOptions::default().key(&key))?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn normal(shape: &[i32], options: &LocScaleOptions<'_>) -> Result<Array> {
     let &LocScaleOptions { dtype, loc, scale, key } = options;
 
@@ -368,6 +373,7 @@ impl<'a> NormalBroadcastOptions<'a> {
 /// assert_eq!(random::normal_broadcast(&[3], &random::NormalBroadcastOptions::default().loc(&b).key(&key))?.shape(), [3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn normal_broadcast(shape: &[i32], options: &NormalBroadcastOptions<'_>) -> Result<Array> {
     let &NormalBroadcastOptions { dtype, loc, scale, key } = options;
 
@@ -402,6 +408,7 @@ pub fn normal_broadcast(shape: &[i32], options: &NormalBroadcastOptions<'_>) -> 
 /// assert_eq!(random::multivariate_normal(&z, &ops::identity(3, Dtype::Float32)?, &[2], Dtype::Float32, Some(&key))?.shape(), [2, 3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn multivariate_normal(
     mean: &Array,
     cov: &Array,
@@ -439,6 +446,7 @@ pub fn multivariate_normal(
 /// assert_eq!(random::randint(&Array::scalar(0)?, &Array::scalar(9)?, &[2], Dtype::Int32, Some(&key))?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn randint(
     low: &Array,
     high: &Array,
@@ -476,6 +484,7 @@ pub fn randint(
 /// assert_eq!(random::bernoulli(&Array::scalar(1.0_f32)?, &[2], Some(&key))?.to_vec::<bool>()?, [true, true]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn bernoulli(p: &Array, shape: &[i32], key: Option<&Array>) -> Result<Array> {
     call::array("bernoulli", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -507,6 +516,7 @@ pub fn bernoulli(p: &Array, shape: &[i32], key: Option<&Array>) -> Result<Array>
 /// assert_eq!(random::truncated_normal(&z, &o, &[3], Dtype::Float32, Some(&key))?.shape(), [3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn truncated_normal(
     lower: &Array,
     upper: &Array,
@@ -544,6 +554,7 @@ pub fn truncated_normal(
 /// assert_eq!(random::gumbel(&[2], Dtype::Float32, Some(&key))?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn gumbel(shape: &[i32], dtype: Dtype, key: Option<&Array>) -> Result<Array> {
     call::array("gumbel", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -573,6 +584,7 @@ pub fn gumbel(shape: &[i32], dtype: Dtype, key: Option<&Array>) -> Result<Array>
 /// assert_eq!(random::laplace(&[2], &random::LocScaleOptions::default().scale(0.5).key(&key))?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn laplace(shape: &[i32], options: &LocScaleOptions<'_>) -> Result<Array> {
     let &LocScaleOptions { dtype, loc, scale, key } = options;
 
@@ -607,6 +619,7 @@ pub fn laplace(shape: &[i32], options: &LocScaleOptions<'_>) -> Result<Array> {
 /// assert_eq!(random::categorical(&a, -1, Some(&key))?.shape(), [2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn categorical(logits: &Array, axis: i32, key: Option<&Array>) -> Result<Array> {
     call::array("categorical", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -630,6 +643,7 @@ pub fn categorical(logits: &Array, axis: i32, key: Option<&Array>) -> Result<Arr
 /// assert_eq!(random::categorical_shape(&a, -1, &[4, 2], Some(&key))?.shape(), [4, 2]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn categorical_shape(
     logits: &Array,
     axis: i32,
@@ -666,6 +680,7 @@ pub fn categorical_shape(
 /// assert_eq!(random::categorical_num_samples(&a, -1, 5, Some(&key))?.shape(), [2, 5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn categorical_num_samples(
     logits: &Array,
     axis: i32,
@@ -701,6 +716,7 @@ pub fn categorical_num_samples(
 /// assert_eq!(random::permutation(&b, 0, Some(&key))?.shape(), [3]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn permutation(x: &Array, axis: i32, key: Option<&Array>) -> Result<Array> {
     call::array("permutation", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -718,6 +734,7 @@ pub fn permutation(x: &Array, axis: i32, key: Option<&Array>) -> Result<Array> {
 /// assert_eq!(random::permutation_arange(5, Some(&key))?.shape(), [5]);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[inline]
 pub fn permutation_arange(x: i32, key: Option<&Array>) -> Result<Array> {
     call::array("permutation_arange", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

@@ -30,13 +30,13 @@ struct RestoreExplicit(sys::mlx_stream);
 
 impl RestoreExplicit {
     fn replace(stream: sys::mlx_stream) -> Self {
-        Self(EXPLICIT.replace(stream))
+        Self(STREAMS.with(|streams| streams.explicit.replace(stream)))
     }
 }
 
 impl Drop for RestoreExplicit {
     fn drop(&mut self) {
-        EXPLICIT.set(self.0);
+        STREAMS.with(|streams| streams.explicit.set(self.0));
     }
 }
 
@@ -126,31 +126,35 @@ pub fn current_device() -> Result<Device> {
     device.describe()
 }
 
-/// A handle that every operation fills anew instead of allocating: MLX's default stream may change
-/// between two operations, by our scopes or by Python's.
-struct Current(sys::mlx_stream);
+/// What this thread's operations choose their stream by: one value, as every operation looks for it.
+struct Streams {
+    /// The stream of the innermost `on_stream`, borrowed for its length; null outside.
+    explicit: Cell<sys::mlx_stream>,
+    /// A handle that every operation fills anew instead of allocating: MLX's default stream may
+    /// change between two operations, by our scopes or by Python's.
+    default: UnsafeCell<sys::mlx_stream>,
+}
 
-impl Drop for Current {
+impl Drop for Streams {
     fn drop(&mut self) {
-        if !self.0.ctx.is_null() {
+        let stream = *self.default.get_mut();
+        if !stream.ctx.is_null() {
             // SAFETY: frees the handle we own, once.
-            unsafe { sys::mlx_stream_free(self.0) };
+            unsafe { sys::mlx_stream_free(stream) };
         }
     }
 }
 
 thread_local! {
-    static CURRENT: UnsafeCell<Current> = const { UnsafeCell::new(Current(super::null())) };
-
-    /// The stream of the innermost `on_stream`, borrowed for its length; null outside.
-    static EXPLICIT: Cell<sys::mlx_stream> = const { Cell::new(super::null()) };
+    static STREAMS: Streams = const {
+        Streams { explicit: Cell::new(super::null()), default: UnsafeCell::new(super::null()) }
+    };
 }
 
 /// The stream that the innermost scope names for its operations, if it does. Valid as long as the
 /// scope.
-#[inline]
 pub(crate) fn explicit() -> Option<sys::mlx_stream> {
-    Some(EXPLICIT.get()).filter(|stream| !stream.ctx.is_null())
+    Some(STREAMS.with(|streams| streams.explicit.get())).filter(|stream| !stream.ctx.is_null())
 }
 
 /// Calls `f` with the stream in scope: the one that the scope names, or the default stream of the
@@ -158,22 +162,29 @@ pub(crate) fn explicit() -> Option<sys::mlx_stream> {
 ///
 /// The handle is valid during `f` only, and `f` must not call this again before it is done with
 /// the handle; operations pass it straight to one C call.
+#[inline]
 pub(crate) fn with_current<R>(
     op: &'static str,
     f: impl FnOnce(sys::mlx_stream) -> Result<R>,
 ) -> Result<R> {
-    if let Some(stream) = explicit() {
-        return f(stream);
-    }
-    let stream = CURRENT.with(|current| {
-        let current = current.get();
-        call::plain_status(op, || {
+    let mut failed = None;
+    let stream = STREAMS.with(|streams| {
+        let explicit = streams.explicit.get();
+        if !explicit.ctx.is_null() {
+            return explicit;
+        }
+        let default = streams.default.get();
+        let filled = call::plain_status(op, || {
             // SAFETY: the cell belongs to this thread, no other reference to it exists, and the
             // call keeps the handle valid, reusing its memory.
-            unsafe { sys::graft_get_default_stream(&raw mut (*current).0) }
-        })?;
+            unsafe { sys::graft_get_default_stream(default) }
+        });
+        failed = filled.err();
         // SAFETY: as above.
-        Ok(unsafe { (*current).0 })
-    })?;
-    f(stream)
+        unsafe { *default }
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => f(stream),
+    }
 }
