@@ -15,7 +15,7 @@ use crate::{is_active, lanes};
 /// `x` is `(…, D)`; `weight`, which is 1 if there is none, and `bias`, which is 0, are `(D,)`.
 ///
 /// `float32`, `bfloat16` and `float16`, all of one dtype, on the CPU are computed in `float32`,
-/// rounded once, and shared among the threads of rayon's global pool. All others run through MLX's
+/// rounded once, and shared among the kernels' threads. All others run through MLX's
 /// own operation.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ mod layer_norm;
 pub mod limits;
 mod logsumexp;
 mod matmul;
+mod prefetch;
 mod quantized_matmul;
 mod rms_norm;
 mod rope;

@@ -7,6 +7,8 @@ use std::hint::black_box;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::tasks;
+
 /// Independent sums: enough to hide the latency, few enough to stay in registers.
 const SUMS: usize = 12;
 
@@ -51,13 +53,13 @@ impl WithSimd for Read<'_> {
     }
 }
 
-/// The threads that the kernels run on: those of rayon's global pool.
+/// The threads that the kernels run on: as many as the crate `rayon` would use.
 ///
 /// ```
 /// assert!(graft_kernels::limits::threads() >= 1);
 /// ```
 pub fn threads() -> usize {
-    rayon::current_num_threads()
+    tasks::threads()
 }
 
 /// Does `count` multiplications and additions of `float32` on every thread, in registers: two
@@ -68,7 +70,9 @@ pub fn threads() -> usize {
 /// ```
 pub fn multiply_add(count: usize) {
     let arch = Arch::new();
-    rayon::broadcast(|_| black_box(arch.dispatch(MultiplyAdd(count))));
+    tasks::for_each(tasks::threads(), true, |_, (): &mut ()| {
+        black_box(arch.dispatch(MultiplyAdd(count)));
+    });
 }
 
 /// Reads all numbers, each thread a part of them. Of numbers that the caches do not hold this takes
@@ -79,9 +83,8 @@ pub fn multiply_add(count: usize) {
 /// ```
 pub fn read(numbers: &[f32]) {
     let arch = Arch::new();
-    rayon::broadcast(|context| {
-        let part = numbers.len().div_ceil(context.num_threads());
-        let part = numbers.chunks(part.max(1)).nth(context.index()).unwrap_or_default();
-        black_box(arch.dispatch(Read(black_box(part))))
+    let part = numbers.len().div_ceil(4 * tasks::threads()).max(1);
+    tasks::for_each_item(numbers.chunks(part), true, |_, part| {
+        black_box(arch.dispatch(Read(black_box(part))));
     });
 }

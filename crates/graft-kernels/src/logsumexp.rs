@@ -12,7 +12,7 @@ use crate::{is_active, lanes, softmax};
 /// `log(sum(exp(x)))` over the last axis, as `mlx.core.logsumexp`.
 ///
 /// `float32`, `bfloat16` and `float16` rows on the CPU are computed in `float32`, relative to the
-/// highest number of each, and shared among the threads of rayon's global pool. All others run
+/// highest number of each, and shared among the kernels' threads. All others run
 /// through MLX's own operation.
 ///
 /// # Errors

@@ -33,8 +33,8 @@ use problem::Problem;
 /// Shapes `(…, M, K)` and `(…, K, N)` give `(…, M, N)`; the leading dimensions broadcast. An `a` of
 /// one dimension is a row, a `b` of one dimension a column, and the result lacks that dimension.
 ///
-/// Products of arrays of these dtypes on the CPU run here, in the wider of both, on the threads of rayon's
-/// global pool; transposed and broadcast arrays are read where they lie. `float32` goes through the
+/// Products of arrays of these dtypes on the CPU run here, in the wider of both, on the kernels'
+/// threads; transposed and broadcast arrays are read where they lie. `float32` goes through the
 /// `gemm` crate. 16-bit numbers are added up in `float32` and rounded once: `bfloat16` by AVX-512's
 /// own instructions where the processor has them, the rest in `float32` block by block. All others
 /// run through MLX's own operation.

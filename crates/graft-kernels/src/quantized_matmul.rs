@@ -36,7 +36,7 @@ use operands::{Numbers, Weight};
 /// default to those of `mode`.
 ///
 /// Products of `float32`, `bfloat16` and `float16` on the CPU run here, in all modes, on the
-/// threads of rayon's global pool: sums are of `float32` and rounded once, to the dtype that MLX
+/// kernels' threads: sums are of `float32` and rounded once, to the dtype that MLX
 /// gives. With many rows, pieces of the packed matrix are unpacked as they are needed and
 /// multiplied by the `gemm` crate; with few rows, numbers are unpacked where they are multiplied,
 /// in AVX-512's registers where the processor has them. There, codes of 2, 4 and 8 bits meet an `x`

@@ -15,7 +15,7 @@ use crate::{is_active, lanes};
 /// `x` is `(…, D)` and `weight`, which is 1 if there is none, `(D,)`.
 ///
 /// `float32`, `bfloat16` and `float16` on the CPU are computed in `float32`, rounded once, and shared
-/// among the threads of rayon's global pool. All others run through MLX's own operation.
+/// among the kernels' threads. All others run through MLX's own operation.
 ///
 /// # Errors
 /// Those of `mlx.core.fast.rms_norm`: an array without dimensions, or a weight that does not fit.

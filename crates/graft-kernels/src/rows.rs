@@ -10,9 +10,9 @@ use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Result, ops};
 use pulp::{Arch, NullaryFnOnce};
-use rayon::prelude::*;
 
 use crate::floats::{Floats, to_bfloat16, to_float16};
+use crate::tasks;
 
 /// Elements below which a second thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
@@ -133,20 +133,20 @@ pub(crate) fn compute<const N: usize>(
 
     let arch = Arch::new();
     let run = |(first, count, rows)| arch.dispatch(Task { kernel, first, count, rows });
-    let threads = rayon::current_num_threads();
+    let threads = tasks::threads();
     if threads == 1 || count < 2 || count * cost < PARALLEL_FROM {
         run((0, count, rows));
         return Ok(());
     }
     let per_task = count.div_ceil(threads * TASKS_PER_THREAD).max(PARALLEL_FROM / 4 / cost);
-    let tasks: Vec<_> = (0..count)
+    let pieces: Vec<_> = (0..count)
         .step_by(per_task)
         .map(|first| {
             let taken = rows.each_mut().map(|rows| rows.take(per_task));
             (first, per_task.min(count - first), taken)
         })
         .collect();
-    tasks.into_par_iter().for_each(run);
+    tasks::for_each_item(pieces.into_iter(), true, |_, piece| run(piece));
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::{is_active, lanes};
 /// `exp(x) / sum(exp(x))` over the last axis, as `mlx.core.softmax` with `precise`.
 ///
 /// `float32`, `bfloat16` and `float16` rows on the CPU are computed in `float32` and shared among the
-/// threads of rayon's global pool. All others run through MLX's own operation.
+/// kernels' threads. All others run through MLX's own operation.
 ///
 /// # Errors
 /// Those of `mlx.core.softmax`: an array without dimensions.

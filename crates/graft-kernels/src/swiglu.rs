@@ -17,7 +17,7 @@ const WIDTH: usize = 1024;
 /// `silu(gate) * up`, the activation of `SwiGLU` (Shazeer, 2020).
 ///
 /// Two arrays of one shape and dtype, `float32`, `bfloat16` or `float16`, on the CPU are computed in
-/// `float32` and shared among the threads of rayon's global pool. All others run through MLX's own
+/// `float32` and shared among the kernels' threads. All others run through MLX's own
 /// operations.
 ///
 /// # Errors

@@ -1,7 +1,11 @@
 //! Work that is cut into tasks and shared among threads.
 
+mod pool;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+pub(crate) use pool::threads;
 
 /// Numbers of a matrix below which a second thread costs more than it saves, for one row.
 const PARALLEL_FROM: usize = 1 << 17;
@@ -25,7 +29,7 @@ impl Cut {
     /// Tasks for so much work together.
     pub(crate) fn new(work: usize) -> Self {
         let parallel = work >= PARALLEL_FROM;
-        let tasks = if parallel { PER_THREAD * rayon::current_num_threads() } else { 1 };
+        let tasks = if parallel { PER_THREAD * threads() } else { 1 };
         Self { work: work.max(1), tasks }
     }
 
@@ -41,11 +45,7 @@ impl Cut {
     }
 }
 
-/// Runs tasks `0..count`, on several threads if `parallel`: the calling one and those of rayon's
-/// global pool. Each thread has a state of its own.
-///
-/// The caller starts at once, rather than sleep until another thread has woken up, and takes what
-/// the others have not taken.
+/// Runs tasks `0..count`, on several threads if `parallel`. Each thread has a state of its own.
 pub(crate) fn for_each<S: Default>(
     count: usize,
     parallel: bool,
@@ -62,15 +62,22 @@ pub(crate) fn for_each<S: Default>(
             task(index, &mut state);
         }
     };
-    let threads = if parallel { rayon::current_num_threads().min(count) } else { 1 };
-    if threads <= 1 {
-        return work();
-    }
-    rayon::in_place_scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| work());
+    pool::share(if parallel { count.saturating_sub(1) } else { 0 }, &work);
+}
+
+/// Runs a task for each item, as [`for_each`] does.
+pub(crate) fn for_each_item<T: Send>(
+    items: impl ExactSizeIterator<Item = T> + Send,
+    parallel: bool,
+    task: impl Fn(usize, T) + Sync,
+) {
+    let count = items.len();
+    let items = Mutex::new(items.enumerate());
+    for_each(count, parallel, |_, (): &mut ()| {
+        let next = items.lock().unwrap_or_else(PoisonError::into_inner).next();
+        if let Some((i, item)) = next {
+            task(i, item);
         }
-        work();
     });
 }
 
@@ -81,15 +88,7 @@ pub(crate) fn for_each_chunk<T: Send>(
     parallel: bool,
     task: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    let count = data.len().div_ceil(size);
-    let chunks = Mutex::new(data.chunks_mut(size).enumerate());
-    for_each(count, parallel, |_, (): &mut ()| {
-        // Taking a chunk does not panic.
-        let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).next();
-        if let Some((i, chunk)) = next {
-            task(i, chunk);
-        }
-    });
+    for_each_item(data.chunks_mut(size), parallel, task);
 }
 
 #[cfg(test)]

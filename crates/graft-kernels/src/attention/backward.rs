@@ -5,7 +5,6 @@
 
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Strided};
 use pulp::{Arch, NullaryFnOnce};
-use rayon::prelude::*;
 
 use super::heads::{Block, Heads};
 use super::parts::{Pieces, deal};
@@ -13,6 +12,7 @@ use crate::floats::Float;
 use crate::lanes;
 use crate::matmul::float32::{add_product, product_into};
 use crate::matmul::matrix::Matrix;
+use crate::tasks;
 
 /// What is known of the queries: the attention, its statistics, and the cotangent, each of shape
 /// `(B, T, H, …)`.
@@ -48,7 +48,8 @@ impl<T: Float> Heads<'_, T> {
         let dq = deal(dq, self.repeats * self.dim, tasks, owner(self.queries));
         let dk = deal(dk, self.dim, tasks, owner(self.keys));
         let dv = deal(dv, self.value_dim, tasks, owner(self.keys));
-        dq.into_par_iter().zip(dk).zip(dv).enumerate().for_each(|(task, ((dq, dk), dv))| {
+        let outputs = dq.into_iter().zip(dk).zip(dv);
+        tasks::for_each_item(outputs, true, |task, ((dq, dk), dv)| {
             let (batch, group) = (task / self.groups, task % self.groups);
             self.group_gradients(batch, group, &known, dq, dk, dv);
         });

@@ -5,7 +5,6 @@
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::{Arch, NullaryFnOnce};
-use rayon::prelude::*;
 
 use super::few_queries;
 use super::heads::{Block, Heads};
@@ -14,6 +13,7 @@ use crate::floats::Float;
 use crate::lanes;
 use crate::matmul::float32::product_into;
 use crate::matmul::matrix::Matrix;
+use crate::tasks;
 
 /// Multiplications below which a second thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 17;
@@ -37,16 +37,13 @@ impl<T: Float> Heads<'_, T> {
         };
         let out = deal(out, self.repeats * self.value_dim, tasks, owner);
         let statistics = deal(statistics, self.repeats * 2, tasks, owner);
-        let run = |(task, (out, statistics)): (usize, (Pieces<'_, T>, Pieces<'_, f32>))| {
+        let run = |task: usize, (out, statistics): (Pieces<'_, T>, Pieces<'_, f32>)| {
             let (head, first) = (task / blocks, task % blocks * count);
             let (batch, group) = (head / self.groups, head % self.groups);
             self.block(Block { batch, group, first, count: out.len() }, out, statistics);
         };
-        if rayon::current_num_threads() == 1 || self.work() < PARALLEL_FROM {
-            out.into_iter().zip(statistics).enumerate().for_each(run);
-        } else {
-            out.into_par_iter().zip(statistics).enumerate().for_each(run);
-        }
+        let blocks = out.into_iter().zip(statistics);
+        tasks::for_each_item(blocks, self.work() >= PARALLEL_FROM, run);
         Ok(())
     }
 

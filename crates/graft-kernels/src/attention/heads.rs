@@ -6,6 +6,7 @@ use mlx_graft::{Dtype, Element};
 use super::Attention;
 use crate::floats::Float;
 use crate::matmul::matrix::Matrix;
+use crate::tasks;
 
 /// Scores that a thread holds at a time: half a megabyte of `float32`, which a second-level cache
 /// keeps.
@@ -87,7 +88,7 @@ impl<'a, T: Float> Heads<'a, T> {
         let rows = (SCORES / self.keys).max(ROWS);
         // Enough blocks for all threads, unless they would be small.
         let all = self.batch * self.groups * self.repeats * self.queries;
-        let share = all.div_ceil(4 * rayon::current_num_threads()).max(ROWS);
+        let share = all.div_ceil(4 * tasks::threads()).max(ROWS);
         rows.min(share).div_ceil(self.repeats).min(self.queries)
     }
 

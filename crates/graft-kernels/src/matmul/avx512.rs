@@ -143,7 +143,7 @@ impl<T: Lanes> Block<'_, T> {
         let b = &*packed;
 
         let count = self.a.rows.div_ceil(A_LINES);
-        let threads = if parallel { rayon::current_num_threads() } else { 1 };
+        let threads = if parallel { tasks::threads() } else { 1 };
         // Blocks of rows in equal numbers for each thread, and if they are few, of fewer columns.
         let blocks = count.div_ceil(PANELS).next_multiple_of(threads).min(count);
         let pieces = if blocks < threads { (2 * threads).div_ceil(blocks).min(panels) } else { 1 };

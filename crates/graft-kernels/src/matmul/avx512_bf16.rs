@@ -6,25 +6,29 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __cpuid, __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_si512,
-    _mm512_mask_storeu_epi16, _mm512_maskz_loadu_epi16, _mm512_reduce_add_ps, _mm512_set1_epi32,
-    _mm512_setzero_ps,
+    __cpuid, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
+    _mm512_loadu_si512, _mm512_mask_storeu_epi16, _mm512_maskz_loadu_epi16, _mm512_reduce_add_ps,
+    _mm512_set1_epi32, _mm512_setzero_ps,
 };
 use std::mem::{MaybeUninit, transmute};
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::avx512_lanes::LANES;
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES, Panels};
 use crate::isa::Isa;
+use crate::prefetch::prefetch;
+use crate::tasks;
 
 /// Rows up to which packing does not pay.
 const FEW_ROWS: usize = 4;
 
 /// Columns that a task of a product with few rows computes.
 const FEW_ROWS_COLUMNS: usize = 64;
+
+/// Columns that are read side by side there, for each of which the row is in a register anyway.
+const TOGETHER: usize = 4;
 
 /// Panels of `a` that stay in the second-level cache while the panels of `b` pass by.
 const BLOCK: usize = 8;
@@ -73,9 +77,9 @@ pub(super) fn multiply(
         let columns = columns.min(n - start);
         let b_panels = Panels::<B_LINES>::pack(b.transposed().rows(start, columns), parallel);
         let blocks = a_panels.count().div_ceil(BLOCK);
-        let pieces = if parallel { (4 * rayon::current_num_threads()).div_ceil(blocks) } else { 1 };
+        let pieces = if parallel { (4 * tasks::threads()).div_ceil(blocks) } else { 1 };
         let per_piece = b_panels.count().div_ceil(pieces);
-        let task = |task: usize| {
+        tasks::for_each(blocks * pieces, parallel, |task, (): &mut ()| {
             let (block, piece) = (task / pieces, task % pieces);
             let a_range = block * BLOCK..a_panels.count().min((block + 1) * BLOCK);
             let last = b_panels.count().min((piece + 1) * per_piece);
@@ -91,12 +95,7 @@ pub(super) fn multiply(
                     }
                 }
             }
-        };
-        if parallel {
-            (0..blocks * pieces).into_par_iter().for_each(task);
-        } else {
-            (0..blocks * pieces).for_each(task);
-        }
+        });
     }
 }
 
@@ -191,45 +190,63 @@ pub(super) fn few_rows(
     let rows: Vec<Vec<bf16>> = (0..a.rows).map(|i| a.row_to_vec(i)).collect();
     let (columns, n) = (b.transposed(), b.columns);
     let out = Output { data: out.as_mut_ptr(), columns: n };
-    let task = |task: usize| {
-        for j in task * FEW_ROWS_COLUMNS..n.min((task + 1) * FEW_ROWS_COLUMNS) {
-            let column = columns.dense_row(j);
+    tasks::for_each(n.div_ceil(FEW_ROWS_COLUMNS), parallel, |task, (): &mut ()| {
+        let last = n.min((task + 1) * FEW_ROWS_COLUMNS);
+        let mut j = task * FEW_ROWS_COLUMNS;
+        while j < last {
+            let together = if last - j < TOGETHER { 1 } else { TOGETHER };
             for (i, row) in rows.iter().enumerate() {
-                // SAFETY: the instructions were found above; element (i, j) exists and is written
-                // by this task alone.
-                unsafe { (*out.tile(i, j)).write(bf16::from_f32(dot(row, column))) };
+                // SAFETY: the instructions were found above; elements (i, j..j + together) exist
+                // and are written by this task alone.
+                unsafe {
+                    if together == 1 {
+                        let [product] = dots::<1, TOGETHER>(row, [columns.dense_row(j)]);
+                        (*out.tile(i, j)).write(bf16::from_f32(product));
+                    } else {
+                        let columns = std::array::from_fn(|n| columns.dense_row(j + n));
+                        for (n, product) in dots::<TOGETHER, 1>(row, columns).iter().enumerate() {
+                            (*out.tile(i, j + n)).write(bf16::from_f32(*product));
+                        }
+                    }
+                }
             }
+            j += together;
         }
-    };
-    let tasks = n.div_ceil(FEW_ROWS_COLUMNS);
-    if parallel {
-        (0..tasks).into_par_iter().for_each(task);
-    } else {
-        (0..tasks).for_each(task);
-    }
+    });
 }
 
-/// The sum of the products of neighbours.
+/// The dot products of `x` and each of `columns`, which are as long, in so many sums each that are
+/// independent of each other: one need not wait for another.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn dot(x: &[bf16], y: &[bf16]) -> f32 {
+fn dots<const N: usize, const SUMS: usize>(x: &[bf16], columns: [&[bf16]; N]) -> [f32; N] {
     /// Numbers in a register.
     const WIDTH: usize = 2 * LANES;
-    /// Sums that are independent of each other, so that one need not wait for another.
-    const SUMS: usize = 4;
 
-    let mut sums = [_mm512_setzero_ps(); SUMS];
-    let (x_chunks, x_rest) = x.as_chunks::<{ WIDTH * SUMS }>();
-    let (y_chunks, y_rest) = y.as_chunks::<{ WIDTH * SUMS }>();
-    for (x, y) in x_chunks.iter().zip(y_chunks) {
-        for (s, sum) in sums.iter_mut().enumerate() {
-            let at = s * WIDTH..(s + 1) * WIDTH;
-            *sum = _mm512_dpbf16_ps(*sum, part(&x[at.clone()]), part(&y[at]));
+    let columns = columns.map(|column| &column[..x.len()]);
+    let mut sums = [[_mm512_setzero_ps(); SUMS]; N];
+    let step = WIDTH * SUMS;
+    let whole = x.len() - x.len() % step;
+    for start in (0..whole).step_by(step) {
+        for s in 0..SUMS {
+            let at = start + s * WIDTH..start + (s + 1) * WIDTH;
+            let x = part(&x[at.clone()]);
+            for (sums, column) in sums.iter_mut().zip(&columns) {
+                prefetch(&raw const column[at.start]);
+                sums[s] = _mm512_dpbf16_ps(sums[s], x, part(&column[at.clone()]));
+            }
         }
     }
-    for (x, y) in x_rest.chunks(WIDTH).zip(y_rest.chunks(WIDTH)) {
-        sums[0] = _mm512_dpbf16_ps(sums[0], part(x), part(y));
+    for start in (whole..x.len()).step_by(WIDTH) {
+        let at = start..x.len().min(start + WIDTH);
+        let x = part(&x[at.clone()]);
+        for (sums, column) in sums.iter_mut().zip(&columns) {
+            sums[0] = _mm512_dpbf16_ps(sums[0], x, part(&column[at.clone()]));
+        }
     }
-    sums.into_iter().map(|sum: __m512| _mm512_reduce_add_ps(sum)).sum()
+    sums.map(|sums| {
+        let total = sums.into_iter().fold(_mm512_setzero_ps(), |x, y| _mm512_add_ps(x, y));
+        _mm512_reduce_add_ps(total)
+    })
 }
 
 /// At most 32 numbers, and zeros.

@@ -7,22 +7,25 @@
 use std::mem::MaybeUninit;
 
 use half::f16;
-use pulp::{Arch, NullaryFnOnce};
-use rayon::prelude::*;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::float32::product_into;
+use super::gemv::dots;
 use super::matrix::Matrix;
 use super::problem::Product;
 use crate::floats::Float;
-use crate::lanes::dot;
+use crate::tasks;
 
 /// Rows of `a` that are converted at a time.
 const ROWS: usize = 512;
 
+/// Rows that a task converts.
+const ROWS_OF_A_TASK: usize = 16;
+
 /// Elements that are converted at a time for the product with a few rows, on the stack.
 const BLOCK: usize = 512;
 
-/// Columns that a task computes at least for the product with a few rows.
+/// Columns that a task computes for the product with a few rows.
 const COLUMNS: usize = 64;
 
 /// Rows for which no block of `b` is converted.
@@ -34,12 +37,13 @@ const CONVERTED_BYTES: usize = 8 << 20;
 /// The sum of the products of neighbours.
 struct Dot<'a>(&'a [f32], &'a [f32]);
 
-impl NullaryFnOnce for Dot<'_> {
+impl WithSimd for Dot<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn call(self) -> f32 {
-        dot(self.0, self.1)
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        let [product] = dots(simd, self.0, [self.1]);
+        product
     }
 }
 
@@ -100,12 +104,12 @@ pub(super) fn multiply<T: Float>(
 /// The matrix in `float32`, row by row.
 pub(crate) fn wide_rows<T: Float>(matrix: Matrix<'_, T>, parallel: bool) -> Vec<f32> {
     let mut wide = vec![0.0; matrix.rows * matrix.columns];
-    let row = |(i, wide): (usize, &mut [f32])| matrix.widen_row(i, wide);
-    if parallel {
-        wide.par_chunks_mut(matrix.columns).enumerate().for_each(row);
-    } else {
-        wide.chunks_mut(matrix.columns).enumerate().for_each(row);
-    }
+    let columns = matrix.columns;
+    tasks::for_each_chunk(&mut wide, ROWS_OF_A_TASK * columns, parallel, |task, wide| {
+        for (i, wide) in wide.chunks_mut(columns).enumerate() {
+            matrix.widen_row(task * ROWS_OF_A_TASK + i, wide);
+        }
+    });
     wide
 }
 
@@ -131,17 +135,15 @@ fn few_rows<T: Float>(
         }
         sums.map(T::round)
     };
-    if parallel {
-        let all: Vec<_> = (0..n).into_par_iter().with_min_len(COLUMNS).map(products).collect();
-        all.iter().enumerate().for_each(|(j, sums)| scatter(out, n, j, sums));
-    } else {
-        (0..n).for_each(|j| scatter(out, n, j, &products(j)));
-    }
-}
-
-/// Writes the first numbers of column `j`, as many as there are rows of `n` numbers.
-fn scatter<T: Float>(out: &mut [MaybeUninit<T>], n: usize, j: usize, column: &[T; FEW_ROWS]) {
-    for (row, &value) in out.chunks_mut(n).zip(column) {
-        row[j].write(value);
+    let mut all = vec![[T::round(0.0); FEW_ROWS]; n];
+    tasks::for_each_chunk(&mut all, COLUMNS, parallel, |task, sums| {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            *sums = products(task * COLUMNS + i);
+        }
+    });
+    for (i, row) in out.chunks_mut(n).enumerate() {
+        for (out, sums) in row.iter_mut().zip(&all) {
+            out.write(sums[i]);
+        }
     }
 }

@@ -3,16 +3,23 @@
 // What is not inlined into a dispatched closure is not compiled for the wide registers.
 #![allow(clippy::inline_always)]
 
+use std::array;
 use std::mem::MaybeUninit;
 
-use pulp::{Arch, NullaryFnOnce};
-use rayon::prelude::*;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::matrix::Matrix;
-use crate::lanes::dot;
+use crate::prefetch::prefetch;
+use crate::tasks;
 
 /// Outputs that a task computes at least, a multiple of a cache line.
-const CHUNK: usize = 256;
+const CHUNK: usize = 64;
+
+/// Dense columns that are read side by side, for each of which the row is in a register anyway.
+const COLUMNS: usize = 4;
+
+/// Sums of each column that are independent of each other, so that one need not wait for another.
+const SUMS: usize = 2;
 
 /// Whether [`row_times_matrix`] reads this matrix in the order it lies in.
 pub(super) fn suits(matrix: &Matrix<'_, f32>) -> bool {
@@ -30,13 +37,9 @@ pub(super) fn row_times_matrix(
     let chunk = |start: usize, out: &mut [MaybeUninit<f32>]| {
         arch.dispatch(Chunk { x, matrix, start, out });
     };
-    if parallel {
-        let length = out.len().div_ceil(rayon::current_num_threads());
-        let length = length.next_multiple_of(16).clamp(CHUNK, 16 * CHUNK);
-        out.par_chunks_mut(length).enumerate().for_each(|(i, out)| chunk(i * length, out));
-    } else {
-        chunk(0, out);
-    }
+    let length = out.len().div_ceil(4 * tasks::threads()).next_multiple_of(16);
+    let length = if parallel { length.max(CHUNK) } else { out.len() };
+    tasks::for_each_chunk(out, length, parallel, |i, out| chunk(i * length, out));
 }
 
 /// Columns `start..` of a product.
@@ -47,21 +50,62 @@ struct Chunk<'a> {
     out: &'a mut [MaybeUninit<f32>],
 }
 
-impl NullaryFnOnce for Chunk<'_> {
+impl WithSimd for Chunk<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let columns = self.matrix.transposed();
         // Where the rows are dense too (a matrix of one row or column), either is right.
-        if columns.has_dense_rows() {
-            for (j, out) in self.out.iter_mut().enumerate() {
-                out.write(dot(self.x, columns.dense_row(self.start + j)));
-            }
-        } else {
-            add_rows(self.x, self.matrix, self.start, self.out);
+        if !columns.has_dense_rows() {
+            return add_rows(self.x, self.matrix, self.start, self.out);
+        }
+        let (groups, rest) = self.out.as_chunks_mut::<COLUMNS>();
+        let mut j = self.start;
+        for group in groups {
+            let columns = array::from_fn(|i| columns.dense_row(j + i));
+            *group = dots::<S, COLUMNS>(simd, self.x, columns).map(MaybeUninit::new);
+            j += COLUMNS;
+        }
+        for (i, out) in rest.iter_mut().enumerate() {
+            *out = dots(simd, self.x, [columns.dense_row(j + i)]).map(MaybeUninit::new)[0];
         }
     }
+}
+
+/// The dot products of `x` and each of `columns`, which are as long.
+#[inline(always)]
+pub(super) fn dots<S: Simd, const N: usize>(simd: S, x: &[f32], columns: [&[f32]; N]) -> [f32; N] {
+    let parts = |numbers| {
+        let (registers, rest) = S::as_simd_f32s(numbers);
+        let (groups, last) = registers.as_chunks::<SUMS>();
+        (groups, last, simd.partial_load_f32s(rest))
+    };
+    let (x, x_last, x_rest) = parts(x);
+    let columns = columns.map(|column| {
+        let (column, last, rest) = parts(column);
+        (&column[..x.len()], &last[..x_last.len()], rest)
+    });
+    let mut sums = [[simd.splat_f32s(0.0); SUMS]; N];
+    for (i, x) in x.iter().enumerate() {
+        for (sums, (column, ..)) in sums.iter_mut().zip(&columns) {
+            for (s, sum) in sums.iter_mut().enumerate() {
+                prefetch(&raw const column[i][s]);
+                *sum = simd.mul_add_f32s(x[s], column[i][s], *sum);
+            }
+        }
+    }
+    array::from_fn(|n| {
+        let (_, last, rest) = columns[n];
+        let mut sum = simd.mul_add_f32s(x_rest, rest, sums[n][0]);
+        for &other in &sums[n][1..] {
+            sum = simd.add_f32s(sum, other);
+        }
+        for (&x, &y) in x_last.iter().zip(last) {
+            sum = simd.mul_add_f32s(x, y, sum);
+        }
+        simd.reduce_sum_f32s(sum)
+    })
 }
 
 /// Writes columns `start..` of `x × matrix`, whose rows are dense.

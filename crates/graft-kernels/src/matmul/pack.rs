@@ -4,10 +4,10 @@
 use std::arch::x86_64::{_mm512_maskz_loadu_epi16, _mm512_setzero_si512, _mm512_storeu_si512};
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::avx512_lanes::{self, LANES};
 use super::matrix::Matrix;
+use crate::tasks;
 
 /// Lines of a panel of `a`: so many sums of 32 columns, and two loads, fill the registers.
 pub(super) const A_LINES: usize = 14;
@@ -35,7 +35,7 @@ impl<const LINES: usize> Panels<LINES> {
         let (lines, pairs) = (matrix.rows, matrix.columns.div_ceil(2));
         let size = pairs * Self::REGISTERS;
         let mut data = vec![[0_u32; LANES]; lines.div_ceil(LINES) * size];
-        let panel = |(i, panel): (usize, &mut [[u32; LANES]])| {
+        let panel = |i: usize, panel: &mut [[u32; LANES]]| {
             let lines = LINES.min(lines - i * LINES);
             let matrix = matrix.rows(i * LINES, lines);
             for register in 0..Self::REGISTERS.min(lines.div_ceil(LANES)) {
@@ -45,11 +45,7 @@ impl<const LINES: usize> Panels<LINES> {
                 pack_lines(part, places);
             }
         };
-        if parallel {
-            data.par_chunks_mut(size).enumerate().for_each(panel);
-        } else {
-            data.chunks_mut(size).enumerate().for_each(panel);
-        }
+        tasks::for_each_chunk(&mut data, size, parallel, panel);
         Self { data, lines, pairs }
     }
 

@@ -5,9 +5,9 @@ use std::mem::MaybeUninit;
 
 use mlx_graft::Element;
 use mlx_graft::primitive::{KernelError, OutputBuffer, Strided};
-use rayon::prelude::*;
 
 use super::matrix::Matrix;
+use crate::tasks;
 
 /// Multiplications below which a second thread costs more than it saves: some 15 µs of one core.
 const PARALLEL_FROM: usize = 1 << 20;
@@ -138,23 +138,24 @@ impl<'a, T: Product> Problem<'a, T> {
         let work = size * self.k;
         let parallel_from =
             if self.m == 1 || self.n == 1 { PARALLEL_FROM_VECTOR } else { PARALLEL_FROM };
-        let threads = rayon::current_num_threads();
-        let one = |(i, out): (usize, &mut [MaybeUninit<T>]), parallel: bool| {
+        let threads = tasks::threads();
+        let one = |i: usize, out: &mut [MaybeUninit<T>], parallel: bool| {
             let (a, b) = self.matrices(i);
             T::multiply(a, b, out, parallel);
         };
         if threads == 1 || count * work < parallel_from {
-            output.chunks_mut(size).enumerate().for_each(|item| one(item, false));
+            output.chunks_mut(size).enumerate().for_each(|(i, out)| one(i, out, false));
         } else if count >= threads {
             // Enough matrices for all threads. A task takes several when they are tiny.
             let per_task = (parallel_from / work).clamp(1, count.div_ceil(threads));
-            output
-                .par_chunks_mut(size)
-                .enumerate()
-                .with_min_len(per_task)
-                .for_each(|item| one(item, false));
+            tasks::for_each_chunk(output, per_task * size, true, |task, outputs| {
+                for (i, out) in outputs.chunks_mut(size).enumerate() {
+                    one(task * per_task + i, out, false);
+                }
+            });
         } else {
-            output.chunks_mut(size).enumerate().for_each(|item| one(item, work >= parallel_from));
+            let parallel = work >= parallel_from;
+            output.chunks_mut(size).enumerate().for_each(|(i, out)| one(i, out, parallel));
         }
         Ok(())
     }

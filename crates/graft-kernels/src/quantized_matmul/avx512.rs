@@ -21,6 +21,7 @@ use super::operands::{Row, Scratch};
 use super::product::Product;
 use super::vnni::{self, Multiples};
 use crate::isa::Isa;
+use crate::prefetch::prefetch;
 
 /// Words, and numbers, in a register.
 pub(super) const LANES: usize = 16;
@@ -314,6 +315,7 @@ fn products<const BITS: usize, const M: usize, const N: usize>(
             // SAFETY: the mask covers the words from there on.
             *codes = unsafe {
                 let words = row.codes.as_ptr().add(register * 4 * LANES);
+                prefetch(words);
                 _mm512_maskz_loadu_epi32(word_mask, words.cast())
             };
         }

@@ -10,11 +10,11 @@ use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError};
 use mlx_graft::{Dtype, Element};
 use pulp::{Arch, NullaryFnOnce};
-use rayon::prelude::*;
 
 use super::format::{Format, Mode, e4m3, e8m0};
 use super::unpack::unpack;
 use crate::floats::Floats;
+use crate::tasks;
 
 /// The elements of an input in row-major order: its own memory if they lie so, a copy otherwise.
 fn dense<'a, T: Element>(input: &InputBuffer<'a>) -> Result<Cow<'a, [T]>, KernelError> {
@@ -69,15 +69,11 @@ impl<'a> Numbers<'a> {
             Self::Bfloat16(_) | Self::Float16(_) => self.floats(),
         };
         let mut wide = vec![0.0; x.len()];
-        let convert = |(i, wide): (usize, &mut [f32])| {
+        let convert = |i: usize, wide: &mut [f32]| {
             let start = i * CONVERTED;
             Arch::new().dispatch(Convert { x, range: start..start + wide.len(), wide });
         };
-        if x.len() > CONVERTED {
-            wide.par_chunks_mut(CONVERTED).enumerate().for_each(convert);
-        } else {
-            convert((0, &mut wide));
-        }
+        tasks::for_each_chunk(&mut wide, CONVERTED, true, convert);
         Cow::Owned(wide)
     }
 

@@ -8,7 +8,6 @@ use std::sync::OnceLock;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::Arch;
-use rayon::prelude::*;
 
 use super::format::Format;
 use super::operands::{Numbers, Weight};
@@ -188,14 +187,10 @@ fn in_order<'x>(x: &'x [f32], size: usize, lhs: &[usize], order: &[usize]) -> Co
         return Cow::Borrowed(x);
     }
     let mut sorted = vec![0.0; order.len() * size];
-    let copy = |(to, &pick): (&mut [f32], &usize)| {
-        to.copy_from_slice(&x[lhs[pick] * size..][..size]);
-    };
-    if sorted.len() < PARALLEL_FROM {
-        sorted.chunks_exact_mut(size).zip(order).for_each(copy);
-    } else {
-        sorted.par_chunks_exact_mut(size).zip(order).for_each(copy);
-    }
+    let parallel = sorted.len() >= PARALLEL_FROM;
+    tasks::for_each_chunk(&mut sorted, size, parallel, |i, to| {
+        to.copy_from_slice(&x[lhs[order[i]] * size..][..size]);
+    });
     Cow::Owned(sorted)
 }
 

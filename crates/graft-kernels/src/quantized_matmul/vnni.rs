@@ -20,6 +20,7 @@ use super::avx512::{LANES, Lanes, Tile};
 use super::format::{Format, Mode};
 use super::operands::Row;
 use crate::isa::Isa;
+use crate::prefetch::prefetch;
 
 /// Bytes in a register.
 const BYTES: usize = 64;
@@ -142,6 +143,7 @@ impl Multiples {
                 // SAFETY: the mask covers the words from there on.
                 let words = unsafe {
                     let words = rows[n].codes.as_ptr().add(register * BYTES);
+                    prefetch(words);
                     _mm512_maskz_loadu_epi32(word_mask, words.cast())
                 };
                 for plane in 0..per_byte {
