@@ -12,6 +12,8 @@ from mlx_graft.bench.contest import Contestant
 from mlx_graft.bench.machine import WORKERS
 
 __all__ = ["Contestant", "accelerated", "ours", "theirs", "with_openblas"]
+USES_BLAS = {"fp32"}
+"""Formats in which MLX calls BLAS, so that OpenBLAS makes mlx-lm faster."""
 
 
 def program(worker: str) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from contestants import Contestant, accelerated, ours, theirs, with_openblas
+from contestants import USES_BLAS, Contestant, accelerated, ours, theirs, with_openblas
 from models import GGUF_TYPES, Model
 
 from mlx_graft.bench import contest
@@ -19,11 +19,13 @@ ROUNDS = 9
 def contestants(model: Model, quick: bool) -> list[Contestant]:
     """Returns who takes part with a model; the slow ones take few turns, and none if quick."""
     folder = model.folder
-    slow: dict[str, Any] = {"warmup": 0, "turns": 2}
+    # Packed weights take MLX minutes for a prompt.
+    slow: dict[str, Any] = {"warmup": 0, "turns": 1 if model.form == "4-bit" else 2}
     pace: dict[str, Any] = {"warmup": 1, "turns": 3 if quick else ROUNDS}
     found = []
     if not quick:
         found.append(ours("mlx_lm_generate.py", folder, name="mlx-lm", **slow))
+    if not quick and model.form in USES_BLAS:
         openblas = ours("mlx_lm_generate.py", folder, name="mlx-lm, OpenBLAS", **slow)
         found.append(with_openblas(openblas))
     found.append(accelerated("mlx_lm_generate.py", folder, **pace))

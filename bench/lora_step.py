@@ -11,14 +11,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from contestants import Contestant, accelerated, ours, theirs, with_openblas
+from contestants import USES_BLAS, Contestant, accelerated, ours, theirs, with_openblas
 from models import Model
 
 from mlx_graft.bench import contest
 
 STEADY = 9
-FASTER_FORMS = {"fp32"}
-"""In the others no BLAS is called, and mlx-lm is as slow with OpenBLAS as without."""
 
 
 def contestants(model: Model, quick: bool) -> list[Contestant]:
@@ -30,11 +28,9 @@ def contestants(model: Model, quick: bool) -> list[Contestant]:
     found = []
     if not quick:
         found.append(ours("mlx_lm_lora.py", folder, name="mlx-lm", **slow))
-    if not quick or model.form in FASTER_FORMS:
-        openblas = pace if model.form in FASTER_FORMS else slow
-        found.append(
-            with_openblas(ours("mlx_lm_lora.py", folder, name="mlx-lm, OpenBLAS", **openblas))
-        )
+    if model.form in USES_BLAS:
+        openblas = ours("mlx_lm_lora.py", folder, name="mlx-lm, OpenBLAS", **pace)
+        found.append(with_openblas(openblas))
     found.append(accelerated("mlx_lm_lora.py", folder, **pace))
     # PyTorch has no 4-bit weights on a CPU: there it shows what bf16 costs.
     dtype = "float32" if model.form == "fp32" else "bfloat16"
