@@ -11,7 +11,7 @@ from machine import BENCH, PEERS, environment, openblas, peers_environment
 from mlx_graft.bench.contest import Contestant
 from mlx_graft.bench.machine import WORKERS
 
-__all__ = ["Contestant", "accelerated", "ours", "theirs", "with_openblas"]
+__all__ = ["USES_BLAS", "Contestant", "accelerated", "ours", "theirs", "with_openblas"]
 USES_BLAS = {"fp32"}
 """Formats in which MLX calls BLAS, so that OpenBLAS makes mlx-lm faster."""
 

@@ -20,9 +20,9 @@ HEAD = """\
 
 Written by `make bench`; do not edit. `make bench-peers` installs PyTorch and llama.cpp beside, and
 `python bench/run.py PART` repeats a part. Contestants take turns, so that all meet the same noise;
-numbers are medians of {turns} turns after warm-up (stock mlx-lm, which is slow: 1 or 2). Resident memory
-is the most that the system counted for the process. Models have random weights from a fixed seed:
-100M is a Llama of 12 layers of 768 with a vocabulary of 16,384, 5M one of 6 layers of 256.
+numbers are medians of {turns} turns after warm-up (stock mlx-lm, which is slow: 1 or 2). Resident
+memory is the most that the system counted for the process. Models have random weights from a fixed
+seed: 100M is a Llama of 12 layers of 768 with a vocabulary of 16,384, 5M one of 6 layers of 256.
 """
 
 

@@ -53,7 +53,8 @@ impl WithSimd for Read<'_> {
     }
 }
 
-/// The threads that the kernels run on: as many as the crate `rayon` would use.
+/// The number of threads that the kernels run on: `RAYON_NUM_THREADS`, or as many as the machine's
+/// cores, a container's quota and the process's affinity allow.
 ///
 /// ```
 /// assert!(graft_kernels::limits::threads() >= 1);

@@ -15,7 +15,7 @@ pub(super) const ROWS: usize = 8;
 pub(super) fn scores<T: Float>(queries: &[f32], keys: Matrix<'_, T>, scores: &mut Vec<f32>) {
     scores.clear();
     scores.resize(queries.len() / keys.columns * keys.rows, 0.0);
-    Arch::new().dispatch(Scores { queries, keys, scores });
+    Arch::new().dispatch(Scores { queries, keys, out: scores });
 }
 
 /// Puts the sums of `values`, weighted by each row of `weights`, into `sums`.
@@ -29,7 +29,7 @@ pub(super) fn mix<T: Float>(weights: &[f32], values: Matrix<'_, T>, sums: &mut V
 struct Scores<'a, T> {
     queries: &'a [f32],
     keys: Matrix<'a, T>,
-    scores: &'a mut [f32],
+    out: &'a mut [f32],
 }
 
 impl<T: Float> WithSimd for Scores<'_, T> {
@@ -42,7 +42,7 @@ impl<T: Float> WithSimd for Scores<'_, T> {
         for i in 0..count {
             self.keys.widen_row(i, &mut key);
             for (row, query) in self.queries.chunks_exact(dim).enumerate() {
-                self.scores[row * count + i] = dot(simd, query, &key);
+                self.out[row * count + i] = dot(simd, query, &key);
             }
         }
     }

@@ -2,12 +2,14 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use gemm::Parallelism;
 
 use super::gemv;
 use super::matrix::Matrix;
 use super::problem::Product;
+use crate::tasks;
 
 impl Product for f32 {
     fn multiply(
@@ -57,7 +59,7 @@ pub(crate) fn add_product(out: &mut [f32], a: Matrix<'_, f32>, b: Matrix<'_, f32
     unsafe { gemm(a, b, &mut *(&raw mut *out as *mut [MaybeUninit<f32>]), true, false) };
 }
 
-/// Writes `a × b` to `out`, all of it, or adds it, by the `gemm` crate.
+/// Writes `a × b` to `out`, all of it, or adds it, in blocks.
 ///
 /// # Safety
 /// If it is added, `out` is initialised.
@@ -69,20 +71,66 @@ unsafe fn gemm(
     parallel: bool,
 ) {
     assert!(a.columns == b.rows && out.len() == a.rows * b.columns);
+    let (m, n) = (a.rows, b.columns);
+    let out = Output(out.as_mut_ptr().cast());
+    let [down, across] = if parallel { blocks(m, n, tasks::threads()) } else { [1, 1] };
+    tasks::for_each(down * across, parallel, |task, (): &mut ()| {
+        let rows = part(task / across, down, m);
+        let columns = part(task % across, across, n);
+        let a = a.rows(rows.start, rows.len());
+        let b = b.columns(columns.start, columns.len());
+        // SAFETY: the block is one of a row-major matrix of `m` by `n` elements, checked above, and
+        // no other task's. It is initialised if the caller says so.
+        unsafe { block(a, b, out.at(rows.start * n + columns.start), n, add) };
+    });
+}
+
+/// Into how many blocks, down and across, a product is cut: two for each thread, so that one that
+/// is held up does not hold up the other. Blocks of all rows and fewer columns were the faster ones.
+fn blocks(m: usize, n: usize, threads: usize) -> [usize; 2] {
+    /// Rows, and columns, of a block for which it pays to pack the other operand once more.
+    const WORTH: [usize; 2] = [96, 192];
+    let across = (n / WORTH[1]).clamp(1, 2 * threads);
+    [(2 * threads).div_ceil(across).min(m / WORTH[0]).max(1), across]
+}
+
+/// Part `i` of `parts` of `count` rows or columns: multiples of what kernels compute at once.
+fn part(i: usize, parts: usize, count: usize) -> Range<usize> {
+    let size = count.div_ceil(parts).next_multiple_of(16);
+    (i * size).min(count)..((i + 1) * size).min(count)
+}
+
+/// The matrix that is written.
+struct Output(*mut f32);
+
+// SAFETY: tasks write blocks that do not overlap.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// The address of an element.
+    fn at(&self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Writes `a × b`, or adds it, by the `gemm` crate, to a block of a row-major matrix of `stride`
+/// columns.
+///
+/// # Safety
+/// The block is there, nobody else uses it, and if it is added to, it is initialised.
+unsafe fn block(a: Matrix<'_, f32>, b: Matrix<'_, f32>, out: *mut f32, stride: usize, add: bool) {
     let (a_data, a_row, a_column) = a.as_parts();
     let (b_data, b_row, b_column) = b.as_parts();
-    let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
-    // SAFETY: `Matrix` promises that every index is a live element; `out` is row-major with
-    // `a.rows * b.columns` elements, checked above, and overlaps neither, being a unique
-    // reference. It is read only if the caller says that it may be.
+    // SAFETY: `Matrix` promises that every index is a live element; the rest is the caller's
+    // promise.
     unsafe {
         ::gemm::gemm(
             a.rows,
             b.columns,
             a.columns,
-            out.as_mut_ptr().cast::<f32>(),
+            out,
             1,
-            b.columns as isize,
+            stride as isize,
             add,
             a_data,
             a_column,
@@ -95,7 +143,26 @@ unsafe fn gemm(
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_a_product_once() {
+        for (m, n, threads) in
+            [(1, 1, 2), (7, 4096, 2), (1024, 8, 2), (1000, 777, 16), (97, 193, 3)]
+        {
+            let [down, across] = blocks(m, n, threads);
+            assert!(down * across <= 4 * threads);
+            for (parts, count) in [(down, m), (across, n)] {
+                let ranges = (0..parts).map(|i| part(i, parts, count));
+                assert!(ranges.flatten().eq(0..count), "{count} in {parts}");
+            }
+        }
     }
 }

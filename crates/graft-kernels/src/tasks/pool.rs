@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::hint::spin_loop;
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,9 +23,15 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 
 static POOL: OnceLock<Pool> = OnceLock::new();
 
-/// The number of threads, with the caller: as many as rayon has, on which the crate `gemm` runs.
+/// The number of threads, with the caller: `RAYON_NUM_THREADS`, or as many as the machine's cores, a
+/// container's quota and the process's affinity allow.
 pub(crate) fn threads() -> usize {
-    rayon::current_num_threads()
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| {
+        let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|wanted| wanted.parse().ok());
+        let wanted = wanted.filter(|&threads| threads > 0);
+        wanted.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get))
+    })
 }
 
 /// Runs `work` on this thread and, as far as they have time, on up to `others` more.
