@@ -12,6 +12,7 @@ import data
 import mlx.core as mx
 import mlx_lm.tuner.trainer
 import numpy as np
+from mlx_lm.tuner.datasets import CacheDataset
 from serve import Turns
 
 import mlx_graft as mg
@@ -28,13 +29,21 @@ def make_rows(vocabulary: int, count: int) -> list[list[int]]:
     ]
 
 
+class Rows(list[dict[str, list[int]]]):
+    """Rows as `mlx_lm.lora` holds those of a file, but for the tokenizer."""
+
+    def process(self, row: dict[str, list[int]]) -> tuple[list[int], int]:
+        """Returns the tokens of a row, and how many of them are the prompt's."""
+        return row["tokens"], 0
+
+
 def mlx_lm_epoch(trainer: mg.Trainer, rows: list[list[int]]) -> Callable[[], None]:
     """Returns an epoch over the batches that mlx-lm makes."""
     iterate_batches: Any = mlx_lm.tuner.trainer.iterate_batches
-    pairs = [(row, 0) for row in rows]
+    dataset = CacheDataset(Rows({"tokens": row} for row in rows))
 
     def epoch() -> None:
-        for tokens, lengths in iterate_batches(pairs, data.BATCH, 2 * LONGEST):
+        for tokens, lengths in iterate_batches(dataset, data.BATCH, 2 * LONGEST):
             trainer.step(tokens, lengths).item()
 
     return epoch
@@ -57,6 +66,7 @@ def main() -> None:
         batch_size=data.BATCH,
         val_batches=0,
         steps_per_report=1_000_000,
+        group_by_length=True,
     )
     epoch = (graft_epoch if way == "graft" else mlx_lm_epoch)(mg.Trainer(model, config), rows)
     tokens = sum(len(row) - 1 for row in rows)

@@ -32,6 +32,8 @@ class TrainConfig:
         grad_accumulation_steps: Batches whose gradients are averaged into one update.
         lr_schedule: mlx-lm's `name`, `arguments`, `warmup` and `warmup_init`.
         clear_cache_threshold: Free the allocator's cache when it holds more bytes than this.
+        group_by_length: Whether batches are made of rows of similar lengths, so that less is
+            padding; they are not the batches of mlx-lm then.
         memory_limit: The memory limit of MLX in bytes, or as text such as `8GB`.
         cache_limit: The most bytes that MLX keeps for reuse.
         seed: The seed of the order of batches and of dropout.
@@ -56,6 +58,7 @@ class TrainConfig:
     grad_accumulation_steps: int = 1
     lr_schedule: dict[str, Any] | None = None
     clear_cache_threshold: int = 0
+    group_by_length: bool = False
     memory_limit: int | str | None = None
     cache_limit: int | str | None = None
     seed: int = 0

@@ -70,7 +70,7 @@ impl LoraParameters {
     }
 }
 
-/// The options of training: the keys of `mlx_lm.lora`'s configuration, and two of our own.
+/// The options of training: the keys of `mlx_lm.lora`'s configuration, and three of our own.
 ///
 /// Source: `CONFIG_DEFAULTS` and `build_parser` of mlx-lm's `lora.py`.
 #[derive(Debug, Clone, Serialize)]
@@ -144,6 +144,9 @@ pub struct TrainArgs {
     /// The key of the chat in a row, `messages` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_feature: Option<String>,
+    /// Our own: whether batches are made of rows of similar lengths, so that less is padding.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub group_by_length: bool,
     /// Our own: the most memory MLX may hold, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<u64>,
@@ -225,6 +228,7 @@ impl TrainArgs {
             completion_feature: keys.text("completion_feature")?,
             text_feature: keys.text("text_feature")?,
             chat_feature: keys.text("chat_feature")?,
+            group_by_length: keys.boolean("group_by_length", false)?,
             memory_limit: keys.size("memory_limit")?,
             cache_limit: keys.size("cache_limit")?,
         };

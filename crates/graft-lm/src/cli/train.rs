@@ -91,6 +91,9 @@ pub(super) struct TrainFlags {
     /// Free the allocator's cache between steps when it is larger, such as 2GB [default: 0].
     #[arg(long)]
     clear_cache_threshold: Option<String>,
+    /// Make batches of rows of similar lengths: less padding, other batches than mlx-lm's.
+    #[arg(long)]
+    group_by_length: bool,
     /// The most memory to hold, such as 8GB.
     #[arg(long)]
     memory_limit: Option<String>,

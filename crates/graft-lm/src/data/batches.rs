@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::rng::BatchRng;
-use super::rows::Dataset;
+use super::rows::{Dataset, Row};
 use crate::{Error, Result};
 
 /// Rows of equal width, ready to become arrays.
@@ -82,10 +82,17 @@ impl Batches {
                 dataset.len()
             )));
         }
-        let mut order: Vec<usize> = (0..dataset.len()).collect();
-        order.sort_by_key(|index| dataset.rows()[*index].sort_key);
-        let groups = order.chunks_exact(batch_size).map(<[usize]>::to_vec).collect();
+        let groups = groups(dataset, batch_size, |row| row.sort_key);
         Ok(Self { groups, max_seq_length, repeat, state: BatchesState::default() })
+    }
+
+    /// Groups rows of similar lengths instead, so that fewer positions are padding. They are other
+    /// batches than mlx-lm's.
+    #[must_use]
+    pub fn by_length(mut self, dataset: &Dataset) -> Self {
+        let batch_size = self.groups[0].len();
+        self.groups = groups(dataset, batch_size, |row| row.tokens.len());
+        self
     }
 
     /// How many batches an epoch has.
@@ -132,6 +139,13 @@ impl Batches {
         self.state = state;
         Ok(())
     }
+}
+
+/// Rows in groups of `size`, ordered by `key`; those that don't fill one are left out.
+fn groups<K: Ord>(dataset: &Dataset, size: usize, key: impl Fn(&Row) -> K) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..dataset.len()).collect();
+    order.sort_by_key(|index| key(&dataset.rows()[*index]));
+    order.chunks_exact(size).map(<[usize]>::to_vec).collect()
 }
 
 fn assemble(dataset: &Dataset, group: &[usize], max_seq_length: usize) -> Batch {

@@ -191,6 +191,23 @@ fn long_rows_are_cut_with_a_warning() {
 }
 
 #[test]
+fn rows_of_similar_lengths_share_a_batch() {
+    // Rows of one format, which mlx-lm takes as they come.
+    let row = |length| Row { tokens: vec![1; length], offset: 0, sort_key: 1 };
+    let dataset = Dataset::new([40, 3, 33, 7, 90, 2].map(row).to_vec(), "rows");
+    let mut batches = Batches::new(&dataset, 2, 2048, false).unwrap().by_length(&dataset);
+    assert_eq!(batches.per_epoch(), 3);
+    let mut rng = BatchRng::new(0);
+    let mut found = Vec::new();
+    while let Some(batch) = batches.next(&dataset, &mut rng) {
+        found.push((batch.width, batch.lengths));
+    }
+    found.sort();
+    let wanted = [(33, [2, 3]), (65, [7, 33]), (97, [40, 90])];
+    assert_eq!(found, wanted.map(|(width, rows)| (width, rows.map(|n| (0, n)).to_vec())));
+}
+
+#[test]
 fn too_few_rows_for_a_batch_are_told() {
     let message = Batches::new(&rows(&[1]), 4, 16, true).unwrap_err().to_string();
     assert_eq!(

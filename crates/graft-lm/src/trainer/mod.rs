@@ -192,6 +192,9 @@ impl Trainer {
         let args = self.args.clone();
         let mut metrics = folder.as_deref().map(MetricsWriter::open).transpose()?;
         let mut batches = Batches::new(train, args.batch_size, args.max_seq_length, true)?;
+        if args.group_by_length {
+            batches = batches.by_length(train);
+        }
         let (mut window, mut trained) = (Window::default(), 0);
         reporter.start(args.iters);
         for it in 1..=args.iters {
