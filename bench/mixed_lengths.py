@@ -16,15 +16,17 @@ from models import Model
 
 from mlx_graft.bench import contest
 
+ROWS = 64
+"""Of fewer rows, those of a batch differ more in length."""
+
 
 def measure(size: str, form: str, quick: bool) -> dict[str, Any]:
     """Measures one model in one format."""
     folder = Model(size, form).write().folder
-    pace: dict[str, Any] = {"warmup": 1, "turns": 2 if quick else 5}
-    rows = 16 if quick else 64
+    pace: dict[str, Any] = {"warmup": 1, "turns": 1 if quick else 5}
     ways = {"mlx-lm's batches": "mlx_lm", "mlx-graft": "graft"}
     results = contest.run(
-        [ours("mixed_lora.py", folder, way, rows, name=name, **pace) for name, way in ways.items()]
+        [ours("mixed_lora.py", folder, way, ROWS, name=name, **pace) for name, way in ways.items()]
     )
     for result in results:
         if result.turns:
