@@ -88,10 +88,10 @@ unsafe fn gemm(
 /// Into how many blocks, down and across, a product is cut: two for each thread, so that one that
 /// is held up does not hold up the other. Blocks of all rows and fewer columns were the faster ones.
 fn blocks(m: usize, n: usize, threads: usize) -> [usize; 2] {
-    /// Rows, and columns, of a block for which it pays to pack the other operand once more.
-    const WORTH: [usize; 2] = [96, 192];
-    let across = (n / WORTH[1]).clamp(1, 2 * threads);
-    [(2 * threads).div_ceil(across).min(m / WORTH[0]).max(1), across]
+    /// Rows, and columns, of a block at least: the other operand is packed once for each.
+    const LEAST: [usize; 2] = [96, 192];
+    let across = (n / LEAST[1]).clamp(1, 2 * threads);
+    [(2 * threads).div_ceil(across).min(m / LEAST[0]).max(1), across]
 }
 
 /// Part `i` of `parts` of `count` rows or columns: multiples of what kernels compute at once.

@@ -44,8 +44,8 @@ pub(crate) fn share(others: usize, work: &(dyn Fn() + Sync)) {
         return work();
     }
     let pool = POOL.get_or_init(Pool::start);
-    // SAFETY: only the lifetime changes. Other threads call it between `begin` and `end` only,
-    // which `Closing` waits for, also if `work` panics here.
+    // SAFETY: only the lifetime changes. Other threads call it in `Job::join` only, while they are
+    // counted in `inside`, and `Closing` waits until nobody is, also if `work` panics here.
     let work =
         unsafe { std::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(work) };
     let job = Arc::new(Job {
