@@ -1,4 +1,4 @@
-"""Training on rows of 30 to 480 tokens: batches by length against mlx-lm's, on one trainer.
+"""Training on rows of 30 to 480 tokens: the trainer's batches against mlx-lm's padded ones.
 
 What counts is tokens trained on per second; padding is not among them. `mlx_lm.lora` orders rows by
 the number of keys in their JSON objects, so that the batches of a file have rows of any length.

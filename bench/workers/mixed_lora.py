@@ -66,7 +66,6 @@ def main() -> None:
         batch_size=data.BATCH,
         val_batches=0,
         steps_per_report=1_000_000,
-        group_by_length=True,
     )
     epoch = (graft_epoch if way == "graft" else mlx_lm_epoch)(mg.Trainer(model, config), rows)
     tokens = sum(len(row) - 1 for row in rows)

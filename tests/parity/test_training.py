@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from typing import Any
+
 import mlx.core as mx
 import mlx.optimizers as optim
+import numpy as np
 import pytest
 
 import mlx_graft as mg
@@ -118,3 +123,62 @@ def test_evaluate_equals_mlx_lm(checkpoint, data) -> None:
         peer.load(folder), CacheDataset(expected_valid), 2, num_batches=-1, max_seq_length=256
     )
     assert trainer.evaluate(valid) == pytest.approx(expected, rel=1e-5)
+
+
+def of_many_lengths() -> tuple[list[list[int]], tuple[mx.array, mx.array]]:
+    """Six rows, one of them full, and the same as mlx-lm pads them."""
+    rng = np.random.default_rng(5)
+    rows = [rng.integers(3, 320, length).tolist() for length in (5, 97, 30, 64, 8, 51)]
+    tokens = np.zeros((len(rows), 97), np.int32)
+    for padded, row in zip(tokens, rows, strict=True):
+        padded[: len(row)] = row
+    return rows, (mx.array(tokens), mx.array([[0, len(row)] for row in rows]))
+
+
+def fit(model: mg.Model, rows: list[list[int]], **options: Any) -> list[float]:
+    """Trains on all rows in each step; returns the losses."""
+    losses: list[float] = []
+
+    class Losses:
+        def on_train_loss_report(self, info: dict[str, Any]) -> None:
+            losses.append(info["train_loss"])
+
+    config = mg.TrainConfig(
+        learning_rate=RATE,
+        batch_size=len(rows),
+        max_seq_length=max(len(row) for row in rows),
+        steps_per_report=1,
+        **options,
+    )
+    mg.Trainer(model, config).fit(rows, callbacks=[Losses()])
+    return losses
+
+
+@pytest.mark.parametrize("grad_checkpoint", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_many_lengths(family: str, grad_checkpoint: bool, checkpoint, tmp_path) -> None:
+    """Rows that lie one behind the other learn what those of mlx-lm's padded batch do."""
+    folder = checkpoint(family)
+    theirs = peer.with_lora(peer.load(folder))
+    ours, _ = mg.load(folder)
+    ours.load_adapters(peer.save_adapters(theirs, tmp_path / "adapters"))
+    rows, padded = of_many_lengths()
+    expected = peer.train(theirs, optim.Adam(learning_rate=RATE), [padded] * STEPS)
+    losses = fit(ours, rows, iters=STEPS, grad_checkpoint=grad_checkpoint)
+    assert_same(ours, theirs, losses, expected)
+
+
+def test_angles_that_depend_on_the_length(checkpoint, tmp_path) -> None:
+    """Rows of such a model stay side by side: in one row, they would all be longer."""
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "dynamic")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_scaling"] = {"type": "dynamic", "factor": 2.0}
+    config["max_position_embeddings"] = 32
+    (folder / "config.json").write_text(json.dumps(config))
+    rows, padded = of_many_lengths()
+    models = [mg.load(folder)[0] for _ in range(2)]
+    for model in models:
+        model.unfreeze()
+    step = mg.Trainer(models[0], mg.TrainConfig(learning_rate=RATE)).step
+    losses = [step(*padded).item() for _ in range(2)]
+    assert fit(models[1], rows, iters=2) == pytest.approx(losses, rel=1e-5)

@@ -25,6 +25,10 @@ pub enum Mask<'a> {
     None,
     /// Those that are not later; the queries are the last of the positions.
     Causal,
+    /// Those that are not later, from a first one: int32, `(B, T)` or `(1, T)`. For rows that lie
+    /// one behind the other it is where the row begins, for a sliding window its edge. A query sees
+    /// its own position at least.
+    From(&'a Array),
     /// Where a boolean array, which broadcasts to `(B, H, T, S)`, is true; or an array of numbers
     /// that are added to the scores.
     Array(&'a Array),
@@ -40,7 +44,8 @@ pub enum Mask<'a> {
 /// the scores again (Dao, 2023, "FlashAttention-2"). All others run through MLX's own operation.
 ///
 /// # Errors
-/// Those of `mlx.core.fast.scaled_dot_product_attention`: shapes or dtypes that do not fit.
+/// Those of `mlx.core.fast.scaled_dot_product_attention`, and of [`Mask::From`]: shapes or dtypes
+/// that do not fit.
 ///
 /// ```
 /// use graft_kernels::{Mask, scaled_dot_product_attention};
@@ -59,17 +64,26 @@ pub fn scaled_dot_product_attention(
     scale: f32,
     mask: Mask<'_>,
 ) -> Result<Array> {
+    if let Mask::From(first) = mask {
+        check_first(first, q, k)?;
+    }
     if !is_active()? || !suits(q, k, v, &mask) {
         let options = ScaledDotProductAttentionOptions::default();
+        let visible;
         let options = match mask {
             Mask::None => options,
             Mask::Causal => options.mask_mode("causal"),
+            Mask::From(first) => {
+                visible = ops::expand_dims(&visible_from(first, k.dim(2)?)?, 1)?; // (B, 1, T, S)
+                options.mask(&visible)
+            }
             Mask::Array(array) => options.mask(array),
         };
         return fast::scaled_dot_product_attention(q, k, v, scale, &options);
     }
-    let primitive = Attention { scale, causal: matches!(mask, Mask::Causal) };
+    let primitive = Attention { scale, causal: is_causal(&mask) };
     let mask = match mask {
+        Mask::From(first) => Some(ops::broadcast_to(first, &[q.dim(0)?, q.dim(2)?])?),
         Mask::Array(mask) => {
             let shape = [q.dim(0)?, q.dim(1)?, q.dim(2)?, k.dim(2)?];
             let mask = match mask.dtype() {
@@ -84,9 +98,56 @@ pub fn scaled_dot_product_attention(
     heads_first(&apply(primitive, &inputs)?[0])
 }
 
+/// Whether no query sees a later key.
+fn is_causal(mask: &Mask<'_>) -> bool {
+    matches!(mask, Mask::Causal | Mask::From(_))
+}
+
+/// Checks the first keys that queries see.
+fn check_first(first: &Array, q: &Array, k: &Array) -> Result<()> {
+    let ([b, _, t, _], [_, _, s, _]) = (q.shape(), k.shape()) else { return Ok(()) };
+    let fits = matches!(first.shape(), [rows, queries] if [1, *b].contains(rows) && queries == t);
+    if fits && t <= s && first.dtype() == Dtype::Int32 {
+        return Ok(());
+    }
+    Err(Error::invalid_argument(
+        Attention::NAME,
+        format!(
+            "the first keys of {t} queries in {b} rows with {s} keys are {:?} of shape {:?}; wanted \
+             int32 of shape [{b}, {t}] or [1, {t}], and not fewer keys than queries",
+            first.dtype(),
+            first.shape()
+        ),
+    ))
+}
+
+/// Where queries see keys by [`Mask::From`]: int32 `(B, T)` to boolean `(B, T, S)`, the queries
+/// being the last of `keys` positions.
+///
+/// # Errors
+/// Those of MLX's operations: `first` is a scalar, or no array of numbers.
+///
+/// ```
+/// use mlx_graft::Array;
+///
+/// let seen = graft_kernels::visible_from(&Array::from_slice(&[0, 1], &[1, 2])?, 3)?;
+/// assert_eq!(seen.to_vec::<bool>()?, [true, true, false, false, true, true]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn visible_from(first: &Array, keys: i32) -> Result<Array> {
+    let queries = first.dim(-1)?;
+    let range = |from: i32, to: i32| ops::arange(f64::from(from), f64::from(to), 1.0, Dtype::Int32);
+    let (own, keys) = (range(keys - queries, keys)?, range(0, keys)?);
+    let first = ops::expand_dims(&ops::minimum(first, &own)?, -1)?; // (B, T, 1)
+    ops::logical_and(
+        &ops::greater_equal(&keys, &first)?,
+        &ops::less_equal(&keys, &ops::expand_dims(&own, -1)?)?,
+    )
+}
+
 /// Whether the kernel computes the attention of these arrays.
 fn suits(q: &Array, k: &Array, v: &Array, mask: &Mask<'_>) -> bool {
-    let shapes = shapes_fit([q, k, v].map(Array::shape), matches!(mask, Mask::Causal));
+    let shapes = shapes_fit([q, k, v].map(Array::shape), is_causal(mask));
     let mask = match mask {
         Mask::Array(mask) if shapes => {
             let full = [q.shape()[0], q.shape()[1], q.shape()[2], k.shape()[2]];
@@ -155,6 +216,10 @@ impl Attention {
             [mask] if mask.dtype() == Dtype::Bool => {
                 ops::where_(&split(mask)?, &scores, &hidden()?)
             }
+            [first] if first.dtype() == Dtype::Int32 => {
+                let visible = ops::expand_dims_axes(&visible_from(first, keys)?, &[1, 2])?;
+                ops::where_(&visible, &scores, &hidden()?)
+            }
             [mask] => ops::add(&scores, &ops::astype(&split(mask)?, scores.dtype())?),
             _ if self.causal => {
                 let visible = ops::tri(queries, keys, keys - queries, Dtype::Bool)?;
@@ -215,7 +280,9 @@ impl Primitive for Attention {
         let this = *self;
         let with_respect_to = |&arg: &usize| match (gradients.get(arg), &primals[arg]) {
             (Some(gradient), _) => heads_first(gradient),
-            (None, mask) if mask.dtype() == Dtype::Bool => ops::zeros_like(mask),
+            (None, mask) if matches!(mask.dtype(), Dtype::Bool | Dtype::Int32) => {
+                ops::zeros_like(mask)
+            }
             (None, _) => {
                 // Numbers that are added to the scores are seldom trained: their derivative may
                 // hold all scores.

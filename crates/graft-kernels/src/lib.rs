@@ -29,7 +29,7 @@ mod softmax;
 mod swiglu;
 mod tasks;
 
-pub use attention::{Mask, scaled_dot_product_attention};
+pub use attention::{Mask, scaled_dot_product_attention, visible_from};
 pub use cross_entropy::cross_entropy;
 pub use layer_norm::layer_norm;
 pub use logsumexp::logsumexp;

@@ -13,6 +13,7 @@ use mlx_graft::{Array, Dtype, Result, fast, ops, transforms};
 enum Kind {
     None,
     Causal,
+    From(Array),
     Array(Array),
 }
 
@@ -21,6 +22,7 @@ impl Kind {
         match self {
             Self::None => Mask::None,
             Self::Causal => Mask::Causal,
+            Self::From(first) => Mask::From(first),
             Self::Array(mask) => Mask::Array(mask),
         }
     }
@@ -49,6 +51,15 @@ fn wanted(x: &[Array], mask: &Kind) -> Result<Vec<Array>> {
         Kind::Causal => {
             let (t, s) = (scores.dim(-2)?, scores.dim(-1)?);
             ops::where_(&ops::tri(t, s, s - t, Dtype::Bool)?, &scores, &hidden)?
+        }
+        Kind::From(first) => {
+            let (rows, t, s) = (first.dim(0)?, scores.dim(-2)?, scores.dim(-1)?);
+            let mut seen = Vec::new();
+            for (i, first) in first.to_vec::<i32>()?.into_iter().enumerate() {
+                let own = s - t + i as i32 % t;
+                seen.extend((0..s).map(|key| (first.min(own)..=own).contains(&key)));
+            }
+            ops::where_(&Array::from_slice(&seen, &[rows, 1, t, s])?, &scores, &hidden)?
         }
         Kind::Array(mask) if mask.dtype() == Dtype::Bool => ops::where_(mask, &scores, &hidden)?,
         Kind::Array(mask) => ops::add(&scores, &wide(mask)?)?,
@@ -107,6 +118,14 @@ fn masks(t: i32, s: i32, h: i32) -> Result<Vec<Kind>> {
     let mut masks = vec![Kind::None, Kind::Array(seen), Kind::Array(of_heads), Kind::Array(added)];
     if t <= s {
         masks.push(Kind::Causal);
+        // A window, and rows that lie one behind the other.
+        let window: Vec<i32> = (s - t..s).map(|own| own - 4).collect();
+        let rows: Vec<i32> = (s - t..s).map(|own| own / 5 * 5).collect();
+        // Without any order, some before all keys and some behind the query's own.
+        let any: Vec<i32> = (0..t).map(|i| i * 37 % (s + 5) - 3).collect();
+        for first in [window, rows, any] {
+            masks.push(Kind::From(Array::from_slice(&first, &[1, t])?));
+        }
     }
     Ok(masks)
 }
@@ -137,7 +156,9 @@ fn numbers_of_16_bits() -> Result<()> {
     for (dtype, unit) in [(Dtype::Bfloat16, 1.0 / 256.0), (Dtype::Float16, 1.0 / 2048.0)] {
         for shape in [[2, 4, 2, 1, 37, 16, 16], [1, 4, 2, 40, 50, 16, 8]] {
             let x = inputs(shape, dtype)?;
-            for mask in [Kind::None, Kind::Causal] {
+            let window: Vec<i32> = (shape[4] - shape[3]..shape[4]).map(|own| own - 7).collect();
+            let window = Kind::From(Array::from_slice(&window, &[1, shape[3]])?);
+            for mask in [Kind::None, Kind::Causal, window] {
                 check(&x, &mask, unit)?;
             }
         }
@@ -157,6 +178,37 @@ fn arrays_that_are_not_contiguous() -> Result<()> {
         for mask in masks(12, 12, 4)? {
             check(&[q.clone(), k.clone(), v.clone()], &mask, 4e-6)?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn batches_whose_rows_begin_elsewhere() -> Result<()> {
+    let x = inputs([2, 4, 2, 90, 90, 8, 8], Dtype::Float32)?;
+    let begin = |starts: &[i32]| {
+        let latest = |i: i32| *starts.iter().rfind(|&&start| start <= i).expect("one is 0");
+        (0..90).map(latest).collect::<Vec<_>>()
+    };
+    let first = [begin(&[0, 1, 2, 50]), begin(&[0, 89])].concat();
+    check(&x, &Kind::From(Array::from_slice(&first, &[2, 90])?), 4e-6)
+}
+
+#[test]
+fn first_keys_of_dtypes_that_mlx_computes() -> Result<()> {
+    let x = inputs([2, 4, 2, 6, 9, 4, 5], Dtype::Float64)?;
+    let first = Kind::From(Array::from_slice(&[3, 3, 5, 6, 6, 6], &[1, 6])?);
+    assert_close(&ours(&x, &first)?[0], &wanted(&x, &first)?[0], 1e-6)
+}
+
+#[test]
+fn first_keys_that_do_not_fit_are_refused() -> Result<()> {
+    let x = inputs([2, 4, 2, 6, 9, 4, 5], Dtype::Float32)?;
+    let first = |shape: &[i32], dtype: Dtype| Ok(Kind::From(ops::zeros(shape, dtype)?));
+    let wrong =
+        [first(&[6], Dtype::Int32), first(&[1, 9], Dtype::Int32), first(&[1, 6], Dtype::Float32)];
+    for first in wrong {
+        let message = ours(&x, &first?).expect_err("it does not fit").to_string();
+        assert!(message.contains("wanted int32 of shape [2, 6] or [1, 6]"), "{message}");
     }
     Ok(())
 }
@@ -216,7 +268,7 @@ fn derivatives_of_other_kinds() -> Result<()> {
 fn vectorized_and_compiled() -> Result<()> {
     let x = inputs([2, 4, 2, 6, 9, 4, 4], Dtype::Float32)?;
     let stack = numbers(30, &[2, 4, 6, 4, 3])?;
-    for mask in [Kind::None, Kind::Causal, masks(6, 9, 4)?.remove(1)] {
+    for mask in masks(6, 9, 4)? {
         let (m, k, v) = (mask.clone(), x[1].clone(), x[2].clone());
         let function = move |q: &[Array]| ours(&[q[0].clone(), k.clone(), v.clone()], &m);
         let mapped = transforms::vmap(
@@ -272,7 +324,9 @@ fn second_derivatives() -> Result<()> {
             transforms::grad(loss, &[0, 1, 2], x)
         }
     };
-    for mask in [Kind::None, Kind::Causal, Kind::Array(numbers(4, &[1, 4, 5, 7])?)] {
+    let first = Array::from_slice(&[2, 0, 4, 5, 5], &[1, 5])?;
+    let added = numbers(4, &[1, 4, 5, 7])?;
+    for mask in [Kind::None, Kind::Causal, Kind::From(first), Kind::Array(added)] {
         let cotangents = x.iter().map(|x| numbers(5, x.shape())).collect::<Result<Vec<_>>>()?;
         let (_, found) = transforms::vjp(slopes(true, mask.clone()), &x, &cotangents)?;
         let (_, wanted) = transforms::vjp(slopes(false, mask), &x, &cotangents)?;

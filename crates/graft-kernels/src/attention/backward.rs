@@ -3,10 +3,12 @@
 #![allow(clippy::inline_always)]
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Strided};
 use pulp::{Arch, NullaryFnOnce};
 
-use super::heads::{Block, Heads};
+use super::heads::{Block, Heads, Stretch};
 use super::parts::{Pieces, deal};
 use crate::floats::Float;
 use crate::lanes;
@@ -40,18 +42,26 @@ impl<T: Float> Heads<'_, T> {
         let (dq, dk, dv) = unsafe {
             (dq.as_uninit_slice::<T>()?, dk.as_uninit_slice::<T>()?, dv.as_uninit_slice::<T>()?)
         };
-        let tasks = self.batch * self.groups;
+        let stretches = self.stretches();
+        let tasks = self.groups * stretches.len();
         // Piece number `i` of an output lies at (batch, position, group).
-        let owner = |positions: usize| {
-            move |i: usize| i / self.groups / positions * self.groups + i % self.groups
+        let owner = |positions: usize, range: fn(&Stretch) -> &Range<usize>| {
+            let mut stretch_of = vec![0; self.batch * positions];
+            for (i, stretch) in stretches.iter().enumerate() {
+                let (start, range) = (stretch.batch * positions, range(stretch));
+                stretch_of[start + range.start..start + range.end].fill(i);
+            }
+            move |i: usize| stretch_of[i / self.groups] * self.groups + i % self.groups
         };
-        let dq = deal(dq, self.repeats * self.dim, tasks, owner(self.queries));
-        let dk = deal(dk, self.dim, tasks, owner(self.keys));
-        let dv = deal(dv, self.value_dim, tasks, owner(self.keys));
+        let of_keys = || owner(self.keys, |stretch| &stretch.keys);
+        let of_queries = owner(self.queries, |stretch| &stretch.queries);
+        let dq = deal(dq, self.repeats * self.dim, tasks, of_queries);
+        let dk = deal(dk, self.dim, tasks, of_keys());
+        let dv = deal(dv, self.value_dim, tasks, of_keys());
         let outputs = dq.into_iter().zip(dk).zip(dv);
         tasks::for_each_item(outputs, true, |task, ((dq, dk), dv)| {
-            let (batch, group) = (task / self.groups, task % self.groups);
-            self.group_gradients(batch, group, &known, dq, dk, dv);
+            let (stretch, group) = (&stretches[task / self.groups], task % self.groups);
+            self.group_gradients(stretch, group, &known, dq, dk, dv);
         });
         Ok(())
     }
@@ -59,7 +69,7 @@ impl<T: Float> Heads<'_, T> {
     /// Writes the derivatives of one group of heads.
     fn group_gradients(
         &self,
-        batch: usize,
+        stretch: &Stretch,
         group: usize,
         known: &Known<'_, T>,
         dq: Pieces<'_, T>,
@@ -67,18 +77,20 @@ impl<T: Float> Heads<'_, T> {
         dv: Pieces<'_, T>,
     ) {
         let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
-        let keys = T::wide(self.keys_of(batch, group), &mut key_scratch);
-        let values = T::wide(self.values_of(batch, group), &mut value_scratch);
-        let mut key_sums = vec![0.0; self.keys * self.dim];
-        let mut value_sums = vec![0.0; self.keys * self.value_dim];
+        let (batch, start, count) = (stretch.batch, stretch.keys.start, stretch.keys.len());
+        let keys = T::wide(self.keys_of(batch, group).rows(start, count), &mut key_scratch);
+        let values = T::wide(self.values_of(batch, group).rows(start, count), &mut value_scratch);
+        let mut key_sums = vec![0.0; count * self.dim];
+        let mut value_sums = vec![0.0; count * self.value_dim];
         let (mut scores, mut slopes, mut product) = (Vec::new(), Vec::new(), Vec::new());
         let mut dq = dq.into_iter();
-        let length = self.block_length();
-        for first in (0..self.queries).step_by(length) {
-            let count = length.min(self.queries - first);
+        let length = self.block_length(stretch);
+        for first in stretch.queries.clone().step_by(length) {
+            let count = length.min(stretch.queries.end - first);
             let block = Block { batch, group, first, count };
-            let (width, rows) = (self.width(block), self.rows(block));
-            let (seen_keys, seen_values) = (keys.rows(0, width), values.rows(0, width));
+            let (seen, rows) = (self.keys_seen(block), self.rows(block));
+            let (width, from) = (seen.len(), seen.start - start);
+            let (seen_keys, seen_values) = (keys.rows(from, width), values.rows(from, width));
             let queries = self.scaled_queries(block);
             let queries = Matrix::from_rows(&queries, rows, self.dim);
             product_into(&mut scores, queries, seen_keys.transposed(), false);
@@ -90,12 +102,14 @@ impl<T: Float> Heads<'_, T> {
             let arch = Arch::new();
             let both = scores.chunks_mut(width).zip(slopes.chunks_mut(width));
             for (row, ((weights, slopes), known)) in both.zip(rows_known).enumerate() {
-                let visible = self.visible(block, row);
-                weights[visible..].fill(0.0);
-                slopes[visible..].fill(0.0);
+                let visible = self.visible(block, row, &seen);
+                for numbers in [&mut *weights, &mut *slopes] {
+                    numbers[..visible.start].fill(0.0);
+                    numbers[visible.end..].fill(0.0);
+                }
                 arch.dispatch(Derive {
-                    weights: &mut weights[..visible],
-                    slopes: &mut slopes[..visible],
+                    weights: &mut weights[visible.clone()],
+                    slopes: &mut slopes[visible],
                     known,
                 });
             }
@@ -103,8 +117,9 @@ impl<T: Float> Heads<'_, T> {
 
             let weights = Matrix::from_rows(&scores, rows, width).transposed();
             let slopes = Matrix::from_rows(&slopes, rows, width);
-            add_product(&mut value_sums[..width * self.value_dim], weights, cotangent);
-            add_product(&mut key_sums[..width * self.dim], slopes.transposed(), queries);
+            let sums = |dim: usize| from * dim..(from + width) * dim;
+            add_product(&mut value_sums[sums(self.value_dim)], weights, cotangent);
+            add_product(&mut key_sums[sums(self.dim)], slopes.transposed(), queries);
             product_into(&mut product, slopes, seen_keys, false);
             for (i, dq) in dq.by_ref().take(count).enumerate() {
                 for (repeat, dq) in dq.chunks_mut(self.dim).enumerate() {

@@ -3,11 +3,13 @@
 #![allow(clippy::inline_always)]
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::{Arch, NullaryFnOnce};
 
 use super::few_queries;
-use super::heads::{Block, Heads};
+use super::heads::{Block, Heads, Stretch};
 use super::parts::{Pieces, deal};
 use crate::floats::Float;
 use crate::lanes;
@@ -27,49 +29,58 @@ impl<T: Float> Heads<'_, T> {
         // SAFETY: the tasks below write all their pieces, which are all of both outputs.
         let (out, statistics) =
             unsafe { (out.as_uninit_slice::<T>()?, statistics.as_uninit_slice::<f32>()?) };
-        let count = self.block_length();
-        let blocks = self.queries.div_ceil(count);
-        let tasks = self.batch * self.groups * blocks;
+        // Of each block: the batch, and the queries.
+        let mut blocks: Vec<(usize, Range<usize>)> = Vec::new();
+        let mut block_of = vec![0; self.batch * self.queries];
+        for stretch in self.stretches() {
+            let length = self.block_length(&stretch);
+            let Stretch { batch, queries, .. } = stretch;
+            for first in queries.clone().step_by(length) {
+                let queries = first..queries.end.min(first + length);
+                let start = batch * self.queries;
+                block_of[start + queries.start..start + queries.end].fill(blocks.len());
+                blocks.push((batch, queries));
+            }
+        }
+        let tasks = self.groups * blocks.len();
         // Piece number `i` of an output lies at (batch, query, group).
-        let owner = |i: usize| {
-            let (batch, query) = (i / self.groups / self.queries, i / self.groups % self.queries);
-            (batch * self.groups + i % self.groups) * blocks + query / count
-        };
+        let owner = |i: usize| i % self.groups * blocks.len() + block_of[i / self.groups];
         let out = deal(out, self.repeats * self.value_dim, tasks, owner);
         let statistics = deal(statistics, self.repeats * 2, tasks, owner);
         let run = |task: usize, (out, statistics): (Pieces<'_, T>, Pieces<'_, f32>)| {
-            let (head, first) = (task / blocks, task % blocks * count);
-            let (batch, group) = (head / self.groups, head % self.groups);
-            self.block(Block { batch, group, first, count: out.len() }, out, statistics);
+            let (group, block) = (task / blocks.len(), &blocks[task % blocks.len()]);
+            let (batch, queries) = (block.0, &block.1);
+            let block = Block { batch, group, first: queries.start, count: queries.len() };
+            self.block(block, out, statistics);
         };
-        let blocks = out.into_iter().zip(statistics);
-        tasks::for_each_item(blocks, self.work() >= PARALLEL_FROM, run);
+        let outputs = out.into_iter().zip(statistics);
+        tasks::for_each_item(outputs, self.work() >= PARALLEL_FROM, run);
         Ok(())
     }
 
     /// Writes the pieces of a block, one for each query.
     fn block(&self, block: Block, out: Pieces<'_, T>, statistics: Pieces<'_, f32>) {
-        let (width, rows) = (self.width(block), self.rows(block));
-        let (keys, values) =
-            (self.keys_of(block.batch, block.group), self.values_of(block.batch, block.group));
+        let (seen, rows) = (self.keys_seen(block), self.rows(block));
+        let keys = self.keys_of(block.batch, block.group).rows(seen.start, seen.len());
+        let values = self.values_of(block.batch, block.group).rows(seen.start, seen.len());
         let queries = self.scaled_queries(block);
         let (mut scores, mut product) = (Vec::new(), Vec::new());
         let few = rows <= few_queries::ROWS;
         let mut scratch = Vec::new();
         if few {
-            few_queries::scores(&queries, keys.rows(0, width), &mut scores);
+            few_queries::scores(&queries, keys, &mut scores);
         } else {
             let queries = Matrix::from_rows(&queries, rows, self.dim);
-            let keys = T::wide(keys.rows(0, width), &mut scratch);
+            let keys = T::wide(keys, &mut scratch);
             product_into(&mut scores, queries, keys.transposed(), false);
         }
-        self.mask(block, width, &mut scores);
-        let found = self.weigh(block, width, &mut scores);
+        self.mask(block, seen.len(), &mut scores);
+        let found = self.weigh(block, &seen, &mut scores);
         if few {
-            few_queries::mix(&scores, values.rows(0, width), &mut product);
+            few_queries::mix(&scores, values, &mut product);
         } else {
-            let weights = Matrix::from_rows(&scores, rows, width);
-            let values = T::wide(values.rows(0, width), &mut scratch);
+            let weights = Matrix::from_rows(&scores, rows, seen.len());
+            let values = T::wide(values, &mut scratch);
             product_into(&mut product, weights, values, false);
         }
         for (i, (out, statistics)) in out.into_iter().zip(statistics).enumerate() {
@@ -88,14 +99,15 @@ impl<T: Float> Heads<'_, T> {
 
     /// Replaces the scores of a block by their exponentials relative to the highest of the row,
     /// and by zeros where a key is hidden. Returns the highest and the inverse of the sum.
-    fn weigh(&self, block: Block, width: usize, scores: &mut [f32]) -> Vec<[f32; 2]> {
+    fn weigh(&self, block: Block, seen: &Range<usize>, scores: &mut [f32]) -> Vec<[f32; 2]> {
         let arch = Arch::new();
         let row = |(row, scores): (usize, &mut [f32])| {
-            let (visible, hidden) = scores.split_at_mut(self.visible(block, row));
-            hidden.fill(0.0);
-            arch.dispatch(Exponentials(visible))
+            let visible = self.visible(block, row, seen);
+            scores[..visible.start].fill(0.0);
+            scores[visible.end..].fill(0.0);
+            arch.dispatch(Exponentials(&mut scores[visible]))
         };
-        scores.chunks_mut(width).enumerate().map(row).collect()
+        scores.chunks_mut(seen.len()).enumerate().map(row).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The inputs of attention, a block of queries at a time.
 
+use std::ops::Range;
+
 use mlx_graft::primitive::{InputBuffer, KernelError, Strided};
 use mlx_graft::{Dtype, Element};
 
@@ -21,6 +23,8 @@ pub(super) struct Heads<'a, T> {
     k: Strided<'a, T>,
     v: Strided<'a, T>,
     mask: Option<MaskRows<'a>>,
+    /// The first key that each query sees, `(B, T)`.
+    first: Option<Matrix<'a, i32>>,
     attention: Attention,
     pub(super) batch: usize,
     /// Heads of keys and values.
@@ -43,6 +47,14 @@ enum MaskRows<'a> {
     Added(Strided<'a, f32>),
 }
 
+/// Consecutive queries, and consecutive keys which no other query sees.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Stretch {
+    pub(super) batch: usize,
+    pub(super) queries: Range<usize>,
+    pub(super) keys: Range<usize>,
+}
+
 /// Consecutive queries of all heads that share keys. Its row `r * count + i` is query `first + i` of
 /// head `r` of the group.
 #[derive(Clone, Copy)]
@@ -62,16 +74,18 @@ impl<'a, T: Float> Heads<'a, T> {
     ) -> Result<Self, KernelError> {
         let length = |input: usize, axis: usize| inputs[input].shape()[axis] as usize;
         let groups = length(1, 1);
-        let mask = match mask {
-            Some(mask) if mask.dtype() == Dtype::Bool => Some(MaskRows::Seen(mask.strided()?)),
-            Some(mask) => Some(MaskRows::Added(mask.strided()?)),
-            None => None,
+        let (mask, first) = match mask.map(|mask| (mask, mask.dtype())) {
+            Some((mask, Dtype::Bool)) => (Some(MaskRows::Seen(mask.strided()?)), None),
+            Some((first, Dtype::Int32)) => (None, Some(Matrix::of(&first.strided()?, &[]))),
+            Some((mask, _)) => (Some(MaskRows::Added(mask.strided()?)), None),
+            None => (None, None),
         };
         Ok(Self {
             q: inputs[0].strided()?,
             k: inputs[1].strided()?,
             v: inputs[2].strided()?,
             mask,
+            first,
             attention,
             batch: length(0, 0),
             groups,
@@ -83,9 +97,14 @@ impl<'a, T: Float> Heads<'a, T> {
         })
     }
 
-    /// The number of queries of a block.
-    pub(super) fn block_length(&self) -> usize {
-        let rows = (SCORES / self.keys).max(ROWS);
+    /// The number of queries of a block of a stretch.
+    pub(super) fn block_length(&self, stretch: &Stretch) -> usize {
+        let seen = |query: usize| self.seen(stretch.batch, query).len();
+        let keys = match self.first {
+            Some(_) => stretch.queries.clone().map(seen).max().unwrap_or(1),
+            None => self.keys,
+        };
+        let rows = (SCORES / keys).max(ROWS);
         // Enough blocks for all threads, unless they would be small.
         let all = self.batch * self.groups * self.repeats * self.queries;
         let share = all.div_ceil(4 * tasks::threads()).max(ROWS);
@@ -117,18 +136,52 @@ impl<'a, T: Float> Heads<'a, T> {
         self.repeats * block.count
     }
 
-    /// The number of keys, from the first, that the last query of a block may see.
-    pub(super) fn width(&self, block: Block) -> usize {
-        self.visible(block, block.count - 1)
+    /// The keys that a query may see.
+    fn seen(&self, batch: usize, query: usize) -> Range<usize> {
+        if !self.attention.causal {
+            return 0..self.keys;
+        }
+        let own = self.keys - self.queries + query;
+        let first = self.first.as_ref().map_or(0, |first| first.get(batch, query));
+        usize::try_from(first).unwrap_or(0).min(own)..own + 1
     }
 
-    /// The number of keys, from the first, that row `row` of a block may see.
-    pub(super) fn visible(&self, block: Block, row: usize) -> usize {
-        if self.attention.causal {
-            self.keys - self.queries + block.first + row % block.count + 1
-        } else {
-            self.keys
+    /// The keys from the first to the last that a query of a block may see.
+    pub(super) fn keys_seen(&self, block: Block) -> Range<usize> {
+        let seen = |i: usize| self.seen(block.batch, block.first + i);
+        let end = seen(block.count - 1).end;
+        match self.first {
+            Some(_) => (0..block.count).map(|i| seen(i).start).min().unwrap_or(0)..end,
+            None => 0..end,
         }
+    }
+
+    /// The keys that row `row` of a block may see, counted from the first that any row may.
+    pub(super) fn visible(&self, block: Block, row: usize, keys: &Range<usize>) -> Range<usize> {
+        let seen = self.seen(block.batch, block.first + row % block.count);
+        seen.start - keys.start..seen.end - keys.start
+    }
+
+    /// All queries and keys, cut where no later query sees an earlier key.
+    pub(super) fn stretches(&self) -> Vec<Stretch> {
+        let mut stretches = Vec::new();
+        for batch in 0..self.batch {
+            let mut rest = Stretch { batch, queries: 0..self.queries, keys: 0..self.keys };
+            if self.first.is_some() {
+                let mut earliest = self.keys;
+                for query in (1..self.queries).rev() {
+                    let seen = self.seen(batch, query);
+                    earliest = earliest.min(seen.start);
+                    if earliest + 1 == seen.end {
+                        let queries = query..rest.queries.end;
+                        stretches.push(Stretch { batch, queries, keys: earliest..rest.keys.end });
+                        (rest.queries.end, rest.keys.end) = (query, earliest);
+                    }
+                }
+            }
+            stretches.push(rest);
+        }
+        stretches
     }
 
     /// The queries of a block times the scale, row by row.

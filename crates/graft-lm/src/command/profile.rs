@@ -97,6 +97,6 @@ fn first_batch(
     let (size, longest) = (args.train.batch_size, args.train.max_seq_length);
     let mut batches = Batches::new(&train, size, longest, true)?;
     let batch = batches.next(&train, &mut BatchRng::new(args.train.seed));
-    let (tokens, lengths) = arrays(&batch.expect("it repeats for ever"), reporter)?;
+    let (tokens, lengths) = arrays(&batch.expect("it repeats for ever"), model, reporter)?;
     Ok(Batch { tokens, lengths, random: false })
 }

@@ -2,11 +2,13 @@
 
 mod batches;
 mod folder;
+mod packed;
 mod rng;
 mod rows;
 
 pub use batches::{Batch, Batches, BatchesState, length_bucket};
 pub use folder::{Datasets, load_datasets};
+pub use packed::PackedBatch;
 pub use rng::BatchRng;
 pub use rows::{Dataset, DatasetOptions, Row};
 

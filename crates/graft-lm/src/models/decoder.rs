@@ -6,14 +6,14 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use mlx_graft::{Array, ops, transforms};
+use mlx_graft::{Array, Dtype, ops, transforms};
 
 use super::Cache;
 use super::weights::Weights;
 use crate::Result;
 use crate::nn::{
     Context, Embedding, KeysValues, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling,
-    Swapped, Visitor, causal_mask, scaled_dot_product_attention,
+    Swapped, Visitor, scaled_dot_product_attention,
 };
 
 /// What a model family decides about the decoder.
@@ -386,18 +386,46 @@ impl Decoder {
         caches: Option<&mut [Cache]>,
         ctx: &Context,
     ) -> Result<Array> {
+        self.blocks(tokens, caches, None, ctx)
+    }
+
+    /// What the output layer gets for rows that lie one behind the other: int32 `(1, T)` to
+    /// `(1, T, D)`. `starts`, int32 `(1, T)`, is where the row of each token begins.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) unless [`Decoder::can_pack`].
+    pub fn hidden_of_packed(&self, tokens: &Array, starts: &Array, ctx: &Context) -> Result<Array> {
+        if !self.can_pack() {
+            return Err(crate::Error::Unsupported(
+                "rows cannot lie one behind the other: the model's rotary angles depend on the \
+                 length of a row"
+                    .into(),
+            ));
+        }
+        self.blocks(tokens, None, Some(starts), ctx)
+    }
+
+    /// Whether rows may lie one behind the other: what a token gets depends on how far it is from
+    /// those that it sees, and not on where its row begins.
+    pub fn can_pack(&self) -> bool {
+        !self.model.layers.iter().any(|block| block.self_attn.rope.depends_on_length())
+    }
+
+    fn blocks(
+        &self,
+        tokens: &Array,
+        caches: Option<&mut [Cache]>,
+        starts: Option<&Array>,
+        ctx: &Context,
+    ) -> Result<Array> {
         let mut h = self.model.embed_tokens.forward(tokens, ctx)?; // (B, T, D)
         let length = h.dim(1)?;
-        let full = if length == 1 { Mask::None } else { Mask::Causal };
         let mut caches = caches.map(|caches| caches.iter_mut());
         for (block, window) in self.model.layers.iter().zip(&self.config.windows) {
             let cache = caches.as_mut().and_then(Iterator::next);
-            let mask = match (&cache, window) {
-                (Some(cache), _) => cache.mask(length)?,
-                (None, Some(window)) if length > *window => {
-                    Mask::Array(causal_mask(length, 0, Some(*window))?)
-                }
-                (None, _) => full.clone(),
+            let mask = match &cache {
+                Some(cache) => cache.mask(length)?,
+                None => mask(length, starts, *window)?,
             };
             h = if self.grad_checkpoint.get() && cache.is_none() {
                 block.forward_checkpointed(&h, &mask, ctx)?
@@ -407,4 +435,21 @@ impl Decoder {
         }
         self.model.norm.forward(&h)
     }
+}
+
+/// Which keys are seen in a pass over `length` tokens whose rows begin at `starts`, or at the first.
+fn mask(length: i32, starts: Option<&Array>, window: Option<i32>) -> Result<Mask> {
+    let edge = |window: i32| {
+        let edge =
+            ops::arange(f64::from(1 - window), f64::from(length + 1 - window), 1.0, Dtype::Int32)?;
+        ops::expand_dims(&edge, 0) // (1, T)
+    };
+    let window = window.filter(|window| length > *window);
+    Ok(match (starts, window) {
+        (None, None) if length == 1 => Mask::None,
+        (None, None) => Mask::Causal,
+        (None, Some(window)) => Mask::From(edge(window)?),
+        (Some(starts), None) => Mask::From(starts.clone()),
+        (Some(starts), Some(window)) => Mask::From(ops::maximum(starts, &edge(window)?)?),
+    })
 }

@@ -12,6 +12,8 @@ pub enum Mask {
     None,
     /// Those that are not later.
     Causal,
+    /// Those that are not later, from a first one: int32 `(1, T)`.
+    From(Array),
     /// Where a boolean array of shape `(T, S)` is true.
     Array(Array),
 }
@@ -48,6 +50,7 @@ pub fn scaled_dot_product_attention(
     let mask_of_kernel = match mask {
         Mask::None => graft_kernels::Mask::None,
         Mask::Causal => graft_kernels::Mask::Causal,
+        Mask::From(first) => graft_kernels::Mask::From(first),
         Mask::Array(array) => graft_kernels::Mask::Array(array),
     };
     let dense = |k: &Array, v: &Array| {
@@ -81,6 +84,7 @@ fn quantized_attention(
     let scores = match mask {
         Mask::None => scores,
         Mask::Causal => masked(&scores, &causal_mask(length, keys - length, None)?)?,
+        Mask::From(first) => masked(&scores, &graft_kernels::visible_from(first, keys)?)?,
         Mask::Array(allowed) => masked(&scores, allowed)?,
     };
     let weights = ops::softmax_axis(&scores, -1, true)?;
@@ -127,7 +131,9 @@ mod tests {
         let q = normal(0, &[2, 4, 3, 32])?;
         let (k, v) = (packed(&normal(1, &[2, 2, 7, 32])?)?, packed(&normal(2, &[2, 2, 7, 32])?)?);
         let (dense_k, dense_v) = (k.dequantize()?, v.dequantize()?);
-        for mask in [Mask::None, Mask::Causal, Mask::Array(causal_mask(3, 4, Some(2))?)] {
+        let first = Mask::From(Array::from_slice(&[3, 0, 5], &[1, 3])?);
+        let window = Mask::Array(causal_mask(3, 4, Some(2))?);
+        for mask in [Mask::None, Mask::Causal, first, window] {
             let ours = quantized_attention(&q, &k, &v, 0.2, &mask)?.to_vec::<f32>()?;
             let dense = KeysValues::Dense(dense_k.clone(), dense_v.clone());
             let dense = scaled_dot_product_attention(&q, &dense, 0.2, &mask)?.to_vec::<f32>()?;

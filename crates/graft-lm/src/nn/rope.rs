@@ -90,6 +90,11 @@ impl Rope {
         Ok(rope)
     }
 
+    /// Whether the angle between two tokens depends on more than how far apart they are.
+    pub fn depends_on_length(&self) -> bool {
+        matches!(self.kind, Kind::Dynamic { .. })
+    }
+
     /// Rotates `x`, of shape `(B, H, T, D)`, whose first token has the position `offset`.
     pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
         let rotate = |x: &Array, base: Option<f32>, freqs: Option<&Array>| {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use mlx_graft::Dtype;
 use mlx_graft::profile::{Operand, Operation};
 
 /// Operations whose result may be a view of an input: then they move nothing.
@@ -64,12 +65,14 @@ pub fn flops(operation: &Operation) -> Option<u64> {
             elements(&operation.outputs.first()?.shape) * inner
         }
         "scaled_dot_product_attention" | "ScaledDotProductAttention" => {
-            let (pairs, d, e) = attention(shape(0)?, shape(1)?, shape(2)?, shape(3).is_some())?;
+            let mask = operation.inputs.get(3);
+            let (pairs, d, e) = attention(shape(0)?, shape(1)?, shape(2)?, mask)?;
             pairs * (d + e)
         }
         // The scores are computed again.
         "scaled_dot_product_attention_grad" => {
-            let (pairs, d, e) = attention(shape(0)?, shape(1)?, shape(2)?, shape(6).is_some())?;
+            let mask = operation.inputs.get(6);
+            let (pairs, d, e) = attention(shape(0)?, shape(1)?, shape(2)?, mask)?;
             pairs * (3 * d + 2 * e)
         }
         _ => return None,
@@ -77,11 +80,15 @@ pub fn flops(operation: &Operation) -> Option<u64> {
     Some(2 * product)
 }
 
-/// How many pairs of a query and a key there are, and the lengths of keys and of values.
-fn attention(q: &[i32], k: &[i32], v: &[i32], masked: bool) -> Option<(u64, u64, u64)> {
+/// How many pairs of a query and a key there are, and the lengths of keys and of values; `None` if
+/// numbers decide which keys are seen.
+fn attention(q: &[i32], k: &[i32], v: &[i32], mask: Option<&Operand>) -> Option<(u64, u64, u64)> {
+    if mask.is_some_and(|mask| mask.dtype == Dtype::Int32) {
+        return None;
+    }
     let (&[batch, heads, queries, d], &[_, _, keys, _], &[.., e]) = (q, k, v) else { return None };
     let [batch, heads, queries, keys] = [batch, heads, queries, keys].map(|n| n as u64);
-    let hidden = if masked { 0 } else { queries * queries.saturating_sub(1) / 2 };
+    let hidden = if mask.is_some() { 0 } else { queries * queries.saturating_sub(1) / 2 };
     Some((batch * heads * (queries * keys).saturating_sub(hidden), d as u64, e as u64))
 }
 
@@ -92,7 +99,7 @@ fn elements(shape: &[i32]) -> u64 {
 #[cfg(test)]
 mod tests {
     use mlx_graft::profile::{Timing, eval};
-    use mlx_graft::{Array, Dtype, ops};
+    use mlx_graft::{Array, ops};
 
     use super::*;
     use crate::Result;

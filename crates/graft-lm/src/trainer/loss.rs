@@ -12,6 +12,9 @@ use crate::nn::Context;
 /// `tokens` is int32 `(B, T)`. `lengths` is int32 `(B, 2)`: the first token that counts as a
 /// target, and the length of the row; what lies outside is padding. Source: `default_loss` of
 /// mlx-lm's trainer.
+///
+/// Of rows that lie one behind the other, [`PackedBatch`](crate::data::PackedBatch), `tokens` is
+/// `(1, T)` and `lengths` their spans, `(R, 3)`; the loss is that of the same rows side by side.
 pub fn next_token_loss(
     model: &Decoder,
     tokens: &Array,
@@ -27,19 +30,47 @@ pub fn next_token_loss(
     };
     let inputs = ops::slice(tokens, &[0, 0], &[rows, length - 1], &[1, 1])?;
     let targets = ops::slice(tokens, &[0, 1], &[rows, length], &[1, 1])?;
-    let hidden = model.hidden(&inputs, None, ctx)?; // (B, T - 1, D)
+    let (hidden, mask) = if lengths.dim(-1)? == 3 {
+        let (starts, mask) = packed_rows(lengths, length - 1)?;
+        (model.hidden_of_packed(&inputs, &starts, ctx)?, mask)
+    } else {
+        (model.hidden(&inputs, None, ctx)?, padded_rows(lengths, length - 1)?)
+    }; // (B, T - 1, D), (B, T - 1)
     let losses = token_losses(&model.head(), &hidden, &targets, model.vocab_size(), ctx)?;
-
-    let steps = ops::arange(1.0, f64::from(length), 1.0, Dtype::Int32)?;
-    let starts = ops::slice(lengths, &[0, 0], &[rows, 1], &[1, 1])?;
-    let ends = ops::slice(lengths, &[0, 1], &[rows, 2], &[1, 1])?;
-    let mask =
-        ops::logical_and(&ops::greater_equal(&steps, &starts)?, &ops::less_equal(&steps, &ends)?)?;
 
     let masked = ops::multiply(&losses, &ops::astype(&mask, losses.dtype())?)?;
     let count = ops::sum(&mask, false)?;
     let total = ops::sum(&ops::astype(&masked, Dtype::Float32)?, false)?;
     Ok((ops::divide(&total, &ops::astype(&count, Dtype::Float32)?)?, count))
+}
+
+/// Column `index` of an array of shape `(B, N)`: `(B, 1)`.
+fn column(lengths: &Array, index: i32) -> Result<Array> {
+    Ok(ops::slice(lengths, &[0, index], &[lengths.dim(0)?, index + 1], &[1, 1])?)
+}
+
+/// Which of `length` targets count, `(B, length)`, of rows whose first that counts, and length, are
+/// given: int32 `(B, 2)`.
+fn padded_rows(lengths: &Array, length: i32) -> Result<Array> {
+    let steps = ops::arange(1.0, f64::from(length + 1), 1.0, Dtype::Int32)?;
+    between(&steps, &column(lengths, 0)?, &column(lengths, 1)?)
+}
+
+/// Where the row of each of `length` targets begins, and which of them count, both `(1, length)`.
+/// `spans`, int32 `(R, 3)`, are those of [`PackedBatch`](crate::data::PackedBatch).
+fn packed_rows(spans: &Array, length: i32) -> Result<(Array, Array)> {
+    let positions = ops::arange(0.0, f64::from(length), 1.0, Dtype::Int32)?;
+    let starts = column(spans, 0)?; // (R, 1)
+    let one = Array::scalar(1_i32)?;
+    let steps = ops::add(&ops::subtract(&positions, &starts)?, &one)?; // (R, length)
+    let first = ops::maximum(&column(spans, 1)?, &one)?;
+    let counts = between(&steps, &first, &column(spans, 2)?)?;
+    let begun = ops::where_(&ops::greater_equal(&steps, &one)?, &starts, &Array::scalar(0_i32)?)?;
+    Ok((ops::max_axis(&begun, 0, true)?, ops::any_axis(&counts, 0, true)?))
+}
+
+fn between(x: &Array, first: &Array, last: &Array) -> Result<Array> {
+    Ok(ops::logical_and(&ops::greater_equal(x, first)?, &ops::less_equal(x, last)?)?)
 }
 
 /// Logits that are held at a time: 16 MB of float32.

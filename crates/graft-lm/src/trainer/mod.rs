@@ -22,7 +22,7 @@ pub use step::{Step, StepOutput};
 use crate::adapter_config::AdapterConfig;
 use crate::adapters::{self, ADAPTER_FILE};
 use crate::args::TrainArgs;
-use crate::data::{Batch, BatchRng, Batches, Dataset};
+use crate::data::{Batch, BatchRng, Batches, Dataset, PackedBatch};
 use crate::metrics::{Loss, Metrics, MetricsWriter};
 use crate::models::Model;
 use crate::nn::Context;
@@ -104,7 +104,7 @@ impl Trainer {
     /// Trains on one batch: the mean loss per token before the update, and the number of tokens.
     ///
     /// `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`: the first token that counts and the
-    /// length of each row. This is the only point of evaluation of a step.
+    /// length of each row; or rows one behind the other, as [`next_token_loss`] takes them. This is the only point of evaluation of a step.
     ///
     /// # Errors
     /// [`Error::NonFiniteLoss`] if the loss is NaN or infinite; the weights are then as before.
@@ -210,7 +210,7 @@ impl Trainer {
                 }
                 started = Instant::now();
             }
-            let (tokens, lengths) = arrays(&batch, reporter)?;
+            let (tokens, lengths) = arrays(&batch, &self.model, reporter)?;
             let (loss, count) = self.step(&tokens, &lengths)?;
             self.trim_cache()?;
             window.add(f64::from(loss.item::<f32>()?), count, started);
@@ -315,7 +315,7 @@ pub fn evaluate(
     let (mut total, mut tokens) = (Array::scalar(0.0_f32)?, Array::scalar(0_i32)?);
     for _ in 0..count {
         let Some(batch) = batches.next(data, rng) else { break };
-        let (inputs, lengths) = arrays(&batch, reporter)?;
+        let (inputs, lengths) = arrays(&batch, model, reporter)?;
         memory.check(&model.decoder, &inputs, args.memory_limit, false)?;
         let (loss, n) = next_token_loss(&model.decoder, &inputs, &lengths, &Context::eval())?;
         total = ops::add(&total, &ops::multiply(&loss, &n)?)?;
@@ -326,10 +326,21 @@ pub fn evaluate(
     Ok(f64::from(total.item::<f32>()?) / f64::from(tokens.item::<i32>()?))
 }
 
-/// A batch as arrays: tokens `(B, T)` and lengths `(B, 2)`, both int32.
-pub(crate) fn arrays(batch: &Batch, reporter: &mut dyn Reporter) -> Result<(Array, Array)> {
+/// A batch as arrays for [`next_token_loss`]: tokens and lengths, both int32. The rows lie one behind
+/// the other where that leaves fewer positions; a GPU gets them side by side, as mlx-lm does it.
+pub(crate) fn arrays(
+    batch: &Batch,
+    model: &Model,
+    reporter: &mut dyn Reporter,
+) -> Result<(Array, Array)> {
     if let Some(warning) = &batch.warning {
         reporter.warning(warning);
+    }
+    let packs = graft_kernels::is_active()? && model.decoder.can_pack();
+    if let Some(PackedBatch { tokens, spans }) = packs.then(|| batch.packed()).flatten() {
+        let (width, rows) = (tokens.len() as i32, spans.len() as i32);
+        let tokens = Array::from_slice(&tokens, &[1, width])?;
+        return Ok((tokens, Array::from_slice(spans.as_flattened(), &[rows, 3])?));
     }
     let rows = batch.rows() as i32;
     let tokens = Array::from_slice(&batch.tokens, &[rows, batch.width as i32])?;
