@@ -91,7 +91,7 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [logits, g, _]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row(&self, index: usize, [logits, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
         let g = self.g.part(index..index + 1, g)[0];
         // The loss of padding is multiplied by 0.
         if g == 0.0 {

@@ -125,7 +125,7 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, g, deviations]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row(&self, index: usize, [x, g, deviations, _]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
         let range = rows::range(index, self.width);
         let (x, g) = (self.x.part(range.clone(), x), self.g.part(range, g));
         match &self.weight {

@@ -9,6 +9,7 @@
 //! `avx512_vnni` or `avx512_bf16`. The last is used for products of many rows only if it is named or
 //! the processor is AMD's: on Intel's it is slower than `float32`.
 
+mod adam;
 mod attention;
 mod cross_entropy;
 mod derivatives;
@@ -29,6 +30,7 @@ mod softmax;
 mod swiglu;
 mod tasks;
 
+pub use adam::{Adam, AdamStep, adam};
 pub use attention::{Mask, scaled_dot_product_attention, visible_from};
 pub use cross_entropy::cross_entropy;
 pub use layer_norm::layer_norm;

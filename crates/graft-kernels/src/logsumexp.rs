@@ -66,7 +66,7 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, g, _]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row(&self, index: usize, [x, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
         let x = self.x.part(rows::range(index, self.width), x);
         let g = self.g.part(index..index + 1, g)[0];
         let highest = lanes::maximum(x);

@@ -21,7 +21,7 @@ const PARALLEL_FROM: usize = 1 << 15;
 const TASKS_PER_THREAD: usize = 4;
 
 /// Buffers that a kernel converts its inputs into, kept from row to row.
-pub(crate) type Scratch = [Vec<f32>; 3];
+pub(crate) type Scratch = [Vec<f32>; 4];
 
 /// The computation of one row of each of `N` outputs.
 pub(crate) trait RowKernel<const N: usize>: Sync {

@@ -68,7 +68,7 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [y, g, _]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row(&self, index: usize, [y, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
         let range = rows::range(index, self.width);
         let (y, g) = (self.y.part(range.clone(), y), self.g.part(range, g));
         let dot = lanes::dot(y, g);

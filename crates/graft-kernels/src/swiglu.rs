@@ -66,7 +66,7 @@ struct Forward<'a> {
 
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [gate, up, _]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+    fn row(&self, index: usize, [gate, up, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
         let range = range(index, self.gate);
         let (gate, up) = (self.gate.part(range.clone(), gate), self.up.part(range, up));
         for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
@@ -83,7 +83,7 @@ struct Backward<'a> {
 
 impl RowKernel<2> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [gate, up, g]: &mut Scratch, [d_gate, d_up]: [&mut [f32]; 2]) {
+    fn row(&self, index: usize, [gate, up, g, _]: &mut Scratch, [d_gate, d_up]: [&mut [f32]; 2]) {
         let range = range(index, self.gate);
         let gate = self.gate.part(range.clone(), gate);
         let up = self.up.part(range.clone(), up);

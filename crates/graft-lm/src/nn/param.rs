@@ -35,6 +35,11 @@ impl Param {
         self.0.value.borrow().clone()
     }
 
+    /// Whether the value is this very array.
+    pub fn is(&self, value: &Array) -> bool {
+        self.0.value.borrow().id() == value.id()
+    }
+
     /// Replaces the value and returns the old one.
     pub fn set(&self, value: Array) -> Array {
         self.0.value.replace(value)

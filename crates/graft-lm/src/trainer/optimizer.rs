@@ -1,10 +1,10 @@
-//! Adam and `AdamW` on flat buffers, with the arithmetic of `mlx.optimizers`.
+//! Adam and `AdamW` on flat buffers.
 
-use mlx_graft::{Array, Dtype, ops};
+use graft_kernels::{Adam, AdamStep, adam};
+use mlx_graft::{Array, ops};
 
 use crate::Result;
-use crate::args::{OptimizerKind, OptimizerOptions};
-use crate::nn::constant;
+use crate::args::OptimizerOptions;
 
 /// Weights of one dtype behind each other, and their running averages.
 #[derive(Debug, Clone)]
@@ -24,48 +24,17 @@ impl Moments {
     }
 }
 
-/// The state after one update by Adam (Kingma and Ba, 2015) or `AdamW` (Loshchilov and Hutter,
-/// 2019).
+/// The state after one update.
 ///
-/// `rate` is the learning rate and `step` the number of this update, counted from 1: both are
-/// float32 arrays, as a number would be frozen in a compiled step.
+/// The numbers of `at` are arrays, as others would be frozen in a compiled step.
 pub fn update(
     options: &OptimizerOptions,
-    at: &Moments,
+    state: &Moments,
     grad: &Array,
-    rate: &Array,
-    step: &Array,
+    at: AdamStep<'_>,
 ) -> Result<Moments> {
-    let dtype = grad.dtype();
-    // Computed in double precision and rounded once, as Python's numbers are.
-    let number = |x: f64| constant(x as f32, dtype);
-    let average = |old: &Array, new: &Array, beta: f64| -> Result<Array> {
-        let (old_part, new_part) = (number(beta)?, number(1.0 - beta)?);
-        Ok(ops::add(&ops::multiply(&old_part, old)?, &ops::multiply(&new_part, new)?)?)
-    };
-    let [beta1, beta2] = options.betas;
-    let rate = ops::astype(rate, dtype)?;
-    let values = match options.kind {
-        OptimizerKind::Adam => at.values.clone(),
-        OptimizerKind::AdamW => {
-            let decay = ops::multiply(&rate, &number(options.weight_decay)?)?;
-            ops::multiply(&at.values, &ops::subtract(&number(1.0)?, &decay)?)?
-        }
-    };
-    let m = average(&at.m, grad, beta1)?;
-    let v = average(&at.v, &ops::square(grad)?, beta2)?;
-    let change = if options.bias_correction {
-        let left = |beta: f64| -> Result<Array> {
-            let power = ops::power(&constant(beta as f32, Dtype::Float32)?, step)?;
-            Ok(ops::subtract(&constant(1.0, Dtype::Float32)?, &power)?)
-        };
-        let c1 = ops::astype(&ops::divide(&rate, &left(beta1)?)?, dtype)?;
-        let c2 = ops::astype(&ops::rsqrt(&left(beta2)?)?, dtype)?;
-        let denominator = ops::add(&ops::multiply(&ops::sqrt(&v)?, &c2)?, &number(options.eps)?)?;
-        ops::divide(&ops::multiply(&c1, &m)?, &denominator)?
-    } else {
-        let denominator = ops::add(&ops::sqrt(&v)?, &number(options.eps)?)?;
-        ops::divide(&ops::multiply(&rate, &m)?, &denominator)?
-    };
-    Ok(Moments { values: ops::subtract(&values, &change)?, m, v })
+    let OptimizerOptions { kind: _, betas, eps, weight_decay, bias_correction } = *options;
+    let options = Adam { betas, eps, weight_decay, bias_correction };
+    let [values, m, v] = adam(options, [&state.values, &state.m, &state.v], grad, at)?;
+    Ok(Moments { values, m, v })
 }

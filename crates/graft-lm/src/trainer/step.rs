@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use graft_kernels::AdamStep;
 use mlx_graft::transforms::{self, Compiled};
 use mlx_graft::{Array, ops, random};
 
@@ -105,7 +106,8 @@ fn compile(
         let (loss, count, grads) = inputs.gradients(&m, &l)?;
         let mut out = vec![loss.clone(), count];
         // A loss that is no number must not reach the weights.
-        let sound = ops::isfinite(&loss)?;
+        let sound = &ops::isfinite(&loss)?;
+        let (rate, step) = (inputs.rate, inputs.step);
         for (i, grad) in grads.iter().enumerate() {
             let grad = average(grad, every)?;
             let at = Moments {
@@ -113,10 +115,9 @@ fn compile(
                 m: inputs.m[i].clone(),
                 v: inputs.v[i].clone(),
             };
-            let next = optimizer::update(&options, &at, &grad, inputs.rate, inputs.step)?;
-            out.push(ops::where_(&sound, &next.values, &at.values)?);
-            out.push(ops::where_(&sound, &next.m, &at.m)?);
-            out.push(ops::where_(&sound, &next.v, &at.v)?);
+            let step = AdamStep { rate, step, sound };
+            let next = optimizer::update(&options, &at, &grad, step)?;
+            out.extend([next.values, next.m, next.v]);
         }
         Ok(out)
     };
@@ -189,7 +190,7 @@ impl Step {
     ///
     /// Frozen weights are constants of the compiled graph, so new ones need a new graph.
     fn refresh(&mut self) -> Result<()> {
-        let changed = |pairs: &[(Param, Array)]| pairs.iter().any(|(p, a)| p.get().id() != a.id());
+        let changed = |pairs: &[(Param, Array)]| pairs.iter().any(|(p, a)| !p.is(a));
         if changed(&self.views) {
             for (moments, values) in self.moments.iter_mut().zip(self.layout.gather()?) {
                 moments.values = values;
