@@ -15,6 +15,9 @@ use crate::is_active;
 use crate::matmul::matrix::Matrix;
 use crate::rows::{self, RowKernel, Scratch};
 
+/// Positions that are computed at once, if the length is a multiple: one alone is short.
+const AT_ONCE: usize = 32;
+
 /// How the features of a position are rotated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rope {
@@ -136,17 +139,18 @@ struct Forward<'a, T> {
     rotation: Rotation,
     heads: usize,
     length: usize,
+    /// Consecutive positions of a head that are computed at once, a divisor of the length.
+    at_once: usize,
 }
 
-impl<T: Float> RowKernel<1> for Forward<'_, T> {
+impl<T: Float> Forward<'_, T> {
+    /// Rotates the features of position `t`.
     #[inline(always)]
-    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
-        let (head, t) = (index / self.length, index % self.length);
-        x.resize(y.len(), 0.0);
-        Matrix::of(&self.x, &[head / self.heads, head % self.heads]).widen_row(t, x);
+    fn position(&self, t: usize, x: &[f32], y: &mut [f32]) {
         let dims = self.rotation.rope.dims as usize;
         let half = dims / 2;
         let (cosines, sines) = (&self.table.cosines[t * half..], &self.table.sines[t * half..]);
+        let (cosines, sines) = (&cosines[..half], &sines[..half]);
         let sign = if self.rotation.inverse { -1.0 } else { 1.0 };
         if self.rotation.rope.traditional {
             let pairs = y[..dims].chunks_exact_mut(2).zip(x[..dims].chunks_exact(2));
@@ -158,7 +162,6 @@ impl<T: Float> RowKernel<1> for Forward<'_, T> {
         } else {
             let (y_1, y_2) = y[..dims].split_at_mut(half);
             let (x_1, x_2) = x[..dims].split_at(half);
-            let (cosines, sines) = (&cosines[..half], &sines[..half]);
             for i in 0..half {
                 let sin = sign * sines[i];
                 y_1[i] = x_1[i] * cosines[i] - x_2[i] * sin;
@@ -166,6 +169,20 @@ impl<T: Float> RowKernel<1> for Forward<'_, T> {
             }
         }
         y[dims..].copy_from_slice(&x[dims..]);
+    }
+}
+
+impl<T: Float> RowKernel<1> for Forward<'_, T> {
+    #[inline(always)]
+    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+        let position = index * self.at_once;
+        let (head, first) = (position / self.length, position % self.length);
+        let head = Matrix::of(&self.x, &[head / self.heads, head % self.heads]);
+        x.resize(head.columns, 0.0);
+        for (i, y) in y.chunks_exact_mut(head.columns).enumerate() {
+            head.widen_row(first + i, x);
+            self.position(first + i, x, y);
+        }
     }
 }
 
@@ -180,15 +197,12 @@ impl Rotation {
         let freqs = inputs.get(1).map(InputBuffer::as_slice::<f32>).transpose()?;
         let freqs = freqs.map(<[f32]>::to_vec);
         let table = Table::of(Angles { rope: self.rope, freqs, length: length(2) });
-        let kernel = Forward::<T> {
-            x: inputs[0].strided()?,
-            table: &table,
-            rotation: self,
-            heads: length(1),
-            length: length(2),
-        };
-        let width = length(3);
-        rows::compute_last_axis(&kernel, outputs, width)
+        let (heads, length, features) = (length(1), length(2), length(3));
+        // All of an empty array is no row.
+        let at_once = AT_ONCE.min(1 << length.trailing_zeros().min(31));
+        let x = inputs[0].strided()?;
+        let kernel = Forward::<T> { x, table: &table, rotation: self, heads, length, at_once };
+        rows::compute_last_axis(&kernel, outputs, at_once * features)
     }
 }
 

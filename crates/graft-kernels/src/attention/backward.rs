@@ -6,10 +6,11 @@
 use std::ops::Range;
 
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Strided};
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
 use super::heads::{Block, Heads, Stretch};
 use super::parts::{Pieces, deal};
+use super::reductions::dot;
 use crate::floats::Float;
 use crate::lanes;
 use crate::matmul::float32::{add_product, product_into};
@@ -96,23 +97,19 @@ impl<T: Float> Heads<'_, T> {
             product_into(&mut scores, queries, seen_keys.transposed(), false);
             self.mask(block, width, &mut scores);
 
-            let (cotangent, rows_known) = self.known_rows(block, known);
+            let (cotangent, out, statistics) = self.known_rows(block, known);
+            let along = Along { dim: self.value_dim, cotangent: &cotangent, out: &out, statistics };
+            let known = Arch::new().dispatch(along);
             let cotangent = Matrix::from_rows(&cotangent, rows, self.value_dim);
             product_into(&mut slopes, cotangent, seen_values.transposed(), false);
-            let arch = Arch::new();
-            let both = scores.chunks_mut(width).zip(slopes.chunks_mut(width));
-            for (row, ((weights, slopes), known)) in both.zip(rows_known).enumerate() {
-                let visible = self.visible(block, row, &seen);
-                for numbers in [&mut *weights, &mut *slopes] {
-                    numbers[..visible.start].fill(0.0);
-                    numbers[visible.end..].fill(0.0);
-                }
-                arch.dispatch(Derive {
-                    weights: &mut weights[visible.clone()],
-                    slopes: &mut slopes[visible],
-                    known,
-                });
-            }
+            let visible = (0..rows).map(|row| self.visible(block, row, &seen)).collect();
+            Arch::new().dispatch(Derive {
+                width,
+                visible,
+                known,
+                weights: &mut scores,
+                slopes: &mut slopes,
+            });
             self.mask_slopes(block, width, &mut slopes);
 
             let weights = Matrix::from_rows(&scores, rows, width).transposed();
@@ -139,32 +136,56 @@ impl<T: Float> Heads<'_, T> {
         }
     }
 
-    /// The rows of the cotangent of a block, and for each the highest score, the inverse of the sum
-    /// of exponentials, and the product of the cotangent with the output.
-    fn known_rows(&self, block: Block, known: &Known<'_, T>) -> (Vec<f32>, Vec<[f32; 3]>) {
+    /// The rows of the cotangent of a block and of the attention, and for each the highest score and
+    /// the inverse of the sum of exponentials.
+    fn known_rows(
+        &self,
+        block: Block,
+        known: &Known<'_, T>,
+    ) -> (Vec<f32>, Vec<f32>, Vec<[f32; 2]>) {
         let rows = self.rows(block);
         let mut cotangent = vec![0.0; rows * self.value_dim];
-        let (mut out, mut statistics) = (vec![0.0; self.value_dim], [0.0; 2]);
-        let mut found = Vec::with_capacity(rows);
-        for (row, cotangent) in cotangent.chunks_mut(self.value_dim).enumerate() {
+        let mut out = vec![0.0; rows * self.value_dim];
+        let mut statistics = vec![[0.0; 2]; rows];
+        let both = cotangent.chunks_mut(self.value_dim).zip(out.chunks_mut(self.value_dim));
+        for (row, ((cotangent, out), statistics)) in both.zip(&mut statistics).enumerate() {
             let head = self.head(block, row / block.count);
             let query = [block.batch, block.first + row % block.count];
             Matrix::of(&known.cotangent, &query).widen_row(head, cotangent);
-            Matrix::of(&known.out, &query).widen_row(head, &mut out);
-            Matrix::of(&known.statistics, &query).widen_row(head, &mut statistics);
-            let along: f32 = cotangent.iter().zip(&out).map(|(x, y)| x * y).sum();
-            found.push([statistics[0], statistics[1], along]);
+            Matrix::of(&known.out, &query).widen_row(head, out);
+            Matrix::of(&known.statistics, &query).widen_row(head, statistics);
         }
-        (cotangent, found)
+        (cotangent, out, statistics)
+    }
+}
+
+/// Joins to what is known of each row the product of its cotangent with the attention.
+struct Along<'a> {
+    dim: usize,
+    cotangent: &'a [f32],
+    out: &'a [f32],
+    statistics: Vec<[f32; 2]>,
+}
+
+impl WithSimd for Along<'_> {
+    type Output = Vec<[f32; 3]>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<[f32; 3]> {
+        let rows = self.cotangent.chunks_exact(self.dim).zip(self.out.chunks_exact(self.dim));
+        let join = |([highest, scale], (x, y)): ([f32; 2], _)| [highest, scale, dot(simd, x, y)];
+        self.statistics.into_iter().zip(rows).map(join).collect()
     }
 }
 
 /// From the scores and the derivatives with respect to the weights: the weights, and the derivatives
-/// with respect to the scores.
+/// with respect to the scores; zeros where a key is hidden.
 struct Derive<'a> {
+    width: usize,
+    visible: Vec<Range<usize>>,
+    known: Vec<[f32; 3]>,
     weights: &'a mut [f32],
     slopes: &'a mut [f32],
-    known: [f32; 3],
 }
 
 impl NullaryFnOnce for Derive<'_> {
@@ -172,10 +193,17 @@ impl NullaryFnOnce for Derive<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let [highest, scale, along] = self.known;
-        for (weight, slope) in self.weights.iter_mut().zip(self.slopes) {
-            *weight = lanes::exp(*weight - highest) * scale;
-            *slope = *weight * (*slope - along);
+        let rows = self.weights.chunks_mut(self.width).zip(self.slopes.chunks_mut(self.width));
+        let known = self.visible.into_iter().zip(self.known);
+        for ((weights, slopes), (visible, [highest, scale, along])) in rows.zip(known) {
+            for numbers in [&mut *weights, &mut *slopes] {
+                numbers[..visible.start].fill(0.0);
+                numbers[visible.end..].fill(0.0);
+            }
+            for (weight, slope) in weights[visible.clone()].iter_mut().zip(&mut slopes[visible]) {
+                *weight = lanes::exp(*weight - highest) * scale;
+                *slope = *weight * (*slope - along);
+            }
         }
     }
 }

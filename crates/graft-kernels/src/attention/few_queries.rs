@@ -5,6 +5,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::reductions::dot;
 use crate::floats::Float;
 use crate::matmul::matrix::Matrix;
 
@@ -69,16 +70,6 @@ impl<T: Float> WithSimd for Mix<'_, T> {
             }
         }
     }
-}
-
-/// The sum of the products of neighbours.
-#[inline(always)]
-fn dot<S: Simd>(simd: S, x: &[f32], y: &[f32]) -> f32 {
-    let ((x, x_rest), (y, y_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(y));
-    let zero = simd.splat_f32s(0.0);
-    let sum = x.iter().zip(y).fold(zero, |sum, (&x, &y)| simd.mul_add_e_f32s(x, y, sum));
-    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
-    simd.reduce_sum_f32s(sum) + rest
 }
 
 /// `to += factor * x`.

@@ -6,11 +6,12 @@
 use std::ops::Range;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
 use super::few_queries;
 use super::heads::{Block, Heads, Stretch};
 use super::parts::{Pieces, deal};
+use super::reductions::{maximum, sum};
 use crate::floats::Float;
 use crate::lanes;
 use crate::matmul::float32::product_into;
@@ -83,14 +84,16 @@ impl<T: Float> Heads<'_, T> {
             let values = T::wide(values, &mut scratch);
             product_into(&mut product, weights, values, false);
         }
-        for (i, (out, statistics)) in out.into_iter().zip(statistics).enumerate() {
-            for repeat in 0..self.repeats {
-                let row = repeat * block.count + i;
-                let product = &product[row * self.value_dim..][..self.value_dim];
-                for (out, &x) in out[repeat * self.value_dim..].iter_mut().zip(product) {
-                    out.write(T::round(x * found[row][1]));
-                }
-                for (out, x) in statistics[2 * repeat..].iter_mut().zip(found[row]) {
+        Arch::new().dispatch(Write {
+            product: &product,
+            found: &found,
+            block,
+            repeats: self.repeats,
+            out,
+        });
+        for (i, statistics) in statistics.into_iter().enumerate() {
+            for (repeat, statistics) in statistics.chunks_exact_mut(2).enumerate() {
+                for (out, x) in statistics.iter_mut().zip(found[repeat * block.count + i]) {
                     out.write(x);
                 }
             }
@@ -100,29 +103,61 @@ impl<T: Float> Heads<'_, T> {
     /// Replaces the scores of a block by their exponentials relative to the highest of the row,
     /// and by zeros where a key is hidden. Returns the highest and the inverse of the sum.
     fn weigh(&self, block: Block, seen: &Range<usize>, scores: &mut [f32]) -> Vec<[f32; 2]> {
-        let arch = Arch::new();
-        let row = |(row, scores): (usize, &mut [f32])| {
-            let visible = self.visible(block, row, seen);
-            scores[..visible.start].fill(0.0);
-            scores[visible.end..].fill(0.0);
-            arch.dispatch(Exponentials(&mut scores[visible]))
-        };
-        scores.chunks_mut(seen.len()).enumerate().map(row).collect()
+        let visible = (0..self.rows(block)).map(|row| self.visible(block, row, seen)).collect();
+        Arch::new().dispatch(Weigh { width: seen.len(), visible, scores })
     }
 }
 
-/// The exponentials of a row relative to its highest number.
-struct Exponentials<'a>(&'a mut [f32]);
+/// The rows of scores of a block, and which of each are visible.
+struct Weigh<'a> {
+    width: usize,
+    visible: Vec<Range<usize>>,
+    scores: &'a mut [f32],
+}
 
-impl NullaryFnOnce for Exponentials<'_> {
-    type Output = [f32; 2];
+impl WithSimd for Weigh<'_> {
+    type Output = Vec<[f32; 2]>;
 
     #[inline(always)]
-    fn call(self) -> [f32; 2] {
-        let highest = lanes::maximum(self.0);
-        for x in &mut *self.0 {
-            *x = lanes::exp(*x - highest);
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<[f32; 2]> {
+        let mut found = Vec::with_capacity(self.visible.len());
+        for (visible, scores) in self.visible.into_iter().zip(self.scores.chunks_mut(self.width)) {
+            scores[..visible.start].fill(0.0);
+            scores[visible.end..].fill(0.0);
+            let scores = &mut scores[visible];
+            let highest = maximum(simd, scores);
+            for x in &mut *scores {
+                *x = lanes::exp(*x - highest);
+            }
+            found.push([highest, 1.0 / sum(simd, scores)]);
         }
-        [highest, 1.0 / lanes::sum(self.0)]
+        found
+    }
+}
+
+/// Sums of values, not yet divided by the sums of their weights, and where they go.
+struct Write<'a, 'o, T> {
+    product: &'a [f32],
+    found: &'a [[f32; 2]],
+    block: Block,
+    repeats: usize,
+    out: Pieces<'o, T>,
+}
+
+impl<T: Float> NullaryFnOnce for Write<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let dim = self.product.len() / self.found.len();
+        for (i, out) in self.out.into_iter().enumerate() {
+            for repeat in 0..self.repeats {
+                let row = repeat * self.block.count + i;
+                let (product, scale) = (&self.product[row * dim..][..dim], self.found[row][1]);
+                for (out, &x) in out[repeat * dim..].iter_mut().zip(product) {
+                    out.write(T::round(x * scale));
+                }
+            }
+        }
     }
 }

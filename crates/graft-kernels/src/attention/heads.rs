@@ -104,7 +104,9 @@ impl<'a, T: Float> Heads<'a, T> {
             Some(_) => stretch.queries.clone().map(seen).max().unwrap_or(1),
             None => self.keys,
         };
-        let rows = (SCORES / keys).max(ROWS);
+        // A block computes the scores that a causal mask hides from its first rows, too.
+        let most = if self.attention.causal { (keys / 4).max(2 * ROWS) } else { SCORES };
+        let rows = (SCORES / keys).min(most).max(ROWS);
         // Enough blocks for all threads, unless they would be small.
         let all = self.batch * self.groups * self.repeats * self.queries;
         let share = all.div_ceil(4 * tasks::threads()).max(ROWS);
