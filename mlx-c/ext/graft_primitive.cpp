@@ -1,5 +1,6 @@
 #include "graft_primitive.h"
 
+#include "graft_backlog.hpp"
 #include "graft_error.h"
 
 #include <cstring>
@@ -145,6 +146,11 @@ class GraftPrimitive : public mx::Primitive {
       : Primitive(stream), kernel_(std::move(kernel)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    size_t bytes = 0;
+    for (const auto& out : outputs) {
+      bytes += out.nbytes();
+    }
+    auto ticket = Backlog::enter(stream().index, bytes);
     for (auto& out : outputs) {
       out.set_data(mx::allocator::malloc(out.nbytes()));
     }
@@ -159,9 +165,10 @@ class GraftPrimitive : public mx::Primitive {
       return copies;
     };
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    encoder.dispatch([kernel = kernel_, ins = weak(inputs), outs = weak(outputs)]() mutable {
-      run(*kernel, ins, outs);
-    });
+    encoder.dispatch(
+        [kernel = kernel_, ins = weak(inputs), outs = weak(outputs), ticket]() mutable {
+          run(*kernel, ins, outs);
+        });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
