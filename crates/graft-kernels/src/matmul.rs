@@ -6,6 +6,10 @@ mod avx512;
 mod avx512_bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx512_lanes;
+#[cfg(target_arch = "x86_64")]
+mod avx512_panels;
+#[cfg(target_arch = "x86_64")]
+mod avx512_soon;
 mod bfloat16;
 pub(crate) mod converted;
 pub(crate) mod float32;
@@ -34,9 +38,10 @@ use problem::Problem;
 /// one dimension is a row, a `b` of one dimension a column, and the result lacks that dimension.
 ///
 /// Products of arrays of these dtypes on the CPU run here, in the wider of both, on the kernels'
-/// threads; transposed and broadcast arrays are read where they lie. `float32` goes through the
-/// `gemm` crate. 16-bit numbers are added up in `float32` and rounded once: `bfloat16` by AVX-512's
-/// own instructions where the processor has them, the rest in `float32` block by block. All others
+/// threads; transposed and broadcast arrays are read where they lie. `float32` goes through a kernel
+/// for AVX-512 or the `gemm` crate, whichever is faster for the sizes. 16-bit numbers are added up in
+/// `float32` and rounded once: `bfloat16` by AVX-512's own instructions where the processor has them
+/// and they are fast, the rest in `float32` block by block. All others
 /// run through MLX's own operation.
 ///
 /// # Errors

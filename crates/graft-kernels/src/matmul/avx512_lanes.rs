@@ -96,31 +96,70 @@ impl Lanes for f16 {
 }
 
 /// Exchanges rows and columns of sixteen registers of sixteen lanes of 32 bits.
-#[target_feature(enable = "avx512f")]
-pub(super) fn transposed(mut r: [__m512i; LANES]) -> [__m512i; LANES] {
-    // In each quarter of a register: lanes of two rows, then of four.
-    let mut t = r;
-    for i in 0..LANES / 2 {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+///
+/// # Safety
+/// The processor has AVX-512 F, and the caller is compiled for it.
+#[allow(clippy::inline_always)] // The registers would go through memory.
+#[inline(always)]
+pub(super) unsafe fn transposed(mut r: [__m512i; LANES]) -> [__m512i; LANES] {
+    // SAFETY: the caller says so.
+    unsafe {
+        // In each quarter of a register: lanes of two rows, then of four.
+        let mut t = r;
+        for i in 0..LANES / 2 {
+            t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        }
+        for i in 0..LANES / 4 {
+            r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+            r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+            r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+            r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+        }
+        // Quarters of four registers change places.
+        let mut out = [_mm512_setzero_si512(); LANES];
+        for j in 0..LANES / 4 {
+            let even = _mm512_shuffle_i32x4::<0x88>(r[j], r[4 + j]);
+            let odd = _mm512_shuffle_i32x4::<0xdd>(r[j], r[4 + j]);
+            let even_2 = _mm512_shuffle_i32x4::<0x88>(r[8 + j], r[12 + j]);
+            let odd_2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + j], r[12 + j]);
+            out[j] = _mm512_shuffle_i32x4::<0x88>(even, even_2);
+            out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even, even_2);
+            out[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd, odd_2);
+            out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd, odd_2);
+        }
+        out
     }
-    for i in 0..LANES / 4 {
-        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    #[test]
+    fn numbers_are_rounded_as_the_portable_kernels_do() {
+        if !Isa::Avx512.is_supported() {
+            eprintln!("skipped: this processor has no AVX-512");
+            return;
+        }
+        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::NAN, 1e-40];
+        let samples = (0..1_u32 << 16).map(|i| f32::from_bits(i.wrapping_mul(65_521)));
+        let samples: Vec<f32> = special.into_iter().chain(samples).collect();
+        for part in samples.chunks(LANES) {
+            let mask = mask(part.len());
+            let (mut bf, mut half) = ([bf16::ZERO; LANES], [f16::ZERO; LANES]);
+            // SAFETY: the instructions were found above; the mask covers the elements.
+            unsafe {
+                let x = <f32 as Lanes>::load(part.as_ptr(), mask);
+                <bf16 as Lanes>::store(bf.as_mut_ptr(), mask, x);
+                <f16 as Lanes>::store(half.as_mut_ptr(), mask, x);
+            }
+            for (i, &x) in part.iter().enumerate() {
+                let (wanted_bf, wanted_half) = (bf16::from_f32(x), f16::from_f32(x));
+                assert!(bf[i] == wanted_bf || x.is_nan() && bf[i].is_nan(), "{x}: {}", bf[i]);
+                assert!(half[i] == wanted_half || x.is_nan() && half[i].is_nan(), "{x}");
+            }
+        }
     }
-    // Quarters of four registers change places.
-    let mut out = [_mm512_setzero_si512(); LANES];
-    for j in 0..LANES / 4 {
-        let even = _mm512_shuffle_i32x4::<0x88>(r[j], r[4 + j]);
-        let odd = _mm512_shuffle_i32x4::<0xdd>(r[j], r[4 + j]);
-        let even_2 = _mm512_shuffle_i32x4::<0x88>(r[8 + j], r[12 + j]);
-        let odd_2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + j], r[12 + j]);
-        out[j] = _mm512_shuffle_i32x4::<0x88>(even, even_2);
-        out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even, even_2);
-        out[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd, odd_2);
-        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd, odd_2);
-    }
-    out
 }

@@ -133,7 +133,9 @@ unsafe fn transposed(lines: &[&[bf16]], start: usize) -> [[u32; LANES]; LANES] {
         *r = unsafe { _mm512_maskz_loadu_epi16(mask, line.as_ptr().cast()) };
     }
     let mut out = [[0; LANES]; LANES];
-    for (out, x) in out.iter_mut().zip(avx512_lanes::transposed(r)) {
+    // SAFETY: this function is compiled for the instructions.
+    let r = unsafe { avx512_lanes::transposed(r) };
+    for (out, x) in out.iter_mut().zip(r) {
         // SAFETY: an element of `out` has 64 bytes.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) };
     }

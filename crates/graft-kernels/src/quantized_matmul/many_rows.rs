@@ -1,5 +1,5 @@
 //! Products with many rows: pieces of the packed matrix are unpacked as they are needed, and
-//! multiplied by the `gemm` crate.
+//! multiplied as matrices of `float32`.
 #![allow(clippy::inline_always)] // see `lanes`
 
 use std::ops::Range;

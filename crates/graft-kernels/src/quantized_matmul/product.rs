@@ -48,7 +48,7 @@ pub(super) struct Product<'a> {
 /// How products are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Path {
-    /// Pieces of the matrix are unpacked and multiplied by the `gemm` crate.
+    /// Pieces of the matrix are unpacked and multiplied as matrices of `float32`.
     ManyRows,
     /// Rows of the matrix are unpacked one by one.
     FewRows,

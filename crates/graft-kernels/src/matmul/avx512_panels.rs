@@ -1,0 +1,207 @@
+//! Operands packed into panels for the products in `float32`, step after step along the sum the
+//! numbers of all lines of a panel, and the product of two panels.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_castps_si512, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
+};
+use std::ptr;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::avx512_lanes::{LANES, Lanes, mask, transposed};
+use super::avx512_soon::Source;
+use super::matrix::Matrix;
+use super::pack::{A_LINES, B_LINES};
+
+/// Bytes by which reading runs ahead of packing.
+const AHEAD: usize = 256;
+
+/// Steps by which it runs ahead of a product.
+const STEPS_AHEAD: usize = 12;
+
+/// Steps of a product between two calls for what else is to be done.
+pub(super) const FEW_STEPS: usize = 4;
+
+/// Registers that hold a step of a panel of `b`.
+pub(super) const B_ROWS: usize = B_LINES / LANES;
+
+/// A step of sixteen lines, which fills a line of the cache.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Row(pub(super) [f32; LANES]);
+
+/// The steps of a panel for so many of the sum: those that are too many are zeros.
+pub(super) fn padded(steps: usize) -> usize {
+    steps.next_multiple_of(LANES)
+}
+
+/// The first `size` steps of a buffer, which grows if it must.
+pub(super) fn fitted<const REGISTERS: usize>(
+    buffer: &mut Vec<[Row; REGISTERS]>,
+    size: usize,
+) -> &mut [[Row; REGISTERS]] {
+    if buffer.len() < size {
+        buffer.resize(size, [Row([0.0; LANES]); REGISTERS]);
+    }
+    &mut buffer[..size]
+}
+
+/// Packs the rows of `lines`. What a panel has for more lines is not looked at.
+///
+/// The processor must have AVX-512 F, BW and VL.
+///
+/// # Panics
+/// If the panel has another number of steps, or not enough lines.
+pub(super) fn pack<T: Lanes, const REGISTERS: usize>(
+    lines: Matrix<'_, T>,
+    panel: &mut [[Row; REGISTERS]],
+) {
+    assert!(panel.len() == padded(lines.columns) && lines.rows <= REGISTERS * LANES);
+    if lines.has_dense_rows() {
+        for register in 0..lines.rows.div_ceil(LANES) {
+            let start = register * LANES;
+            let part = lines.rows(start, LANES.min(lines.rows - start));
+            // SAFETY: the caller has found the instructions.
+            unsafe { pack_along(part, panel, register) };
+        }
+        return;
+    }
+    let across = lines.transposed();
+    let (steps, rest) = panel.split_at_mut(lines.columns);
+    if across.has_dense_rows() {
+        // SAFETY: the caller has found the instructions.
+        unsafe { pack_across(across, steps) };
+    } else {
+        for (i, step) in steps.iter_mut().enumerate() {
+            let places = step.iter_mut().flat_map(|row| &mut row.0);
+            for (line, place) in places.enumerate().take(lines.rows) {
+                T::widen(&[lines.get(line, i)], std::slice::from_mut(place));
+            }
+        }
+    }
+    rest.fill([Row([0.0; LANES]); REGISTERS]);
+}
+
+/// Packs at most 16 dense lines to one register of each step.
+///
+/// # Safety
+/// The processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pack_along<T: Lanes, const REGISTERS: usize>(
+    lines: Matrix<'_, T>,
+    panel: &mut [[Row; REGISTERS]],
+    register: usize,
+) {
+    assert!(register < REGISTERS);
+    // Lines that are not there are the last one once more.
+    let starts: [*const T; LANES] =
+        std::array::from_fn(|i| lines.dense_row(i.min(lines.rows - 1)).as_ptr());
+    for (block, steps) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let start = block * LANES;
+        let mask = mask(lines.columns - start);
+        let mut r = [_mm512_setzero_si512(); LANES];
+        for (r, line) in r.iter_mut().zip(starts) {
+            let line = line.wrapping_add(start);
+            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_byte_add(AHEAD).cast());
+            // SAFETY: the mask covers elements of the line.
+            *r = _mm512_castps_si512(unsafe { T::load(line, mask) });
+        }
+        // SAFETY: this function is compiled for the instructions.
+        let r = unsafe { transposed(r) };
+        for (step, r) in steps.iter_mut().zip(r) {
+            // SAFETY: a row has 64 bytes.
+            unsafe { _mm512_storeu_si512(step[register].0.as_mut_ptr().cast(), r) };
+        }
+    }
+}
+
+/// Packs steps whose lines are neighbours.
+///
+/// # Safety
+/// The processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pack_across<T: Lanes, const REGISTERS: usize>(
+    steps: Matrix<'_, T>,
+    panel: &mut [[Row; REGISTERS]],
+) {
+    let masks: [u16; REGISTERS] =
+        std::array::from_fn(|i| mask(steps.columns.saturating_sub(i * LANES)));
+    for (i, step) in panel.iter_mut().enumerate() {
+        let from = steps.dense_row(i).as_ptr();
+        for (register, (row, mask)) in step.iter_mut().zip(masks).enumerate() {
+            // SAFETY: the mask covers elements of the step; a row has 64 bytes.
+            unsafe {
+                let x = T::load(from.wrapping_add(register * LANES), mask);
+                _mm512_storeu_ps(row.0.as_mut_ptr(), x);
+            }
+        }
+    }
+}
+
+/// A panel that is packed by whoever needs it first.
+pub(super) struct Shared<'p> {
+    empty: Mutex<Option<&'p mut [[Row; 1]]>>,
+    packed: OnceLock<&'p [[Row; 1]]>,
+    /// The address of the panel, and how many lines of the cache it fills.
+    place: (usize, usize),
+}
+
+impl<'p> Shared<'p> {
+    /// A panel that nobody has packed.
+    pub(super) fn new(memory: &'p mut [[Row; 1]]) -> Self {
+        let place = (memory.as_ptr().addr(), memory.len());
+        Self { empty: Mutex::new(Some(memory)), packed: OnceLock::new(), place }
+    }
+
+    /// The panel, of the rows of what `lines` gives.
+    pub(super) fn get<'a, T: Lanes>(
+        &self,
+        lines: impl FnOnce() -> Matrix<'a, T>,
+    ) -> &'p [[Row; 1]] {
+        self.packed.get_or_init(|| {
+            let memory = self.empty.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let panel = memory.expect("a panel is packed once");
+            pack(lines(), panel);
+            panel
+        })
+    }
+
+    /// The memory that [`Self::get`] uses: until it is packed, that of the rows too.
+    pub(super) fn sources<T: Lanes>(&self, lines: Matrix<'_, T>) -> [Source; 2] {
+        let (place, size) = self.place;
+        let from = if self.packed.get().is_some() { Source::default() } else { Source::of(lines) };
+        [from, Source::lines(place, size)]
+    }
+}
+
+/// The sums of the products of two panels. Inlined, it would hold them in memory, as what follows
+/// goes through them in a loop.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline(never)]
+pub(super) fn product(
+    a: &[[[Row; 1]; FEW_STEPS]],
+    b: &[[[Row; B_ROWS]; FEW_STEPS]],
+    mut every_few: impl FnMut(),
+) -> [[__m512; B_ROWS]; A_LINES] {
+    let mut sums = [[_mm512_setzero_ps(); B_ROWS]; A_LINES];
+    for (a, b) in a.iter().zip(b) {
+        every_few();
+        for ([a], b) in a.iter().zip(b) {
+            _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(a).wrapping_add(STEPS_AHEAD).cast());
+            for row in b {
+                let row = ptr::from_ref(row).wrapping_add(B_ROWS * STEPS_AHEAD);
+                _mm_prefetch::<_MM_HINT_T0>(row.cast());
+            }
+            // SAFETY: a row has 64 bytes.
+            let b = b.map(|row| unsafe { _mm512_loadu_ps(row.0.as_ptr()) });
+            for (sums, &a) in sums.iter_mut().zip(&a.0) {
+                let a = _mm512_set1_ps(a);
+                for (sum, &b) in sums.iter_mut().zip(&b) {
+                    *sum = _mm512_fmadd_ps(a, b, *sum);
+                }
+            }
+        }
+    }
+    sums
+}
