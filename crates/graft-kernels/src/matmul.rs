@@ -9,7 +9,7 @@ mod avx512_lanes;
 #[cfg(target_arch = "x86_64")]
 mod avx512_panels;
 #[cfg(target_arch = "x86_64")]
-mod avx512_soon;
+mod avx512_prefetch;
 mod bfloat16;
 pub(crate) mod converted;
 pub(crate) mod float32;

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::avx512_lanes::{LANES, Lanes, mask};
 use super::avx512_panels::{B_ROWS, FEW_STEPS, Row, Shared, fitted, pack, padded, product};
-use super::avx512_soon::{Places, Soon, Source, prefetch_two_lines};
+use super::avx512_prefetch::{Places, Soon, Source, prefetch_two_lines};
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES};
 use crate::isa::Isa;

@@ -10,7 +10,7 @@ use std::ptr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::avx512_lanes::{LANES, Lanes, mask, transposed};
-use super::avx512_soon::Source;
+use super::avx512_prefetch::Source;
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES};
 
