@@ -68,13 +68,18 @@ impl Layout {
     pub fn views(&self, buffers: &[Array]) -> Result<Vec<Array>> {
         let mut out = Vec::new();
         for (group, buffer) in self.groups.iter().zip(buffers) {
-            let mut start = 0;
-            for shape in &group.shapes {
-                let end = start + shape.iter().product::<i32>();
-                // One operation that splits has outputs that know each other: the square of them.
-                let part = ops::slice(buffer, &[start], &[end], &[1])?;
-                out.push(ops::reshape(&part, shape)?);
-                start = end;
+            let mut end = 0;
+            let ends: Vec<i32> = group
+                .shapes
+                .iter()
+                .map(|shape| {
+                    end += shape.iter().product::<i32>();
+                    end
+                })
+                .collect();
+            let parts = ops::split_sections(buffer, &ends[..ends.len() - 1], 0)?;
+            for (part, shape) in parts.iter().zip(&group.shapes) {
+                out.push(ops::reshape(part, shape)?);
             }
         }
         Ok(out)
