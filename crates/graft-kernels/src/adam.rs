@@ -7,10 +7,7 @@ use mlx_graft::{Array, Dtype, Error, Result, ops};
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
 use crate::is_active;
-use crate::rows::{self, RowKernel, Scratch};
-
-/// Elements that are computed at once; the shape does not matter.
-const WIDTH: usize = 1024;
+use crate::rows::{self, FLAT, RowKernel, Scratch, flat_range};
 
 /// The options of [`adam`], which are those of `mlx.optimizers.AdamW`, and without decay of
 /// `mlx.optimizers.Adam`.
@@ -138,7 +135,7 @@ impl RowKernel<3> for Update<'_> {
     #[inline(always)]
     fn row(&self, index: usize, scratch: &mut Scratch, outputs: [&mut [f32]; 3]) {
         let [values, m, v, gradient] = scratch;
-        let range = index * WIDTH..((index + 1) * WIDTH).min(self.values.len());
+        let range = flat_range(index, self.values.len());
         let values = self.values.part(range.clone(), values);
         let (m, v) = (self.m.part(range.clone(), m), self.v.part(range.clone(), v));
         let gradient = self.gradient.part(range, gradient);
@@ -162,7 +159,7 @@ impl RowKernel<3> for Unchanged<'_> {
     #[inline(always)]
     fn row(&self, index: usize, _scratch: &mut Scratch, outputs: [&mut [f32]; 3]) {
         for (old, output) in self.0.iter().zip(outputs) {
-            old.widen(index * WIDTH..index * WIDTH + output.len(), output);
+            old.widen(flat_range(index, old.len()), output);
         }
     }
 }
@@ -183,10 +180,10 @@ impl Primitive for Adam {
             return Err(KernelError::new("an update has seven inputs"));
         };
         let (rate, step) = (rate.as_slice::<f32>()?[0], step.as_slice::<f32>()?[0]);
-        let count = values.size().div_ceil(WIDTH);
+        let count = values.size().div_ceil(FLAT);
         let state = [Floats::new(values)?, Floats::new(m)?, Floats::new(v)?];
         if !sound.as_slice::<bool>()?[0] {
-            return rows::compute(&Unchanged(state), outputs, [WIDTH; 3], count, 2 * WIDTH);
+            return rows::compute(&Unchanged(state), outputs, [FLAT; 3], count, 2 * FLAT);
         }
         let [values, m, v] = state;
         let betas = self.betas.map(|beta| beta as f32);
@@ -204,7 +201,7 @@ impl Primitive for Adam {
             eps: self.eps as f32,
             kept: 1.0 - rate * self.weight_decay as f32,
         };
-        rows::compute(&update, outputs, [WIDTH; 3], count, 7 * WIDTH)
+        rows::compute(&update, outputs, [FLAT; 3], count, 7 * FLAT)
     }
 
     of_composed!();

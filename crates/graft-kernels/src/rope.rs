@@ -198,8 +198,7 @@ impl Rotation {
         let freqs = freqs.map(<[f32]>::to_vec);
         let table = Table::of(Angles { rope: self.rope, freqs, length: length(2) });
         let (heads, length, features) = (length(1), length(2), length(3));
-        // All of an empty array is no row.
-        let at_once = AT_ONCE.min(1 << length.trailing_zeros().min(31));
+        let at_once = AT_ONCE.min(1 << length.max(1).trailing_zeros());
         let x = inputs[0].strided()?;
         let kernel = Forward::<T> { x, table: &table, rotation: self, heads, length, at_once };
         rows::compute_last_axis(&kernel, outputs, at_once * features)

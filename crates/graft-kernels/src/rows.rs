@@ -183,6 +183,15 @@ pub(crate) fn sum_rows(x: &Array) -> Result<Array> {
     ops::sum_axis(&rows, 0, false)
 }
 
+/// Elements of a row where the shape does not matter.
+pub(crate) const FLAT: usize = 1024;
+
+/// Where row `index` of `length` elements in rows of [`FLAT`] lies; the last may be shorter.
+#[inline(always)]
+pub(crate) fn flat_range(index: usize, length: usize) -> Range<usize> {
+    index * FLAT..((index + 1) * FLAT).min(length)
+}
+
 /// Where row `index` of rows of `width` elements lies.
 #[inline(always)]
 pub(crate) fn range(index: usize, width: usize) -> Range<usize> {

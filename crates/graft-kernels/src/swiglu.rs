@@ -1,18 +1,13 @@
 //! The gated activation.
 #![allow(clippy::inline_always)] // see `lanes`
 
-use std::ops::Range;
-
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Error, Result, ops};
 
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
-use crate::rows::{self, RowKernel, Scratch, vmap_of_rows};
+use crate::rows::{self, FLAT, RowKernel, Scratch, flat_range, vmap_of_rows};
 use crate::{is_active, lanes};
-
-/// Elements that are computed at once; the shape does not matter.
-const WIDTH: usize = 1024;
 
 /// `silu(gate) * up`, the activation of `SwiGLU` (Shazeer, 2020).
 ///
@@ -53,12 +48,6 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + lanes::exp(-x))
 }
 
-/// Where row `index` of `x` lies.
-#[inline(always)]
-fn range(index: usize, x: Floats<'_>) -> Range<usize> {
-    index * WIDTH..((index + 1) * WIDTH).min(x.len())
-}
-
 struct Forward<'a> {
     gate: Floats<'a>,
     up: Floats<'a>,
@@ -67,7 +56,7 @@ struct Forward<'a> {
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
     fn row(&self, index: usize, [gate, up, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
-        let range = range(index, self.gate);
+        let range = flat_range(index, self.gate.len());
         let (gate, up) = (self.gate.part(range.clone(), gate), self.up.part(range, up));
         for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
             *y = gate * sigmoid(gate) * up;
@@ -84,7 +73,7 @@ struct Backward<'a> {
 impl RowKernel<2> for Backward<'_> {
     #[inline(always)]
     fn row(&self, index: usize, [gate, up, g, _]: &mut Scratch, [d_gate, d_up]: [&mut [f32]; 2]) {
-        let range = range(index, self.gate);
+        let range = flat_range(index, self.gate.len());
         let gate = self.gate.part(range.clone(), gate);
         let up = self.up.part(range.clone(), up);
         let g = self.g.part(range, g);
@@ -118,8 +107,8 @@ impl Primitive for Swiglu {
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
         let kernel = Forward { gate: Floats::new(&inputs[0])?, up: Floats::new(&inputs[1])? };
-        let count = inputs[0].size().div_ceil(WIDTH);
-        rows::compute(&kernel, outputs, [WIDTH], count, WIDTH)
+        let count = inputs[0].size().div_ceil(FLAT);
+        rows::compute(&kernel, outputs, [FLAT], count, FLAT)
     }
 
     fn vjp(
@@ -172,8 +161,8 @@ impl Primitive for SwigluGrad {
     ) -> Result<(), KernelError> {
         let [gate, up, g] = [0, 1, 2].map(|i| Floats::new(&inputs[i]));
         let kernel = Backward { gate: gate?, up: up?, g: g? };
-        let count = inputs[0].size().div_ceil(WIDTH);
-        rows::compute(&kernel, outputs, [WIDTH, WIDTH], count, WIDTH)
+        let count = inputs[0].size().div_ceil(FLAT);
+        rows::compute(&kernel, outputs, [FLAT, FLAT], count, FLAT)
     }
 
     of_composed!();

@@ -23,8 +23,6 @@ pub(super) struct Heads<'a, T> {
     k: Strided<'a, T>,
     v: Strided<'a, T>,
     mask: Option<MaskRows<'a>>,
-    /// The first key that each query sees, `(B, T)`.
-    first: Option<Matrix<'a, i32>>,
     attention: Attention,
     pub(super) batch: usize,
     /// Heads of keys and values.
@@ -39,8 +37,10 @@ pub(super) struct Heads<'a, T> {
     pub(super) value_dim: usize,
 }
 
-/// A mask of shape `(B, H, T, S)`.
+/// A mask of shape `(B, H, T, S)`, or the first keys.
 enum MaskRows<'a> {
+    /// The first key that each query sees, `(B, T)`.
+    From(Matrix<'a, i32>),
     /// Where a key is seen.
     Seen(Strided<'a, bool>),
     /// What is added to a score.
@@ -74,18 +74,18 @@ impl<'a, T: Float> Heads<'a, T> {
     ) -> Result<Self, KernelError> {
         let length = |input: usize, axis: usize| inputs[input].shape()[axis] as usize;
         let groups = length(1, 1);
-        let (mask, first) = match mask.map(|mask| (mask, mask.dtype())) {
-            Some((mask, Dtype::Bool)) => (Some(MaskRows::Seen(mask.strided()?)), None),
-            Some((first, Dtype::Int32)) => (None, Some(Matrix::of(&first.strided()?, &[]))),
-            Some((mask, _)) => (Some(MaskRows::Added(mask.strided()?)), None),
-            None => (None, None),
+        let read = |mask: &InputBuffer<'a>| -> Result<_, KernelError> {
+            Ok(match mask.dtype() {
+                Dtype::Int32 => MaskRows::From(Matrix::of(&mask.strided()?, &[])),
+                Dtype::Bool => MaskRows::Seen(mask.strided()?),
+                _ => MaskRows::Added(mask.strided()?),
+            })
         };
         Ok(Self {
             q: inputs[0].strided()?,
             k: inputs[1].strided()?,
             v: inputs[2].strided()?,
-            mask,
-            first,
+            mask: mask.map(read).transpose()?,
             attention,
             batch: length(0, 0),
             groups,
@@ -100,9 +100,9 @@ impl<'a, T: Float> Heads<'a, T> {
     /// The number of queries of a block of a stretch.
     pub(super) fn block_length(&self, stretch: &Stretch) -> usize {
         let seen = |query: usize| self.seen(stretch.batch, query).len();
-        let keys = match self.first {
-            Some(_) => stretch.queries.clone().map(seen).max().unwrap_or(1),
-            None => self.keys,
+        let keys = match self.mask {
+            Some(MaskRows::From(_)) => stretch.queries.clone().map(seen).max().unwrap_or(1),
+            _ => self.keys,
         };
         // A block computes the scores that a causal mask hides from its first rows, too.
         let most = if self.attention.causal { (keys / 4).max(2 * ROWS) } else { SCORES };
@@ -144,7 +144,10 @@ impl<'a, T: Float> Heads<'a, T> {
             return 0..self.keys;
         }
         let own = self.keys - self.queries + query;
-        let first = self.first.as_ref().map_or(0, |first| first.get(batch, query));
+        let first = match &self.mask {
+            Some(MaskRows::From(first)) => first.get(batch, query),
+            _ => 0,
+        };
         usize::try_from(first).unwrap_or(0).min(own)..own + 1
     }
 
@@ -152,9 +155,11 @@ impl<'a, T: Float> Heads<'a, T> {
     pub(super) fn keys_seen(&self, block: Block) -> Range<usize> {
         let seen = |i: usize| self.seen(block.batch, block.first + i);
         let end = seen(block.count - 1).end;
-        match self.first {
-            Some(_) => (0..block.count).map(|i| seen(i).start).min().unwrap_or(0)..end,
-            None => 0..end,
+        match self.mask {
+            Some(MaskRows::From(_)) => {
+                (0..block.count).map(|i| seen(i).start).min().unwrap_or(0)..end
+            }
+            _ => 0..end,
         }
     }
 
@@ -169,7 +174,7 @@ impl<'a, T: Float> Heads<'a, T> {
         let mut stretches = Vec::new();
         for batch in 0..self.batch {
             let mut rest = Stretch { batch, queries: 0..self.queries, keys: 0..self.keys };
-            if self.first.is_some() {
+            if let Some(MaskRows::From(_)) = self.mask {
                 let mut earliest = self.keys;
                 for query in (1..self.queries).rev() {
                     let seen = self.seen(batch, query);
@@ -215,7 +220,7 @@ impl<'a, T: Float> Heads<'a, T> {
             Some(MaskRows::Added(added)) => {
                 self.combine(block, width, scores, added, |x, added| *x += added);
             }
-            None => {}
+            Some(MaskRows::From(_)) | None => {}
         }
     }
 

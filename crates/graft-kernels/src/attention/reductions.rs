@@ -1,4 +1,5 @@
-//! Reductions of rows, which are short, in vector registers.
+//! Reductions of rows of scores, which are short: in a few vector registers, where `lanes` has 256
+//! partial results to join at the end.
 // What is not inlined into what is dispatched is not compiled for the wide registers.
 #![allow(clippy::inline_always)]
 

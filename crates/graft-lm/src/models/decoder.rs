@@ -6,14 +6,14 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use mlx_graft::{Array, Dtype, ops, transforms};
+use mlx_graft::{Array, ops, transforms};
 
 use super::Cache;
 use super::weights::Weights;
 use crate::Result;
 use crate::nn::{
     Context, Embedding, KeysValues, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling,
-    Swapped, Visitor, scaled_dot_product_attention,
+    Swapped, Visitor, scaled_dot_product_attention, window_start,
 };
 
 /// What a model family decides about the decoder.
@@ -439,17 +439,14 @@ impl Decoder {
 
 /// Which keys are seen in a pass over `length` tokens whose rows begin at `starts`, or at the first.
 fn mask(length: i32, starts: Option<&Array>, window: Option<i32>) -> Result<Mask> {
-    let edge = |window: i32| {
-        let edge =
-            ops::arange(f64::from(1 - window), f64::from(length + 1 - window), 1.0, Dtype::Int32)?;
-        ops::expand_dims(&edge, 0) // (1, T)
-    };
     let window = window.filter(|window| length > *window);
     Ok(match (starts, window) {
         (None, None) if length == 1 => Mask::None,
         (None, None) => Mask::Causal,
-        (None, Some(window)) => Mask::From(edge(window)?),
+        (None, Some(window)) => Mask::From(window_start(length, 0, window)?),
         (Some(starts), None) => Mask::From(starts.clone()),
-        (Some(starts), Some(window)) => Mask::From(ops::maximum(starts, &edge(window)?)?),
+        (Some(starts), Some(window)) => {
+            Mask::From(ops::maximum(starts, &window_start(length, 0, window)?)?)
+        }
     })
 }

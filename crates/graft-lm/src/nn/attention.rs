@@ -14,27 +14,14 @@ pub enum Mask {
     Causal,
     /// Those that are not later, from a first one: int32 `(1, T)`.
     From(Array),
-    /// Where a boolean array of shape `(T, S)` is true.
-    Array(Array),
 }
 
-/// A boolean mask of shape `(T, S)`, `S = offset + T`: a key is seen if it is not later than the
-/// query and, with a window, at most `window - 1` earlier.
-pub fn causal_mask(length: i32, offset: i32, window: Option<i32>) -> Result<Array> {
-    let range = |from: i32, to: i32, shape: [i32; 2]| -> Result<Array> {
-        let positions = ops::arange(f64::from(from), f64::from(to), 1.0, Dtype::Int32)?;
-        Ok(ops::reshape(&positions, &shape)?)
-    };
-    let queries = range(offset, offset + length, [length, 1])?;
-    let keys = range(0, offset + length, [1, offset + length])?;
-    let mask = ops::greater_equal(&queries, &keys)?;
-    match window {
-        None => Ok(mask),
-        Some(window) => {
-            let end = ops::add(&keys, &Array::scalar(window)?)?;
-            Ok(ops::logical_and(&mask, &ops::less(&queries, &end)?)?)
-        }
-    }
+/// The first key that each of `length` tokens behind `offset` others sees, int32 `(1, T)`, if it sees
+/// its own and `window - 1` before it. One below zero stands for the first there is.
+pub fn window_start(length: i32, offset: i32, window: i32) -> Result<Array> {
+    let from = offset + 1 - window;
+    let starts = ops::arange(f64::from(from), f64::from(from + length), 1.0, Dtype::Int32)?;
+    Ok(ops::expand_dims(&starts, 0)?)
 }
 
 /// `softmax(scale * q @ k.T + mask) @ v`.
@@ -51,7 +38,6 @@ pub fn scaled_dot_product_attention(
         Mask::None => graft_kernels::Mask::None,
         Mask::Causal => graft_kernels::Mask::Causal,
         Mask::From(first) => graft_kernels::Mask::From(first),
-        Mask::Array(array) => graft_kernels::Mask::Array(array),
     };
     let dense = |k: &Array, v: &Array| {
         Ok(graft_kernels::scaled_dot_product_attention(q, k, v, scale, mask_of_kernel)?)
@@ -81,11 +67,11 @@ fn quantized_attention(
     let scaled = ops::multiply(q, &constant(scale, q.dtype())?)?;
     let scaled = ops::reshape(&scaled, &[batch, groups, heads / groups, length, dim])?;
     let scores = shared(k)?.matmul(&scaled, true)?; // (B, K, R, T, S)
+    let seen_from = |first: &Array| masked(&scores, &graft_kernels::visible_from(first, keys)?);
     let scores = match mask {
         Mask::None => scores,
-        Mask::Causal => masked(&scores, &causal_mask(length, keys - length, None)?)?,
-        Mask::From(first) => masked(&scores, &graft_kernels::visible_from(first, keys)?)?,
-        Mask::Array(allowed) => masked(&scores, allowed)?,
+        Mask::Causal => seen_from(&ops::zeros(&[1, length], Dtype::Int32)?)?,
+        Mask::From(first) => seen_from(first)?,
     };
     let weights = ops::softmax_axis(&scores, -1, true)?;
     let out = shared(v)?.matmul(&weights, false)?; // (B, K, R, T, D)
@@ -132,7 +118,7 @@ mod tests {
         let (k, v) = (packed(&normal(1, &[2, 2, 7, 32])?)?, packed(&normal(2, &[2, 2, 7, 32])?)?);
         let (dense_k, dense_v) = (k.dequantize()?, v.dequantize()?);
         let first = Mask::From(Array::from_slice(&[3, 0, 5], &[1, 3])?);
-        let window = Mask::Array(causal_mask(3, 4, Some(2))?);
+        let window = Mask::From(window_start(3, 4, 2)?);
         for mask in [Mask::None, Mask::Causal, first, window] {
             let ours = quantized_attention(&q, &k, &v, 0.2, &mask)?.to_vec::<f32>()?;
             let dense = KeysValues::Dense(dense_k.clone(), dense_v.clone());

@@ -13,7 +13,7 @@ mod norm;
 mod param;
 mod rope;
 
-pub use attention::{Mask, causal_mask, scaled_dot_product_attention};
+pub use attention::{Mask, scaled_dot_product_attention, window_start};
 pub use context::Context;
 pub use embedding::{Embedding, EmbeddingKind};
 pub use graft_derive::Module;

@@ -10,7 +10,7 @@ pub use growing::KvCache;
 pub use quantized::{KvQuantization, QuantizedKvCache};
 pub use rotating::RotatingKvCache;
 
-use crate::nn::{KeysValues, Mask, causal_mask};
+use crate::nn::{KeysValues, Mask, window_start};
 use crate::{Error, Result};
 
 /// Tokens by which buffers grow.
@@ -71,7 +71,7 @@ impl Cache {
                 if held + length <= cache.max_size() {
                     return Ok(Mask::Causal);
                 }
-                Ok(Mask::Array(causal_mask(length, held, Some(cache.max_size()))?))
+                Ok(Mask::From(window_start(length, held, cache.max_size())?))
             }
             Self::Growing(_) | Self::Quantized(_) => Ok(Mask::Causal),
         }
