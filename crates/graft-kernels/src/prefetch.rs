@@ -18,3 +18,14 @@ pub(crate) fn prefetch<T>(from: *const T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = from;
 }
+
+/// Asks for what lies a page behind each line of a row.
+#[inline(always)]
+pub(crate) fn prefetch_row<T>(row: &[T]) {
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+
+    for line in row.chunks((LINE / size_of::<T>()).max(1)) {
+        prefetch(line.as_ptr());
+    }
+}

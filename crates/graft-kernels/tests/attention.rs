@@ -142,6 +142,11 @@ fn shapes_and_masks() -> Result<()> {
         [1, 6, 3, 33, 70, 24, 40],
         [1, 2, 1, 300, 500, 16, 16],
         [1, 2, 2, 7, 3, 4, 4],
+        // A few rows of queries for a head of keys, of as many numbers as registers hold, and more.
+        [1, 1, 1, 1, 21, 64, 80],
+        [1, 6, 2, 1, 9, 130, 64],
+        [1, 5, 1, 1, 9, 72, 128],
+        [1, 8, 2, 2, 40, 64, 192],
     ] {
         let x = inputs(shape, Dtype::Float32)?;
         for mask in masks(shape[3], shape[4], shape[1])? {
@@ -154,7 +159,8 @@ fn shapes_and_masks() -> Result<()> {
 #[test]
 fn numbers_of_16_bits() -> Result<()> {
     for (dtype, unit) in [(Dtype::Bfloat16, 1.0 / 256.0), (Dtype::Float16, 1.0 / 2048.0)] {
-        for shape in [[2, 4, 2, 1, 37, 16, 16], [1, 4, 2, 40, 50, 16, 8]] {
+        for shape in [[2, 4, 2, 1, 37, 16, 16], [1, 4, 2, 1, 20, 80, 16], [1, 4, 2, 40, 50, 16, 8]]
+        {
             let x = inputs(shape, dtype)?;
             let window: Vec<i32> = (shape[4] - shape[3]..shape[4]).map(|own| own - 7).collect();
             let window = Kind::From(Array::from_slice(&window, &[1, shape[3]])?);
