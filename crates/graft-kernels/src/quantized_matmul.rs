@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod each;
 mod few_rows;
 mod format;
 mod gather_qmm;
@@ -15,6 +16,7 @@ mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+pub use each::{Packed, quantized_matmul_each};
 pub use gather_qmm::gather_qmm;
 
 use mlx_graft::ops::QuantizedMatmulOptions;

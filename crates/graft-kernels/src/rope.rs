@@ -56,21 +56,58 @@ pub struct Rope {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn rope(x: &Array, rope: Rope, freqs: Option<&Array>) -> Result<Array> {
-    let half = rope.dims / 2;
-    let freqs_fit = freqs.is_none_or(|f| f.shape() == [half] && f.dtype() == Dtype::Float32);
-    let suits = floats::is_known(x)
-        && x.ndim() == 4
-        && rope.dims > 0
-        && rope.dims % 2 == 0
-        && rope.dims <= x.dim(-1)?
-        && rope.base.is_some() != freqs.is_some()
-        && freqs_fit;
+    let suits = matches!(*x.shape(), [_, _, _, features] if rope.suits(x, features, freqs));
     if !suits || !is_active()? {
         let Rope { dims, traditional, base, scale, offset } = rope;
         let options = RopeOptions::default().traditional(traditional).base(base).scale(scale);
         return fast::rope(x, dims, offset, &options.freqs(freqs));
     }
-    rotate(Rotation { rope, inverse: false }, x, freqs)
+    rotate(Rotation { rope, inverse: false, heads: None }, x, freqs)
+}
+
+/// Splits the features of each position into `heads` and rotates each by [`rope`]: `(B, T, H * D)` to
+/// `(B, H, T, D)`, as language models do with queries and keys.
+///
+/// # Errors
+/// Those of [`rope`], and features that are no multiple of the heads.
+///
+/// ```
+/// use graft_kernels::{Rope, rope_heads};
+/// use mlx_graft::Array;
+///
+/// let rotation = Rope { dims: 2, traditional: false, base: Some(1e4), scale: 1.0, offset: 0 };
+/// let x = Array::from_slice(&[1.0_f32, 0.0, 2.0, 0.0, 1.0, 0.0, 2.0, 0.0], &[1, 2, 4])?;
+/// let y = rope_heads(&x, 2, rotation, None)?;
+/// assert_eq!(y.shape(), [1, 2, 2, 2]);
+/// let (cos, sin) = (1.0_f32.cos(), 1.0_f32.sin());
+/// assert_eq!(y.to_vec::<f32>()?, [1.0, 0.0, cos, sin, 2.0, 0.0, 2.0 * cos, 2.0 * sin]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn rope_heads(x: &Array, heads: i32, rope: Rope, freqs: Option<&Array>) -> Result<Array> {
+    let suits = match *x.shape() {
+        [_, _, features] if heads > 0 && features % heads == 0 => {
+            rope.suits(x, features / heads, freqs)
+        }
+        _ => false,
+    };
+    if suits && is_active()? {
+        return rotate(Rotation { rope, inverse: false, heads: Some(heads) }, x, freqs);
+    }
+    let split = ops::unflatten(x, -1, &[heads, -1])?; // (B, T, H, D)
+    self::rope(&ops::swapaxes(&split, -2, -3)?, rope, freqs)
+}
+
+impl Rope {
+    /// Whether the kernel rotates `features` of `x`.
+    fn suits(&self, x: &Array, features: i32, freqs: Option<&Array>) -> bool {
+        let is_table = |f: &Array| f.shape() == [self.dims / 2] && f.dtype() == Dtype::Float32;
+        floats::is_known(x)
+            && self.dims > 0
+            && self.dims % 2 == 0
+            && self.dims <= features
+            && self.base.is_some() != freqs.is_some()
+            && freqs.is_none_or(is_table)
+    }
 }
 
 /// Adds a [`Rotation`] to the graph.
@@ -84,6 +121,8 @@ fn rotate(rotation: Rotation, x: &Array, freqs: Option<&Array>) -> Result<Array>
 struct Rotation {
     rope: Rope,
     inverse: bool,
+    /// How many heads the features of a position are split into, if they are not yet.
+    heads: Option<i32>,
 }
 
 /// What decides the angles.
@@ -137,13 +176,24 @@ struct Forward<'a, T> {
     x: Strided<'a, T>,
     table: &'a Table,
     rotation: Rotation,
-    heads: usize,
-    length: usize,
+    /// The lengths of `(B, H, T, D)`.
+    shape: [usize; 4],
     /// Consecutive positions of a head that are computed at once, a divisor of the length.
     at_once: usize,
 }
 
-impl<T: Float> Forward<'_, T> {
+impl<'a, T: Float> Forward<'a, T> {
+    /// The features of all positions of a head, `(T, D)`.
+    #[inline(always)]
+    fn head(&self, index: usize) -> Matrix<'a, T> {
+        let [_, heads, _, features] = self.shape;
+        let (batch, head) = (index / heads, index % heads);
+        match self.rotation.heads {
+            Some(_) => Matrix::of(&self.x, &[batch]).columns(head * features, features),
+            None => Matrix::of(&self.x, &[batch, head]),
+        }
+    }
+
     /// Rotates the features of position `t`.
     #[inline(always)]
     fn position(&self, t: usize, x: &[f32], y: &mut [f32]) {
@@ -176,8 +226,8 @@ impl<T: Float> RowKernel<1> for Forward<'_, T> {
     #[inline(always)]
     fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
         let position = index * self.at_once;
-        let (head, first) = (position / self.length, position % self.length);
-        let head = Matrix::of(&self.x, &[head / self.heads, head % self.heads]);
+        let [_, _, length, _] = self.shape;
+        let (head, first) = (self.head(position / length), position % length);
         x.resize(head.columns, 0.0);
         for (i, y) in y.chunks_exact_mut(head.columns).enumerate() {
             head.widen_row(first + i, x);
@@ -187,20 +237,32 @@ impl<T: Float> RowKernel<1> for Forward<'_, T> {
 }
 
 impl Rotation {
+    /// `(B, H, T, D)` of an input of this shape.
+    ///
+    /// # Panics
+    /// If it has another number of dimensions.
+    fn shape(self, shape: &[i32]) -> [i32; 4] {
+        match (self.heads, shape) {
+            (Some(heads), &[batch, length, features]) => [batch, heads, length, features / heads],
+            (None, &[batch, heads, length, features]) => [batch, heads, length, features],
+            _ => panic!("a rotation of an array of shape {shape:?}"),
+        }
+    }
+
     /// Rotates numbers of one dtype.
     fn compute<T: Float>(
         self,
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let length = |axis: usize| inputs[0].shape()[axis] as usize;
+        let [batch, heads, length, features] = self.shape(inputs[0].shape()).map(|n| n as usize);
         let freqs = inputs.get(1).map(InputBuffer::as_slice::<f32>).transpose()?;
         let freqs = freqs.map(<[f32]>::to_vec);
-        let table = Table::of(Angles { rope: self.rope, freqs, length: length(2) });
-        let (heads, length, features) = (length(1), length(2), length(3));
+        let table = Table::of(Angles { rope: self.rope, freqs, length });
         let at_once = AT_ONCE.min(1 << length.max(1).trailing_zeros());
         let x = inputs[0].strided()?;
-        let kernel = Forward::<T> { x, table: &table, rotation: self, heads, length, at_once };
+        let shape = [batch, heads, length, features];
+        let kernel = Forward::<T> { x, table: &table, rotation: self, shape, at_once };
         rows::compute_last_axis(&kernel, outputs, at_once * features)
     }
 }
@@ -210,13 +272,15 @@ impl Primitive for Rotation {
 
     fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
         let x = &inputs[0];
-        if x.shape.len() != 4 || x.shape[3] < self.rope.dims {
+        let (dims, heads) = (4 - usize::from(self.heads.is_some()), self.heads.unwrap_or(1));
+        let fits = x.shape.len() == dims && x.shape[dims - 1] % heads == 0;
+        if !fits || x.shape[dims - 1] / heads < self.rope.dims {
             return Err(Error::invalid_argument(
                 Self::NAME,
                 format!("{} features of an array of shape {:?}", self.rope.dims, x.shape),
             ));
         }
-        Ok(vec![x.clone()])
+        Ok(vec![ArraySpec::new(self.shape(&x.shape).to_vec(), x.dtype)])
     }
 
     fn eval_cpu(
@@ -241,8 +305,12 @@ impl Primitive for Rotation {
         if argnums.contains(&1) {
             return Err(Error::unsupported_transform(Self::NAME, "vjp"));
         }
-        let back = Self { inverse: !self.inverse, ..*self };
-        Ok(vec![rotate(back, &cotangents[0], primals.get(1))?])
+        let back = Self { inverse: !self.inverse, heads: None, ..*self };
+        let dx = rotate(back, &cotangents[0], primals.get(1))?;
+        Ok(vec![match self.heads {
+            Some(_) => ops::flatten(&ops::swapaxes(&dx, 1, 2)?, 2, 3)?, // (B, T, H * D)
+            None => dx,
+        }])
     }
 
     fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{assert_within, numbers};
-use graft_kernels::{Rope, rope};
+use graft_kernels::{Rope, rope, rope_heads};
 use mlx_graft::fast::RopeOptions;
 use mlx_graft::{Array, Dtype, Result, fast, ops, transforms};
 
@@ -74,6 +74,54 @@ fn heads_behind_positions() -> Result<()> {
         ops::slice(&numbers(1, &[2, 3, 5, 16])?, &[0, 0, 0, 0], &[2, 3, 5, 16], &[1, 1, 1, 2])?;
     check(&every_second, PLAIN, None, 4e-6)?;
     check(&numbers(1, &[2, 0, 5, 8])?, PLAIN, None, 0.0)
+}
+
+/// Features of `(B, T, H * D)` as heads of `(B, H, T, D)`.
+fn split(x: &Array, heads: i32) -> Result<Array> {
+    ops::swapaxes(&ops::unflatten(x, -1, &[heads, -1])?, -2, -3)
+}
+
+#[test]
+fn features_that_are_split_into_heads() -> Result<()> {
+    let plain = numbers(1, &[2, 37, 36])?;
+    let strided = ops::swapaxes(&numbers(2, &[36, 2, 37])?, 0, 1)?;
+    let strided = ops::swapaxes(&strided, 1, 2)?;
+    let freqs = Array::from_slice(&[1.0_f32, 3.0, 10.0, 1e6], &[4])?;
+    for (x, heads) in [(plain, 3), (strided, 3), (numbers(1, &[1, 1, 64])?, 8)] {
+        let of_heads = split(&x, heads)?;
+        let cotangent = numbers(3, of_heads.shape())?;
+        for (rotation, freqs) in [
+            (PLAIN, None),
+            (Rope { traditional: true, offset: 5, ..PLAIN }, None),
+            (Rope { base: None, ..PLAIN }, Some(freqs.clone())),
+        ] {
+            let theirs_of = freqs.clone();
+            let ours =
+                move |x: &[Array]| Ok(vec![rope_heads(&x[0], heads, rotation, freqs.as_ref())?]);
+            let mlx = move |x: &[Array]| {
+                Ok(vec![theirs(&split(&x[0], heads)?, rotation, theirs_of.as_ref())?])
+            };
+            let (x, cotangents) = (std::slice::from_ref(&x), std::slice::from_ref(&cotangent));
+            for (found, wanted) in
+                [transforms::vjp(ours.clone(), x, cotangents), transforms::jvp(ours.clone(), x, x)]
+                    .into_iter()
+                    .zip([transforms::vjp(mlx.clone(), x, cotangents), transforms::jvp(mlx, x, x)])
+            {
+                let ((found, slope), (wanted, wanted_slope)) = (found?, wanted?);
+                assert_close(&found[0], &wanted[0], 5e-5)?;
+                assert_close(&slope[0], &wanted_slope[0], 5e-5)?;
+            }
+            let stack = ops::stack(&[&x[0], &ops::negative(&x[0])?])?;
+            let mapped = transforms::vmap(ours.clone(), &[stack], &[Some(0)], &[Some(0)])?;
+            let one = ops::take_axis(&mapped[0], &Array::scalar(0)?, 0)?;
+            assert_close(&one, &ours(x)?[0], 0.0)?;
+        }
+    }
+    // Of no dtype that the kernel knows, and none that can be split.
+    let x = ops::astype(&numbers(1, &[1, 4, 16])?, Dtype::Float64)?;
+    assert_eq!(rope_heads(&x, 2, PLAIN, None)?.shape(), [1, 2, 4, 8]);
+    assert!(rope_heads(&numbers(1, &[1, 4, 15])?, 2, PLAIN, None).is_err());
+    Ok(())
 }
 
 #[test]

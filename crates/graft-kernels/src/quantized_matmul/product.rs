@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
+use std::ptr;
+#[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
@@ -143,7 +145,33 @@ pub(super) fn solve(
     };
     // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
     let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, None, &output, Arch::new());
+    compute(&products, &Places::Stacked(&output), Arch::new());
+    Ok(())
+}
+
+/// Multiplies the same rows and each of some packed matrices, transposed: an output for each.
+pub(super) fn solve_each(
+    x: &Numbers<'_>,
+    weights: &[Weight<'_>],
+    outputs: &mut [OutputBuffer<'_>],
+) -> Result<(), KernelError> {
+    let is_float32 = matches!(x, Numbers::Float32(_));
+    let x = x.to_float32();
+    let (mut products, mut written) = (Vec::new(), Vec::new());
+    for (weight, output) in weights.iter().zip(outputs) {
+        let length = weight.columns;
+        if length == 0 {
+            output::fill_with_zeros(output)?;
+        } else if output.size() > 0 {
+            let path = Path::of(weight.format, true, x.len() / length, is_float32);
+            let product = Product { x: &x, length, weight, index: 0, transpose: true, path };
+            // SAFETY: `compute` writes all rows of all products, which it asserts to be those of
+            // their outputs.
+            written.push(unsafe { Output::new(output, product.columns())? });
+            products.push(product);
+        }
+    }
+    compute(&products, &Places::Each(&written), Arch::new());
     Ok(())
 }
 
@@ -177,7 +205,7 @@ pub(super) fn solve_picked(
     let products: Vec<_> = groups.iter().map(product).collect();
     // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
     let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, Some((&groups, m)), &output, Arch::new());
+    compute(&products, &Places::Picked(&output, &groups, m), Arch::new());
     Ok(())
 }
 
@@ -205,25 +233,68 @@ struct Buffers {
     row_sums: row_sums::Buffers,
 }
 
-/// Computes products with matrices of one shape, which are all of the output: their rows follow
-/// each other in it or, if there are groups, are those of the picks in their order, of so many rows
-/// each.
-pub(super) fn compute(
-    products: &[Product<'_>],
-    picks: Option<(&Groups, usize)>,
-    output: &Output<'_>,
-    arch: Arch,
-) {
-    let Some(one) = products.first() else { return };
-    let columns = one.columns();
-    let mut total = 0;
+/// Where products are written.
+pub(super) enum Places<'a> {
+    /// Their rows follow each other.
+    Stacked(&'a Output<'a>),
+    /// Their rows are those of the picks in their order, of so many rows each.
+    Picked(&'a Output<'a>, &'a Groups, usize),
+    /// Each has an output.
+    Each(&'a [Output<'a>]),
+}
+
+impl Places<'_> {
+    /// The output of product `i`.
+    fn output(&self, i: usize) -> &Output<'_> {
+        match self {
+            Self::Stacked(output) | Self::Picked(output, ..) => output,
+            Self::Each(outputs) => &outputs[i],
+        }
+    }
+
+    /// The first row of each product, in the order of the picks.
+    ///
+    /// # Panics
+    /// If the products are not all of the outputs.
+    fn first_rows(&self, products: &[Product<'_>]) -> Vec<usize> {
+        let mut total = 0;
+        let first_row = |(i, product): (usize, &Product<'_>)| {
+            let output = self.output(i);
+            assert!(product.columns() == output.columns());
+            if let Self::Each(_) = self {
+                assert!(product.rows() == output.rows());
+                return 0;
+            }
+            total += product.rows();
+            total - product.rows()
+        };
+        let first_rows = products.iter().enumerate().map(first_row).collect();
+        match self {
+            Self::Stacked(output) => assert!(total == output.rows()),
+            Self::Picked(output, groups, m) => {
+                assert!(total == output.rows() && total == groups.order().len() * m);
+            }
+            Self::Each(outputs) => assert!(products.len() == outputs.len()),
+        }
+        first_rows
+    }
+
+    /// The row of the output that a row is written to.
+    fn row(&self, row: usize) -> usize {
+        match self {
+            Self::Picked(_, groups, m) => groups.order()[row / m] * m + row % m,
+            Self::Stacked(_) | Self::Each(_) => row,
+        }
+    }
+}
+
+/// Computes products, which are all of their outputs.
+pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch) {
     let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
-    let mut first_rows = Vec::with_capacity(products.len());
+    let first_rows = places.first_rows(products);
     let cut = Cut::new(products.iter().map(Product::work).sum());
     for (i, product) in products.iter().enumerate() {
-        first_rows.push(total);
-        total += product.rows();
-        assert!(product.columns() == columns);
+        let columns = product.columns();
         let most = match product.path {
             Path::ManyRows => many_rows::columns_of_piece(product.length),
             _ => columns,
@@ -233,18 +304,13 @@ pub(super) fn compute(
         let starts = (0..columns).step_by(size);
         pieces.extend(starts.map(|start| (i, start..columns.min(start + size))));
     }
-    assert!(output.rows() == total && output.columns() == columns);
-    assert!(picks.is_none_or(|(groups, m)| groups.order().len() * m == total));
-    let place = |row: usize| match picks {
-        Some((groups, m)) => groups.order()[row / m] * m + row % m,
-        None => row,
-    };
     // Writes some columns of rows from `first` on of product `i`.
     let write = |i: usize, first: usize, start: usize, sums: &[f32], width: usize| {
         for (row, sums) in sums.chunks_exact(width).enumerate() {
+            let row = places.row(first_rows[i] + first + row);
             // SAFETY: a task writes rows of its own product, and columns of its own piece; no two
             // rows have one place, as groups have every pick once.
-            unsafe { output.write(place(first_rows[i] + first + row), start, sums) };
+            unsafe { places.output(i).write(row, start, sums) };
         }
     };
     #[cfg(target_arch = "x86_64")]
@@ -266,7 +332,15 @@ pub(super) fn compute(
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 | Path::Vnni => {
                 let as_multiples = product.path == Path::Vnni;
-                let rows = in_registers[i].get_or_init(|| avx512::Rows::new(product, as_multiples));
+                // Products of the same rows have them once.
+                let is_same = |other: &Product<'_>| {
+                    ptr::eq(other.x, product.x)
+                        && other.path == product.path
+                        && other.weight.format == product.weight.format
+                };
+                let of = products.iter().position(is_same).unwrap_or(i);
+                let rows =
+                    in_registers[of].get_or_init(|| avx512::Rows::new(product, as_multiples));
                 let sums = if rows.are_tame() {
                     avx512::compute(product, rows, columns, &mut buffers.registers)
                 } else {
@@ -386,7 +460,8 @@ mod tests {
             for arch in arches() {
                 let mut out = vec![f32::NAN; m * n];
                 let product = Product { x: &x, length, weight, index: 0, transpose, path };
-                compute(&[product], None, &Output::from_rows(&mut out, n), arch);
+                let output = Output::from_rows(&mut out, n);
+                compute(&[product], &Places::Stacked(&output), arch);
                 for (at, &found) in out.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
                     let (mut wanted, mut bound) = (0.0, 0.0);

@@ -174,18 +174,19 @@ impl Attention {
         ctx: &Context,
     ) -> Result<Array> {
         let (batch, length) = (x.dim(0)?, x.dim(1)?);
-        let split = |y: Array, heads: i32, norm: Option<&RmsNorm>| -> Result<Array> {
-            let y = ops::reshape(&y, &[batch, length, heads, self.head_dim])?;
-            let y = norm.map_or(Ok(y.clone()), |norm| norm.forward(&y))?;
-            Ok(ops::transpose_axes(&y, &[0, 2, 1, 3])?) // (B, H, T, D)
+        let [q, k, v] = Linear::forward_each([&self.q_proj, &self.k_proj, &self.v_proj], x, ctx)?;
+        let normalized = |y: Array, norm: Option<&RmsNorm>| -> Result<Array> {
+            let Some(norm) = norm else { return Ok(y) };
+            let y = ops::reshape(&y, &[batch, length, -1, self.head_dim])?;
+            Ok(ops::reshape(&norm.forward(&y)?, &[batch, length, -1])?)
         };
-        let q = split(self.q_proj.forward(x, ctx)?, self.num_heads, self.q_norm.as_ref())?;
-        let k = split(self.k_proj.forward(x, ctx)?, self.num_kv_heads, self.k_norm.as_ref())?;
-        let v = split(self.v_proj.forward(x, ctx)?, self.num_kv_heads, None)?;
+        let (q, k) = (normalized(q, self.q_norm.as_ref())?, normalized(k, self.k_norm.as_ref())?);
 
         let offset = cache.as_ref().map_or(0, |cache| cache.offset());
-        let q = self.rope.forward(&q, offset)?;
-        let k = self.rope.forward(&k, offset)?;
+        let q = self.rope.forward(&q, self.num_heads, offset)?; // (B, H, T, D)
+        let k = self.rope.forward(&k, self.num_kv_heads, offset)?;
+        let v = ops::reshape(&v, &[batch, length, self.num_kv_heads, self.head_dim])?;
+        let v = ops::transpose_axes(&v, &[0, 2, 1, 3])?;
         let keys_values = match cache {
             Some(cache) => cache.update(&k, &v)?,
             None => KeysValues::Dense(k, v),
@@ -210,8 +211,7 @@ impl Mlp {
 
     /// `SwiGLU` (Shazeer, 2020).
     fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
-        let gate = self.gate_proj.forward(x, ctx)?;
-        let up = self.up_proj.forward(x, ctx)?;
+        let [gate, up] = Linear::forward_each([&self.gate_proj, &self.up_proj], x, ctx)?;
         self.down_proj.forward(&graft_kernels::swiglu(&gate, &up)?, ctx)
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use graft_kernels::{matmul, quantized_matmul};
+use graft_kernels::{Packed, matmul, quantized_matmul, quantized_matmul_each};
 use mlx_graft::{Array, Dtype, ops, random};
 
 use super::{Context, Module, Param, Visitor, constant, visit_child};
@@ -133,9 +133,34 @@ impl QuantizedWeight {
         Ok(quantized_matmul(x, &self.weight.get(), &self.scales.get(), &options)?)
     }
 
+    /// `x @ weight.T` of the weights of layers that are quantized alike.
+    fn matmul_transposed_each(layers: &[&Quantized], x: &Array) -> Result<Vec<Array>> {
+        let arrays = |layer: &&Quantized| {
+            let packed = &layer.packed;
+            (packed.weight.get(), packed.scales.get(), packed.bias_rows())
+        };
+        let arrays: Vec<_> = layers.iter().map(arrays).collect();
+        let packed: Vec<_> = arrays
+            .iter()
+            .map(|(w, scales, biases)| Packed { w, scales, biases: biases.as_ref() })
+            .collect();
+        let options = layers[0].packed.quantization.matmul_options();
+        Ok(quantized_matmul_each(x, &packed, &options)?)
+    }
+
     /// The length of an unpacked row.
     pub(crate) fn input_dims(&self) -> Result<i32> {
         Ok(self.weight.get().dim(-1)? * 32 / self.quantization.bits)
+    }
+}
+
+impl LinearKind {
+    /// The layer, if it is packed and has no update.
+    fn quantized(&self) -> Option<&Quantized> {
+        match self {
+            Self::Quantized(quantized) => Some(quantized),
+            Self::Dense(_) | Self::Adapted(_) => None,
+        }
     }
 }
 
@@ -163,6 +188,29 @@ impl Linear {
             }
             LinearKind::Adapted(adapted) => adapted.forward(x, ctx),
         }
+    }
+
+    /// [`forward`](Self::forward) of each of `layers`: those that are quantized alike are one
+    /// operation.
+    pub fn forward_each<const N: usize>(
+        layers: [&Self; N],
+        x: &Array,
+        ctx: &Context,
+    ) -> Result<[Array; N]> {
+        let kinds = layers.map(|layer| layer.kind.borrow());
+        let quantized: Vec<&Quantized> = kinds.iter().filter_map(|kind| kind.quantized()).collect();
+        let alike = quantized
+            .iter()
+            .all(|layer| layer.packed.quantization == quantized[0].packed.quantization);
+        let outputs: Vec<Array> = if alike && quantized.len() == N {
+            let products = QuantizedWeight::matmul_transposed_each(&quantized, x)?;
+            let pairs = products.into_iter().zip(quantized);
+            pairs.map(|(y, layer)| add_bias(y, layer.bias.as_ref())).collect::<Result<_>>()?
+        } else {
+            layers.iter().map(|layer| layer.forward(x, ctx)).collect::<Result<_>>()?
+        };
+        let Ok(outputs) = outputs.try_into() else { unreachable!("one for each layer") };
+        Ok(outputs)
     }
 
     /// The numbers of outputs and of inputs.

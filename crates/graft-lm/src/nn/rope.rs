@@ -95,11 +95,13 @@ impl Rope {
         matches!(self.kind, Kind::Dynamic { .. })
     }
 
-    /// Rotates `x`, of shape `(B, H, T, D)`, whose first token has the position `offset`.
-    pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
+    /// Splits `x`, of shape `(B, T, H * D)`, whose first token has the position `offset`, into heads
+    /// and rotates them: `(B, H, T, D)`.
+    pub fn forward(&self, x: &Array, heads: i32, offset: i32) -> Result<Array> {
         let rotate = |x: &Array, base: Option<f32>, freqs: Option<&Array>| {
             let (dims, traditional, scale) = (self.dims, self.traditional, self.scale);
-            graft_kernels::rope(x, Rotation { dims, traditional, base, scale, offset }, freqs)
+            let rotation = Rotation { dims, traditional, base, scale, offset };
+            graft_kernels::rope_heads(x, heads, rotation, freqs)
         };
         Ok(match &self.kind {
             Kind::Base => rotate(x, Some(self.base), None)?,

@@ -59,10 +59,18 @@ pub fn bytes(operation: &Operation) -> u64 {
 pub fn flops(operation: &Operation) -> Option<u64> {
     let shape = |i: usize| operation.inputs.get(i).map(|input| input.shape.as_slice());
     let product = match operation.name.as_str() {
-        "matmul" | "Matmul" | "AddMM" | "quantized_matmul" | "QuantizedMatmul" | "GatherMM"
-        | "GatherQMM" | "gather_mm" | "gather_qmm" => {
+        "matmul"
+        | "Matmul"
+        | "AddMM"
+        | "quantized_matmul"
+        | "QuantizedMatmul"
+        | "GatherMM"
+        | "GatherQMM"
+        | "gather_mm"
+        | "gather_qmm"
+        | "quantized_matmul_each" => {
             let inner = *shape(0)?.last()? as u64;
-            elements(&operation.outputs.first()?.shape) * inner
+            operation.outputs.iter().map(|output| elements(&output.shape) * inner).sum()
         }
         "scaled_dot_product_attention" | "ScaledDotProductAttention" => {
             let mask = operation.inputs.get(3);
@@ -141,6 +149,19 @@ mod tests {
         assert_eq!(flops(&operation), Some(2 * 9 * 64 * 32));
         let weight = 32 * 64 / 2 + 2 * 4 * 32;
         assert_eq!(bytes(&operation), 4 * (9 * 64 + 9 * 32) + weight);
+
+        // Of two matrices at once, of which the second has half of the rows.
+        let half = |x: &Array| ops::contiguous(&ops::split(x, 2, 0)?[0], false);
+        let halves = parts.iter().map(half).collect::<mlx_graft::Result<Vec<_>>>()?;
+        mlx_graft::transforms::eval(&halves)?;
+        let packed = [&parts, &halves].map(|parts| graft_kernels::Packed {
+            w: &parts[0],
+            scales: &parts[1],
+            biases: Some(&parts[2]),
+        });
+        let operation = only(&graft_kernels::quantized_matmul_each(&x, &packed, &options)?[1])?;
+        assert_eq!(flops(&operation), Some(2 * 9 * 64 * (32 + 16)));
+        assert_eq!(bytes(&operation), 4 * 9 * (64 + 32 + 16) + weight + weight / 2);
         Ok(())
     }
 
