@@ -20,7 +20,7 @@ pub use graft_derive::Module;
 pub use keys_values::{KeysValues, QuantizedRows};
 pub use linear::{Adapted, Dense, Linear, LinearKind, Quantization, Quantized, QuantizedWeight};
 pub use norm::RmsNorm;
-pub use param::{Param, Swapped};
+pub use param::{Param, Source, Swapped};
 pub use rope::{Rope, RopeScaling};
 
 use std::rc::Rc;

@@ -1,6 +1,7 @@
 //! A weight that transformations can replace while they trace.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 
 use mlx_graft::Array;
@@ -11,16 +12,39 @@ use super::{Module, Visitor};
 #[derive(Debug, Clone)]
 pub struct Param(Rc<Inner>);
 
+/// What makes the values of weights when they are asked for.
+pub trait Source {
+    /// The value of weight number `index`.
+    fn value(&self, index: usize) -> Array;
+}
+
+#[derive(Clone)]
+enum Value {
+    Array(Array),
+    /// That of a source with this number.
+    From(Rc<dyn Source>, usize),
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Array(array) => array.fmt(f),
+            Self::From(_, index) => write!(f, "weight {index} of a source"),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
-    value: RefCell<Array>,
+    value: RefCell<Value>,
     trainable: Cell<bool>,
 }
 
 impl Param {
     /// A weight that is not trained until [`Param::set_trainable`] says so, as packed ones are.
     pub fn frozen(value: Array) -> Self {
-        Self(Rc::new(Inner { value: RefCell::new(value), trainable: Cell::new(false) }))
+        let value = RefCell::new(Value::Array(value));
+        Self(Rc::new(Inner { value, trainable: Cell::new(false) }))
     }
 
     /// A weight that is trained, as in `mlx.nn` all are that nobody froze.
@@ -32,17 +56,32 @@ impl Param {
 
     /// The value, shared.
     pub fn get(&self) -> Array {
-        self.0.value.borrow().clone()
+        // The source may be asked without a borrow only: it is anybody's code.
+        let value = self.0.value.borrow().clone();
+        match value {
+            Value::Array(array) => array,
+            Value::From(source, index) => source.value(index),
+        }
     }
 
     /// Whether the value is this very array.
     pub fn is(&self, value: &Array) -> bool {
-        self.0.value.borrow().id() == value.id()
+        matches!(&*self.0.value.borrow(), Value::Array(array) if array.id() == value.id())
     }
 
-    /// Replaces the value and returns the old one.
-    pub fn set(&self, value: Array) -> Array {
-        self.0.value.replace(value)
+    /// Whether the value is one of this source's.
+    pub fn is_from(&self, source: &Rc<dyn Source>) -> bool {
+        matches!(&*self.0.value.borrow(), Value::From(other, _) if Rc::ptr_eq(other, source))
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, value: Array) {
+        self.0.value.replace(Value::Array(value));
+    }
+
+    /// Replaces the value by that of a source with this number.
+    pub fn set_from(&self, source: Rc<dyn Source>, index: usize) {
+        self.0.value.replace(Value::From(source, index));
     }
 
     /// Whether the weight is trained.
@@ -63,20 +102,23 @@ impl Module for Param {
 }
 
 /// Weights whose values are replaced as long as this lives: tracers must not stay in a model.
-pub struct Swapped(Vec<(Param, Array)>);
+pub struct Swapped(Vec<(Param, Value)>);
 
 impl Swapped {
     /// Puts `values` in the place of the values of `params`.
     pub fn new<'a>(params: impl IntoIterator<Item = &'a Param>, values: &[Array]) -> Self {
         let pairs = params.into_iter().zip(values);
-        Self(pairs.map(|(param, value)| (param.clone(), param.set(value.clone()))).collect())
+        let swap = |(param, value): (&Param, &Array)| {
+            (param.clone(), param.0.value.replace(Value::Array(value.clone())))
+        };
+        Self(pairs.map(swap).collect())
     }
 }
 
 impl Drop for Swapped {
     fn drop(&mut self) {
         for (param, value) in self.0.drain(..) {
-            param.set(value);
+            param.0.value.replace(value);
         }
     }
 }

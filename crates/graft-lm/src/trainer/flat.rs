@@ -1,39 +1,46 @@
 //! Trainable weights in one flat buffer per dtype, so that an update is a few operations however
 //! many weights there are.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
+
 use mlx_graft::{Array, Dtype, ops};
 
 use crate::Result;
-use crate::nn::{Param, Swapped};
+use crate::nn::{Param, Source, Swapped};
 
 /// Which weights lie in which buffer, and where.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    groups: Vec<Group>,
+    /// In the order of the groups.
+    params: Vec<Param>,
+    groups: Rc<[Group]>,
 }
 
-#[derive(Debug, Clone)]
+/// The weights of a dtype.
+#[derive(Debug)]
 struct Group {
     dtype: Dtype,
-    params: Vec<Param>,
     shapes: Vec<Vec<i32>>,
 }
 
 impl Layout {
     /// The layout of the given weights, one group per dtype.
     pub fn new(params: &[Param]) -> Self {
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<(Group, Vec<Param>)> = Vec::new();
         for param in params {
             let value = param.get();
             let dtype = value.dtype();
-            let at = groups.iter().position(|group| group.dtype == dtype).unwrap_or_else(|| {
-                groups.push(Group { dtype, params: Vec::new(), shapes: Vec::new() });
+            let at = groups.iter().position(|(group, _)| group.dtype == dtype);
+            let at = at.unwrap_or_else(|| {
+                groups.push((Group { dtype, shapes: Vec::new() }, Vec::new()));
                 groups.len() - 1
             });
-            groups[at].params.push(param.clone());
-            groups[at].shapes.push(value.shape().to_vec());
+            groups[at].0.shapes.push(value.shape().to_vec());
+            groups[at].1.push(param.clone());
         }
-        Self { groups }
+        let (groups, params): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
+        Self { params: params.concat(), groups: groups.into() }
     }
 
     /// The number of buffers.
@@ -43,7 +50,7 @@ impl Layout {
 
     /// The weights behind each other, one buffer per dtype.
     pub fn gather(&self) -> Result<Vec<Array>> {
-        let values: Vec<Array> = self.params().map(Param::get).collect();
+        let values: Vec<Array> = self.params.iter().map(Param::get).collect();
         self.join(&values)
     }
 
@@ -53,7 +60,7 @@ impl Layout {
         self.groups
             .iter()
             .map(|group| {
-                let (values, others) = rest.split_at(group.params.len());
+                let (values, others) = rest.split_at(group.shapes.len());
                 rest = others;
                 let flat: Vec<Array> = values
                     .iter()
@@ -66,37 +73,62 @@ impl Layout {
 
     /// The weights as views of the buffers, in the order of the groups.
     pub fn views(&self, buffers: &[Array]) -> Result<Vec<Array>> {
-        let mut out = Vec::new();
-        for (group, buffer) in self.groups.iter().zip(buffers) {
-            let mut end = 0;
-            let ends: Vec<i32> = group
-                .shapes
-                .iter()
-                .map(|shape| {
-                    end += shape.iter().product::<i32>();
-                    end
-                })
-                .collect();
-            let parts = ops::split_sections(buffer, &ends[..ends.len() - 1], 0)?;
-            for (part, shape) in parts.iter().zip(&group.shapes) {
-                out.push(ops::reshape(part, shape)?);
-            }
-        }
-        Ok(out)
-    }
-
-    fn params(&self) -> impl Iterator<Item = &Param> {
-        self.groups.iter().flat_map(|group| &group.params)
+        views(&self.groups, buffers)
     }
 
     /// Gives the model these values of its weights, until the result is dropped.
     pub fn swap(&self, values: &[Array]) -> Swapped {
-        Swapped::new(self.params(), values)
+        Swapped::new(&self.params, values)
     }
 
-    /// Gives the model views of the buffers, and returns them with their weights.
-    pub fn scatter(&self, buffers: &[Array]) -> Result<Vec<(Param, Array)>> {
-        let pairs = self.params().cloned().zip(self.views(buffers)?);
-        Ok(pairs.inspect(|(param, view)| drop(param.set(view.clone()))).collect())
+    /// Gives the model views of the buffers, which are made when it asks for one: a step needs none.
+    pub fn scatter(&self, buffers: Vec<Array>) -> Rc<dyn Source> {
+        let groups = Rc::clone(&self.groups);
+        let views: Rc<dyn Source> = Rc::new(Views { groups, buffers, made: OnceCell::new() });
+        for (i, param) in self.params.iter().enumerate() {
+            param.set_from(Rc::clone(&views), i);
+        }
+        views
+    }
+
+    /// Whether all weights are those that [`scatter`](Self::scatter) gave to the model.
+    pub fn are_from(&self, views: &Rc<dyn Source>) -> bool {
+        self.params.iter().all(|param| param.is_from(views))
+    }
+}
+
+/// The weights of groups as views of their buffers.
+fn views(groups: &[Group], buffers: &[Array]) -> Result<Vec<Array>> {
+    let mut out = Vec::new();
+    for (group, buffer) in groups.iter().zip(buffers) {
+        let mut end = 0;
+        let ends: Vec<i32> = group
+            .shapes
+            .iter()
+            .map(|shape| {
+                end += shape.iter().product::<i32>();
+                end
+            })
+            .collect();
+        let parts = ops::split_sections(buffer, &ends[..ends.len() - 1], 0)?;
+        for (part, shape) in parts.iter().zip(&group.shapes) {
+            out.push(ops::reshape(part, shape)?);
+        }
+    }
+    Ok(out)
+}
+
+/// Views of buffers. They do not know the weights, which hold them.
+struct Views {
+    groups: Rc<[Group]>,
+    buffers: Vec<Array>,
+    made: OnceCell<Vec<Array>>,
+}
+
+impl Source for Views {
+    fn value(&self, index: usize) -> Array {
+        // A buffer has as many elements as the weights that were joined to it.
+        let make = || views(&self.groups, &self.buffers).expect("views of a buffer");
+        self.made.get_or_init(make)[index].clone()
     }
 }

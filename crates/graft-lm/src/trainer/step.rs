@@ -11,7 +11,7 @@ use super::loss::next_token_loss;
 use super::optimizer::{self, Moments};
 use crate::args::OptimizerOptions;
 use crate::models::Model;
-use crate::nn::{Context, Module, Param};
+use crate::nn::{Context, Module, Param, Source};
 use crate::{Error, Result};
 
 /// The compiled step of a model, with the state that it carries on.
@@ -26,7 +26,7 @@ pub struct Step {
     /// Frozen weights as they were compiled in.
     frozen: Vec<(Param, Array)>,
     /// Trained weights as they were given to the model.
-    views: Vec<(Param, Array)>,
+    views: Rc<dyn Source>,
     /// Summed gradients of the batches since the last update.
     pending: Option<Vec<Array>>,
     updates: u64,
@@ -157,8 +157,9 @@ impl Step {
         let layout = Layout::new(&trained);
         let moments: Vec<Moments> =
             layout.gather()?.into_iter().map(Moments::new).collect::<Result<_>>()?;
+        let views = publish(&layout, &moments);
         let (update, accumulate) = compile(model, &layout, options, every)?;
-        let mut step = Self {
+        let step = Self {
             model: Rc::clone(model),
             options,
             every,
@@ -167,36 +168,25 @@ impl Step {
             update,
             accumulate,
             frozen,
-            views: Vec::new(),
+            views,
             pending: None,
             updates: 0,
             key: random::key(seed)?,
         };
         transforms::eval(&step.state())?;
-        step.publish()?;
         Ok(step)
-    }
-
-    /// Gives the model views of the current weights.
-    fn publish(&mut self) -> Result<()> {
-        // The old views go first, so that their buffers can be reused.
-        self.views.clear();
-        let values: Vec<Array> = self.moments.iter().map(|m| m.values.clone()).collect();
-        self.views = self.layout.scatter(&values)?;
-        Ok(())
     }
 
     /// Takes over weights that were replaced in the model since the last step.
     ///
     /// Frozen weights are constants of the compiled graph, so new ones need a new graph.
     fn refresh(&mut self) -> Result<()> {
-        let changed = |pairs: &[(Param, Array)]| pairs.iter().any(|(p, a)| !p.is(a));
-        if changed(&self.views) {
+        if !self.layout.are_from(&self.views) {
             for (moments, values) in self.moments.iter_mut().zip(self.layout.gather()?) {
                 moments.values = values;
             }
         }
-        if changed(&self.frozen) {
+        if self.frozen.iter().any(|(param, value)| !param.is(value)) {
             self.frozen = partition(&self.model).0;
             (self.update, self.accumulate) =
                 compile(&self.model, &self.layout, self.options, self.every)?;
@@ -243,7 +233,8 @@ impl Step {
             *moments = Moments { values: take()?, m: take()?, v: take()? };
         }
         self.updates += 1;
-        self.publish()?;
+        // The last copies of the old views go with it, so that their buffers can be reused.
+        self.views = publish(&self.layout, &self.moments);
         Ok(StepOutput { loss, tokens: count })
     }
 
@@ -253,6 +244,11 @@ impl Step {
             self.moments.iter().flat_map(|m| [m.values.clone(), m.m.clone(), m.v.clone()]);
         moments.chain(self.pending.iter().flatten().cloned()).chain([self.key.clone()]).collect()
     }
+}
+
+/// Gives the model views of the current weights.
+fn publish(layout: &Layout, moments: &[Moments]) -> Rc<dyn Source> {
+    layout.scatter(moments.iter().map(|moments| moments.values.clone()).collect())
 }
 
 fn average(grad: &Array, every: u64) -> Result<Array> {
