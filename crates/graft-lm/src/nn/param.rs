@@ -56,7 +56,7 @@ impl Param {
 
     /// The value, shared.
     pub fn get(&self) -> Array {
-        // The source may be asked without a borrow only: it is anybody's code.
+        // The borrow ends before the source is asked, which is anybody's code.
         let value = self.0.value.borrow().clone();
         match value {
             Value::Array(array) => array,

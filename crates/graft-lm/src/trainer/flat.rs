@@ -132,3 +132,39 @@ impl Source for Views {
         self.made.get_or_init(make)[index].clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_views_until_they_are_replaced() -> Result<()> {
+        let arrays = [
+            Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3])?,
+            Array::from_slice(&[7_i32, 8], &[2])?,
+            Array::from_slice(&[9.0_f32], &[1])?,
+        ];
+        let params = arrays.clone().map(Param::trainable);
+        let layout = Layout::new(&params);
+        let buffers = layout.gather()?;
+        assert_eq!(buffers[0].to_vec::<f32>()?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 9.0]);
+        assert_eq!(buffers[1].to_vec::<i32>()?, [7, 8]);
+
+        let doubled = buffers.iter().map(|buffer| ops::add(buffer, buffer));
+        let views = layout.scatter(doubled.collect::<mlx_graft::Result<_>>()?);
+        assert!(layout.are_from(&views));
+        assert_eq!(params[0].get().shape(), [2, 3]);
+        assert_eq!(params[0].get().to_vec::<f32>()?, [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
+        assert_eq!(params[1].get().to_vec::<i32>()?, [14, 16]);
+        assert_eq!(params[2].get().to_vec::<f32>()?, [18.0]);
+        // Tracers come and go, and leave views of the same buffers.
+        drop(layout.swap(&arrays));
+        assert!(layout.are_from(&views));
+
+        params[2].set(arrays[2].clone());
+        assert!(!layout.are_from(&views));
+        let gathered = layout.gather()?;
+        assert_eq!(gathered[0].to_vec::<f32>()?, [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 9.0]);
+        Ok(())
+    }
+}
