@@ -90,6 +90,7 @@ format: $(SETUP) ## Format all sources.
 bench: $(SETUP) ## Measure against mlx-lm, PyTorch and llama.cpp; writes docs/benchmarks.md.
 	maturin develop --release
 	cargo build --release --package graft-train
+	cargo bench --no-run --package graft-kernels --package graft-lm
 	$(WITH_MLX) python bench/run.py $(BENCH)
 
 bench-peers: ## Install PyTorch, PEFT and llama.cpp into .venv-peers: gigabytes, and minutes.

@@ -21,15 +21,14 @@ STEADY = 9
 
 def contestants(model: Model, quick: bool) -> list[Contestant]:
     """Returns who takes part with a model; the slow ones take few steps, and none if quick."""
-    steady = 3 if quick else STEADY
     folder = model.folder
     # Packed weights take MLX minutes for a step.
     slow: dict[str, Any] = {"warmup": 0, "turns": 1 if model.form == "4-bit" else 2}
-    pace: dict[str, Any] = {"warmup": 2, "turns": steady}
+    pace: dict[str, Any] = {"warmup": 1, "turns": 3} if quick else {"warmup": 2, "turns": STEADY}
     found = []
     if not quick:
         found.append(ours("mlx_lm_lora.py", folder, name="mlx-lm", **slow))
-    if model.form in USES_BLAS:
+    if not quick and model.form in USES_BLAS:
         openblas = ours("mlx_lm_lora.py", folder, name="mlx-lm, OpenBLAS", **pace)
         found.append(with_openblas(openblas))
     found.append(accelerated("mlx_lm_lora.py", folder, **pace))

@@ -3,9 +3,6 @@
 //! Products of many queries are measured in operations per second, without those that the causal
 //! mask hides; a single query in bytes of keys and values per second.
 
-#[path = "../tests/common/numbers.rs"]
-mod data;
-
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
@@ -13,6 +10,8 @@ use graft_kernels::{Mask, scaled_dot_product_attention};
 use mlx_graft::fast::{self, ScaledDotProductAttentionOptions};
 use mlx_graft::transforms::{self, value_and_grad};
 use mlx_graft::{Array, Dtype, Result, ops};
+
+use crate::numbers::numbers;
 
 const HEADS: i32 = 12;
 const DIM: i32 = 64;
@@ -31,8 +30,7 @@ fn mlx(q: &Array, k: &Array, v: &Array) -> Result<Array> {
 
 /// Arrays `(B, H, T, D)`.
 fn operands(rows: i32, queries: i32, keys: i32, dtype: Dtype) -> Result<[Array; 3]> {
-    let make =
-        |seed, length| ops::astype(&data::numbers(seed, &[rows, HEADS, length, DIM])?, dtype);
+    let make = |seed, length| ops::astype(&numbers(seed, &[rows, HEADS, length, DIM])?, dtype);
     let operands = [make(1, queries)?, make(2, keys)?, make(3, keys)?];
     transforms::eval(&operands)?;
     Ok(operands)
@@ -43,7 +41,7 @@ fn gradients(attention: Attention, inputs: &[Array]) -> Result<Vec<Array>> {
     Ok(value_and_grad(loss, &[0, 1, 2], inputs)?.1)
 }
 
-fn attention(c: &mut Criterion) -> Result<()> {
+pub(crate) fn attention(c: &mut Criterion) -> Result<()> {
     let ways: [(&str, Attention); 2] = [("graft", graft), ("mlx", mlx)];
     for dtype in [Dtype::Float32, Dtype::Bfloat16] {
         for (rows, length) in [(4, 256), (1, 1024), (1, 2048)] {
@@ -84,10 +82,4 @@ fn attention(c: &mut Criterion) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    attention(&mut criterion).expect("shapes that fit");
-    criterion.final_summary();
 }

@@ -4,15 +4,13 @@
 //! Products with many tokens are measured in operations per second, those of one token, which are
 //! bound by the memory, in bytes of weights per second.
 
-#[path = "../tests/common/numbers.rs"]
-mod numbers;
-
 use std::hint::black_box;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use mlx_graft::ops::{GatherQmmOptions, QuantizeOptions};
 use mlx_graft::{Array, Dtype, Result, ops};
-use numbers::numbers;
+
+use crate::numbers::numbers;
 
 const EXPERTS: i32 = 32;
 const PER_TOKEN: i32 = 8;
@@ -37,7 +35,8 @@ fn tokens(count: i32, dtype: Dtype) -> Result<[Array; 2]> {
 /// What a product of so many tokens does, with experts of so many bytes together.
 fn throughput(count: i32, bytes: usize) -> Throughput {
     if count > 1 {
-        Throughput::Elements(2 * (count * PER_TOKEN * SIZE[0] * SIZE[1]) as u64)
+        let sizes = [count, PER_TOKEN, SIZE[0], SIZE[1]].map(|size| size as u64);
+        Throughput::Elements(2 * sizes.iter().product::<u64>())
     } else {
         Throughput::Bytes((bytes / EXPERTS as usize * PER_TOKEN as usize) as u64)
     }
@@ -79,7 +78,7 @@ fn packed(c: &mut Criterion, count: i32, dtype: Dtype, bits: i32) -> Result<()> 
     Ok(())
 }
 
-fn gather(c: &mut Criterion) -> Result<()> {
+pub(crate) fn gather(c: &mut Criterion) -> Result<()> {
     for count in [1, 512] {
         for dtype in [Dtype::Float32, Dtype::Bfloat16] {
             dense(c, count, dtype)?;
@@ -88,10 +87,4 @@ fn gather(c: &mut Criterion) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    gather(&mut criterion).expect("shapes that fit");
-    criterion.final_summary();
 }

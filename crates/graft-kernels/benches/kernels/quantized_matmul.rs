@@ -4,9 +4,6 @@
 //! Products with many rows are measured in operations per second, those with few rows, which are
 //! bound by the memory, in packed bytes per second.
 
-#[path = "../tests/common/numbers.rs"]
-mod data;
-
 use std::hint::black_box;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
@@ -17,7 +14,7 @@ type Multiply = fn(&Array, &Array, &Array, &QuantizedMatmulOptions<'_>) -> Resul
 
 /// Evenly spread numbers in [-1, 1).
 fn numbers(shape: &[i32], dtype: Dtype) -> Array {
-    data::numbers(1, shape)
+    crate::numbers::numbers(1, shape)
         .and_then(|x| ops::astype(&x, dtype))
         .expect("an array of as many values as the shape says")
 }
@@ -29,7 +26,7 @@ fn measure(group: &mut BenchmarkGroup<'_, WallTime>, who: &str, f: impl Fn() -> 
     });
 }
 
-fn quantized_matmul(c: &mut Criterion) {
+pub(crate) fn quantized_matmul(c: &mut Criterion) {
     let formats = [
         ("affine", 4, 64),
         ("affine", 8, 64),
@@ -54,7 +51,9 @@ fn quantized_matmul(c: &mut Criterion) {
                     );
                     let mut group = c.benchmark_group(name);
                     group.throughput(if rows > 4 {
-                        Throughput::Elements(2 * (rows * n * k) as u64)
+                        Throughput::Elements(
+                            [2, rows, n, k].iter().map(|&size| size as u64).product(),
+                        )
                     } else {
                         Throughput::Bytes(packed.iter().map(|x| x.nbytes() as u64).sum())
                     });
@@ -74,10 +73,4 @@ fn quantized_matmul(c: &mut Criterion) {
             }
         }
     }
-}
-
-fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    quantized_matmul(&mut criterion);
-    criterion.final_summary();
 }

@@ -1,12 +1,11 @@
 //! The operations on rows, in bytes read per second, against MLX's own.
 
-#[path = "../tests/common/numbers.rs"]
-mod data;
-
 use criterion::{Criterion, Throughput};
 use graft_kernels::Rope;
 use mlx_graft::fast::{self, RopeOptions};
 use mlx_graft::{Array, Dtype, Result, ops};
+
+use crate::numbers::numbers;
 
 type Operation<'a> = Box<dyn Fn() -> Result<Array> + 'a>;
 
@@ -27,12 +26,12 @@ fn compare(c: &mut Criterion, name: &str, inputs: &[&Array], ways: [Operation<'_
 
 /// Numbers that are computed already.
 fn ready(seed: u32, shape: &[i32], dtype: Dtype) -> Result<Array> {
-    let x = ops::astype(&data::numbers(seed, shape)?, dtype)?;
+    let x = ops::astype(&numbers(seed, shape)?, dtype)?;
     x.eval()?;
     Ok(x)
 }
 
-fn rows(c: &mut Criterion) -> Result<()> {
+pub(crate) fn rows(c: &mut Criterion) -> Result<()> {
     for dtype in [Dtype::Float32, Dtype::Bfloat16] {
         for (rows, width) in [(1024, 768), (1024, 2048), (64, 32_000)] {
             let named = |name: &str| format!("{name} {dtype} {rows}x{width}");
@@ -104,10 +103,4 @@ fn rows(c: &mut Criterion) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    rows(&mut criterion).expect("shapes that fit");
-    criterion.final_summary();
 }

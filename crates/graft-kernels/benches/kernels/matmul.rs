@@ -2,9 +2,6 @@
 //!
 //! The environment variable `OPENBLAS_CORETYPE` makes MLX slower where it names an older core.
 
-#[path = "../tests/common/numbers.rs"]
-mod data;
-
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
@@ -14,7 +11,7 @@ type Matmul = fn(&Array, &Array) -> Result<Array>;
 
 /// Evenly spread numbers in [-1, 1).
 fn numbers(shape: &[i32]) -> Array {
-    data::numbers(1, shape).expect("an array of as many values as the shape says")
+    crate::numbers::numbers(1, shape).expect("an array of as many values as the shape says")
 }
 
 /// An array whose last two dimensions are swapped in memory.
@@ -23,7 +20,7 @@ fn transposed(shape: &[i32]) -> Array {
     ops::swapaxes(&x, -1, -2).expect("an array of two dimensions or more")
 }
 
-fn matmul(c: &mut Criterion) {
+pub(crate) fn matmul(c: &mut Criterion) {
     let cases = [
         ("forward 512x768 @ (2048x768)T", numbers(&[512, 768]), transposed(&[2048, 768])),
         ("input gradient 512x2048 @ 2048x768", numbers(&[512, 2048]), numbers(&[2048, 768])),
@@ -57,10 +54,4 @@ fn matmul(c: &mut Criterion) {
             });
         }
     }
-}
-
-fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    matmul(&mut criterion);
-    criterion.final_summary();
 }

@@ -7,9 +7,8 @@ const MULTIPLY_ADDS: usize = 1_000_000_000;
 /// Bytes, far more than the caches hold.
 const MEMORY: usize = 1 << 30;
 
-fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    let mut group = criterion.benchmark_group("limit");
+pub(crate) fn limits(c: &mut Criterion) {
+    let mut group = c.benchmark_group("limit");
     group.sample_size(10);
     // Two operations each, so that criterion's elements per second are FLOP/s.
     let operations = 2 * MULTIPLY_ADDS * limits::threads();
@@ -19,5 +18,4 @@ fn main() {
     group.throughput(Throughput::Bytes(MEMORY as u64));
     group.bench_function("read", |bencher| bencher.iter(|| limits::read(&numbers)));
     group.finish();
-    criterion.final_summary();
 }
