@@ -1,21 +1,22 @@
 //! Products of few rows and a packed matrix in AVX-512's registers.
 //!
-//! A register holds 16 words of codes. Shifted to the right, it has one code of each word at its
-//! lower end, which a look-up turns into numbers; these meet the same positions of `x`, which lie
-//! in that order. As a word never holds codes of two groups, a lane of the sums belongs to one
+//! A register holds 16 words of codes, as `codes` puts them there. Shifted to the right, it has one
+//! code of each word at its lower end, which becomes a number; these meet the same positions of `x`,
+//! which lie in that order. As a word never holds codes of two groups, a lane of the sums belongs to one
 //! group, and is scaled once per register of words. The biases meet the sums of groups of `x`.
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop)] // tiles of registers, by their row and column
 
 use std::arch::x86_64::{
-    __m512, __m512i, __mmask16, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_fmadd_ps,
-    _mm512_load_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi32,
-    _mm512_maskz_loadu_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi32,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32,
+    __m512, __m512i, __mmask16, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512,
 };
 use std::array::from_fn;
 use std::ops::Range;
 
+use super::codes::{Codes, width, with_codes};
 use super::format::{E2M1, Format, Mode};
 use super::operands::{Row, Scratch};
 use super::product::Product;
@@ -40,11 +41,6 @@ pub(super) fn is_supported() -> bool {
     Isa::Avx512.is_usable()
 }
 
-/// Whether numbers of this format are unpacked in registers.
-pub(super) fn suits(Format { mode, bits, .. }: Format) -> bool {
-    bits == 4 || mode == Mode::Affine && matches!(bits, 2 | 8)
-}
-
 /// Whether sums of products with codes of these numbers cannot overflow, or meet infinities, where
 /// those with the numbers that codes and biases stand for together do not.
 pub(super) fn is_tame(x: &[f32]) -> bool {
@@ -57,7 +53,8 @@ pub(super) fn is_tame(x: &[f32]) -> bool {
 pub(super) struct Tile {
     /// Registers of words of a row.
     pub(super) registers: usize,
-    words: usize,
+    /// Bytes of a row, and of a register's codes.
+    bytes: [usize; 2],
     groups: usize,
     /// Groups that a register holds, wholly or in part.
     per_register: usize,
@@ -68,10 +65,10 @@ pub(super) struct Tile {
 impl Tile {
     pub(super) fn new(format: Format, length: usize) -> Self {
         let Format { bits, group_size, .. } = format;
-        let size = LANES * 32 / bits;
+        let size = LANES * 32 / width(bits);
         Self {
             registers: length.div_ceil(size),
-            words: length * bits / 32,
+            bytes: [format.bytes(length), format.bytes(size)],
             groups: length / group_size,
             per_register: (size / group_size).max(1),
             sizes: [size, group_size],
@@ -81,16 +78,19 @@ impl Tile {
     /// Asserts that the rows are of this length.
     pub(super) fn check(&self, rows: &[Row<'_>]) {
         for row in rows {
-            assert!(row.codes.len() == 4 * self.words && row.scales.len() == self.groups);
+            assert!(row.codes.len() == self.bytes[0] && row.scales.len() == self.groups);
             assert!(row.biases.is_empty() || row.biases.len() == self.groups);
         }
     }
 
-    /// The words of a row in a register, its scales there, and the first of these.
-    pub(super) fn masks(&self, register: usize) -> (__mmask16, __mmask16, usize) {
-        let group = register * self.sizes[0] / self.sizes[1];
-        let scales = (self.groups - group).min(self.per_register);
-        (mask(self.words - register * LANES), mask(scales), group)
+    /// Where what a register holds lies in a row.
+    pub(super) fn part(&self, register: usize) -> Part {
+        let first_byte = register * self.bytes[1];
+        let bytes = (self.bytes[0] - first_byte).min(self.bytes[1]);
+        let first_group = register * self.sizes[0] / self.sizes[1];
+        let groups = (self.groups - first_group).min(self.per_register);
+        // Whole groups fill whole words.
+        Part { first_byte, words: mask(bytes / 4), first_group, groups: mask(groups) }
     }
 
     /// Which of the groups of a register a lane belongs to.
@@ -99,6 +99,46 @@ impl Tile {
         let groups: [i32; LANES] = from_fn(|lane| (lane * self.per_register / LANES) as i32);
         // SAFETY: the array fills a register.
         unsafe { _mm512_loadu_si512(groups.as_ptr().cast()) }
+    }
+}
+
+/// A part of packed rows: that of a register.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    first_byte: usize,
+    words: __mmask16,
+    first_group: usize,
+    groups: __mmask16,
+}
+
+impl Part {
+    /// The codes of a row.
+    ///
+    /// # Safety
+    /// The row is one of the tile, and the processor has the instructions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) unsafe fn codes<C: Codes>(self, row: &Row<'_>) -> __m512i {
+        // SAFETY: the mask covers the words of the row from there on.
+        unsafe {
+            let words = row.codes.as_ptr().add(self.first_byte);
+            prefetch(words);
+            C::spread(_mm512_maskz_loadu_epi32(self.words, words.cast()))
+        }
+    }
+
+    /// The scales of a row, one for each lane.
+    ///
+    /// # Safety
+    /// The row is one of the tile, and the processor has the instructions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) unsafe fn scales(self, row: &Row<'_>, group_of_lane: __m512i) -> __m512 {
+        // SAFETY: the mask covers the scales of the row from there on.
+        let scales = unsafe {
+            _mm512_maskz_loadu_ps(self.groups, row.scales.as_ptr().add(self.first_group))
+        };
+        _mm512_permutexvar_ps(group_of_lane, scales)
     }
 }
 
@@ -152,7 +192,7 @@ impl Rows {
 
 /// For each register of words, and position in a word: the numbers that meet its codes.
 fn in_order_of_codes(format: Format, x: &[f32]) -> Vec<Lanes> {
-    let per_word = 32 / format.bits;
+    let per_word = 32 / width(format.bits);
     let mut ordered = Vec::with_capacity(x.len().div_ceil(LANES) + per_word);
     for x in x.chunks(LANES * per_word) {
         let start = ordered.len();
@@ -187,38 +227,29 @@ pub(super) fn compute<'b>(
     assert!(is_supported());
     // SAFETY: the instructions were found.
     unsafe {
-        match product.weight.format.bits {
-            2 => of_bits::<2>(product, x, &columns, buffers),
-            4 => of_bits::<4>(product, x, &columns, buffers),
-            _ => of_bits::<8>(product, x, &columns, buffers),
-        }
+        with_codes!(product.weight.format, Known => all::<Known>(product, x, &columns, buffers));
     }
     &buffers.out
 }
 
-#[target_feature(enable = "avx512f")]
-fn of_bits<const BITS: usize>(
-    product: &Product<'_>,
-    x: &Rows,
-    columns: &Range<usize>,
-    buffers: &mut Buffers,
-) {
+#[target_feature(enable = "avx512f,avx512bw")]
+fn all<C: Codes>(product: &Product<'_>, x: &Rows, columns: &Range<usize>, buffers: &mut Buffers) {
     buffers.out.clear();
     buffers.out.resize(product.rows() * columns.len(), 0.0);
     for first in (0..product.rows()).step_by(4) {
         // As many sums as fit into the registers.
         match product.rows() - first {
-            1 => block::<BITS, 1, 4>(product, x, first, columns, buffers),
-            2 => block::<BITS, 2, 4>(product, x, first, columns, buffers),
-            3 => block::<BITS, 3, 2>(product, x, first, columns, buffers),
-            _ => block::<BITS, 4, 2>(product, x, first, columns, buffers),
+            1 => block::<C, 1, 4>(product, x, first, columns, buffers),
+            2 => block::<C, 2, 4>(product, x, first, columns, buffers),
+            3 => block::<C, 3, 2>(product, x, first, columns, buffers),
+            _ => block::<C, 4, 2>(product, x, first, columns, buffers),
         }
     }
 }
 
 /// The products of rows `first..first + M` and some columns, `N` at a time.
-#[target_feature(enable = "avx512f")]
-fn block<const BITS: usize, const M: usize, const N: usize>(
+#[target_feature(enable = "avx512f,avx512bw")]
+fn block<C: Codes, const M: usize, const N: usize>(
     product: &Product<'_>,
     x: &Rows,
     first: usize,
@@ -240,16 +271,16 @@ fn block<const BITS: usize, const M: usize, const N: usize>(
         for n in 1..N {
             some[n] = rows.row(j + n);
         }
-        store(j, &dots::<BITS, M, N>(&some, x, first));
+        store(j, &dots::<C, M, N>(&some, x, first));
     }
     for j in whole..width {
-        store(j, &dots::<BITS, M, 1>(&[rows.row(j)], x, first));
+        store(j, &dots::<C, M, 1>(&[rows.row(j)], x, first));
     }
 }
 
 /// The dot products of rows `first..first + M` of `x` with packed rows of its length.
-#[target_feature(enable = "avx512f")]
-fn dots<const BITS: usize, const M: usize, const N: usize>(
+#[target_feature(enable = "avx512f,avx512bw")]
+fn dots<C: Codes, const M: usize, const N: usize>(
     rows: &[Row<'_>; N],
     x: &Rows,
     first: usize,
@@ -258,72 +289,52 @@ fn dots<const BITS: usize, const M: usize, const N: usize>(
     tile.check(rows);
     assert!(x.sums.len() >= (first + M) * tile.groups);
     let totals = match &x.numbers {
-        Numbers::Floats(lanes) => products::<BITS, M, N>(rows, lanes, tile, first),
+        Numbers::Floats(lanes) => products::<C, M, N>(rows, lanes, tile, first),
         // SAFETY: there are multiples only where the processor has the instructions.
-        Numbers::Multiples(x) => unsafe { x.products::<BITS, M, N>(rows, tile, first) },
+        Numbers::Multiples(x) => unsafe { x.products::<C, M, N>(rows, tile, first) },
     };
     add_biases(totals, rows, x, first)
 }
 
-/// What the lowest four bits of a word stand for.
+/// What codes of four bits or fewer stand for.
 #[target_feature(enable = "avx512f")]
-pub(super) fn numbers_of<const BITS: usize>(format: Format) -> __m512 {
+pub(super) fn numbers_of(format: Format) -> __m512 {
     let numbers: [f32; LANES] = from_fn(|code| match format.mode {
-        Mode::Affine => (code % (1 << BITS.min(4))) as f32,
+        Mode::Affine => (code % (1 << format.bits.min(4))) as f32,
         Mode::Mx | Mode::Nv => E2M1[code],
     });
     // SAFETY: the array fills a register.
     unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
 }
 
-/// What the lowest code of each word stands for, and the words without it.
-#[target_feature(enable = "avx512f")]
-pub(super) fn next<const BITS: usize>(words: __m512i, numbers: __m512) -> (__m512, __m512i) {
-    let lowest = if BITS == 8 {
-        _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(255)))
-    } else {
-        // The look-up ignores all but the lowest four bits.
-        _mm512_permutexvar_ps(words, numbers)
-    };
-    let rest = match BITS {
-        2 => _mm512_srli_epi32::<2>(words),
-        4 => _mm512_srli_epi32::<4>(words),
-        _ => _mm512_srli_epi32::<8>(words),
-    };
-    (lowest, rest)
-}
-
 /// The products in 16 parts each, without what the biases add; the rows are those of the tile.
-#[target_feature(enable = "avx512f")]
-fn products<const BITS: usize, const M: usize, const N: usize>(
+#[target_feature(enable = "avx512f,avx512bw")]
+fn products<C: Codes, const M: usize, const N: usize>(
     rows: &[Row<'_>; N],
     lanes: &[Lanes],
     tile: &Tile,
     first: usize,
 ) -> [[__m512; M]; N] {
-    let per_word = 32 / BITS;
+    let per_word = 32 / C::WIDTH;
     let registers = tile.registers;
     assert!(lanes.len() >= (first + M) * registers * per_word);
     let group_of_lane = tile.group_of_lane();
-    let numbers = numbers_of::<BITS>(rows[0].format);
+    let numbers = numbers_of(rows[0].format);
 
     let mut totals = [[_mm512_setzero_ps(); M]; N];
     for register in 0..registers {
-        let (word_mask, scale_mask, group) = tile.masks(register);
+        let part = tile.part(register);
         let mut codes = [_mm512_setzero_si512(); N];
         for (codes, row) in codes.iter_mut().zip(rows) {
-            // SAFETY: the mask covers the words from there on.
-            *codes = unsafe {
-                let words = row.codes.as_ptr().add(register * 4 * LANES);
-                prefetch(words);
-                _mm512_maskz_loadu_epi32(word_mask, words.cast())
-            };
+            // SAFETY: the caller has checked the rows.
+            *codes = unsafe { part.codes::<C>(row) };
         }
         let mut sums = [[_mm512_setzero_ps(); M]; N];
         for i in 0..per_word {
             let mut q = [_mm512_setzero_ps(); N];
             for (q, codes) in q.iter_mut().zip(&mut codes) {
-                (*q, *codes) = next::<BITS>(*codes, numbers);
+                // SAFETY: the processor has the instructions.
+                (*q, *codes) = unsafe { C::next(*codes, numbers) };
             }
             for m in 0..M {
                 let at = ((first + m) * registers + register) * per_word + i;
@@ -335,20 +346,18 @@ fn products<const BITS: usize, const M: usize, const N: usize>(
             }
         }
         for n in 0..N {
-            // SAFETY: the mask covers the scales from there on.
-            let scales =
-                unsafe { _mm512_maskz_loadu_ps(scale_mask, rows[n].scales.as_ptr().add(group)) };
-            let scales = _mm512_permutexvar_ps(group_of_lane, scales);
+            // SAFETY: the caller has checked the rows.
+            let scales = unsafe { part.scales(&rows[n], group_of_lane) };
             for m in 0..M {
                 totals[n][m] = _mm512_fmadd_ps(sums[n][m], scales, totals[n][m]);
             }
         }
     }
-    totals
+    totals.map(|totals| totals.map(|total| _mm512_mul_ps(total, _mm512_set1_ps(C::FACTOR))))
 }
 
 /// Adds biases times sums of `x`, and the parts.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 fn add_biases<const M: usize, const N: usize>(
     mut totals: [[__m512; M]; N],
     rows: &[Row<'_>; N],

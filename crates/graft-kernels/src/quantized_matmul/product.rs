@@ -70,12 +70,12 @@ impl Path {
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     fn of(format: Format, transpose: bool, rows: usize, is_float32: bool) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if avx512::is_supported() && avx512::suits(format) {
+        if avx512::is_supported() {
             if !transpose && rows <= FEW_ROWS {
                 return Self::RowSums;
             }
             if transpose && rows <= REGISTER_ROWS {
-                let as_multiples = !is_float32 && vnni::is_supported();
+                let as_multiples = !is_float32 && vnni::is_supported() && vnni::suits(format);
                 return if as_multiples { Self::Vnni } else { Self::Avx512 };
             }
         }
@@ -447,13 +447,10 @@ mod tests {
         };
         let mut paths = vec![Path::ManyRows, Path::FewRows];
         #[cfg(target_arch = "x86_64")]
-        if avx512::is_supported() && avx512::suits(weight.format) {
-            if !transpose {
-                paths.push(Path::RowSums);
-            } else if vnni::is_supported() {
-                paths.extend([Path::Avx512, Path::Vnni]);
-            } else {
-                paths.push(Path::Avx512);
+        if avx512::is_supported() {
+            paths.push(if transpose { Path::Avx512 } else { Path::RowSums });
+            if transpose && vnni::is_supported() && vnni::suits(weight.format) {
+                paths.push(Path::Vnni);
             }
         }
         for path in paths {

@@ -9,14 +9,14 @@
 #![allow(clippy::needless_range_loop)] // tiles of registers, by their row and column
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_fmadd_ps, _mm512_load_ps, _mm512_maskz_loadu_epi32,
-    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_store_ps,
+    __m512, __m512i, _mm512_fmadd_ps, _mm512_load_ps, _mm512_mul_ps, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_store_ps,
 };
 use std::array::from_fn;
 use std::ops::Range;
 
 use super::avx512::{self, LANES, Lanes, Tile};
+use super::codes::{Codes, width, with_codes};
 use super::format::Format;
 use super::operands::{Row, Scratch};
 use super::product::Product;
@@ -35,7 +35,7 @@ pub(super) struct Buffers {
 
 /// The columns of a register.
 pub(super) fn unit(format: Format) -> usize {
-    LANES * 32 / format.bits
+    LANES * 32 / width(format.bits)
 }
 
 /// Computes some columns of a product, row by row.
@@ -52,49 +52,41 @@ pub(super) fn compute<'b>(
     buffers.out.resize(product.rows() * columns.len(), 0.0);
     // SAFETY: the instructions were found.
     unsafe {
-        match product.weight.format.bits {
-            2 => of_bits::<2>(product, columns, buffers),
-            4 => of_bits::<4>(product, columns, buffers),
-            _ => of_bits::<8>(product, columns, buffers),
-        }
+        with_codes!(product.weight.format, Known => all::<Known>(product, columns, buffers));
     }
     &buffers.out
 }
 
-#[target_feature(enable = "avx512f")]
-fn of_bits<const BITS: usize>(
-    product: &Product<'_>,
-    columns: &Range<usize>,
-    buffers: &mut Buffers,
-) {
+#[target_feature(enable = "avx512f,avx512bw")]
+fn all<C: Codes>(product: &Product<'_>, columns: &Range<usize>, buffers: &mut Buffers) {
     for first in (0..product.rows()).step_by(4) {
         // As many as fit into the registers.
         match product.rows() - first {
-            1 => block::<BITS, 1>(product, first, columns, buffers),
-            2 => block::<BITS, 2>(product, first, columns, buffers),
-            3 => block::<BITS, 3>(product, first, columns, buffers),
-            _ => block::<BITS, 4>(product, first, columns, buffers),
+            1 => block::<C, 1>(product, first, columns, buffers),
+            2 => block::<C, 2>(product, first, columns, buffers),
+            3 => block::<C, 3>(product, first, columns, buffers),
+            _ => block::<C, 4>(product, first, columns, buffers),
         }
     }
 }
 
 /// The products of rows `first..first + M` of `x`.
-#[target_feature(enable = "avx512f")]
-fn block<const BITS: usize, const M: usize>(
+#[target_feature(enable = "avx512f,avx512bw")]
+fn block<C: Codes, const M: usize>(
     product: &Product<'_>,
     first: usize,
     columns: &Range<usize>,
     Buffers { scratch, sums, biases, out }: &mut Buffers,
 ) {
     let Product { x, length, weight, index, .. } = *product;
-    let (width, per_word) = (columns.len(), 32 / BITS);
+    let (width, per_word) = (columns.len(), 32 / C::WIDTH);
     let tile = Tile::new(weight.format, width);
     let groups = width / weight.format.group_size;
     sums.clear();
     sums.resize(M * tile.registers * per_word, Lanes([0.0; LANES]));
     biases.clear();
     biases.resize(M * groups, 0.0);
-    let look_ups = (tile.group_of_lane(), avx512::numbers_of::<BITS>(weight.format));
+    let look_ups = (tile.group_of_lane(), avx512::numbers_of(weight.format));
     let x: [&[f32]; M] = from_fn(|m| &x[(first + m) * length..][..length]);
     let whole = length - length % ROWS;
     for k in (0..whole).step_by(ROWS) {
@@ -104,27 +96,27 @@ fn block<const BITS: usize, const M: usize>(
             weight.row(index, k + r, columns.clone(), scratch)
         });
         let x = from_fn(|m| from_fn(|r| x[m][k + r]));
-        add::<BITS, M, ROWS>(&rows, &x, &tile, look_ups, sums, biases);
+        add::<C, M, ROWS>(&rows, &x, &tile, look_ups, sums, biases);
     }
     for k in whole..length {
         let row = weight.row(index, k, columns.clone(), &mut scratch[0]);
-        add::<BITS, M, 1>(&[row], &from_fn(|m| [x[m][k]]), &tile, look_ups, sums, biases);
+        add::<C, M, 1>(&[row], &from_fn(|m| [x[m][k]]), &tile, look_ups, sums, biases);
     }
     for m in 0..M {
         let (sums, biases) = (&sums[m * tile.registers * per_word..], &biases[m * groups..]);
         let out = &mut out[(first + m) * width..][..width];
         for (column, out) in out.iter_mut().enumerate() {
             let (word, position) = (column / per_word, column % per_word);
-            *out = sums[word / LANES * per_word + position].0[word % LANES]
-                + biases[column / weight.format.group_size];
+            let sum = sums[word / LANES * per_word + position].0[word % LANES];
+            *out = sum * C::FACTOR + biases[column / weight.format.group_size];
         }
     }
 }
 
 /// Adds packed rows times numbers of `x` to the sums of codes, and to those of biases, with the
 /// groups of lanes and what codes stand for.
-#[target_feature(enable = "avx512f")]
-fn add<const BITS: usize, const M: usize, const R: usize>(
+#[target_feature(enable = "avx512f,avx512bw")]
+fn add<C: Codes, const M: usize, const R: usize>(
     rows: &[Row<'_>; R],
     x: &[[f32; R]; M],
     tile: &Tile,
@@ -132,7 +124,7 @@ fn add<const BITS: usize, const M: usize, const R: usize>(
     sums: &mut [Lanes],
     biases: &mut [f32],
 ) {
-    let per_word = 32 / BITS;
+    let per_word = 32 / C::WIDTH;
     let registers = tile.registers;
     tile.check(rows);
     assert!(sums.len() == M * registers * per_word);
@@ -145,17 +137,15 @@ fn add<const BITS: usize, const M: usize, const R: usize>(
         }
     }
     for register in 0..registers {
-        let (word_mask, scale_mask, group) = tile.masks(register);
+        let part = tile.part(register);
         let mut codes = [_mm512_setzero_si512(); R];
         let mut factors = [[_mm512_setzero_ps(); M]; R];
         for r in 0..R {
-            // SAFETY: the masks cover the words and the scales from there on, by the check.
+            // SAFETY: the rows were checked above.
             let scales = unsafe {
-                let words = rows[r].codes.as_ptr().add(register * 4 * LANES);
-                codes[r] = _mm512_maskz_loadu_epi32(word_mask, words.cast());
-                _mm512_maskz_loadu_ps(scale_mask, rows[r].scales.as_ptr().add(group))
+                codes[r] = part.codes::<C>(&rows[r]);
+                part.scales(&rows[r], group_of_lane)
             };
-            let scales = _mm512_permutexvar_ps(group_of_lane, scales);
             for m in 0..M {
                 factors[r][m] = _mm512_mul_ps(scales, _mm512_set1_ps(x[m][r]));
             }
@@ -163,7 +153,8 @@ fn add<const BITS: usize, const M: usize, const R: usize>(
         for position in 0..per_word {
             let mut q: [__m512; R] = [_mm512_setzero_ps(); R];
             for r in 0..R {
-                (q[r], codes[r]) = avx512::next::<BITS>(codes[r], numbers);
+                // SAFETY: the processor has the instructions.
+                (q[r], codes[r]) = unsafe { C::next(codes[r], numbers) };
             }
             for m in 0..M {
                 let at = (m * registers + register) * per_word + position;

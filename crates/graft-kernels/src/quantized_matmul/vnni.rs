@@ -10,17 +10,16 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm_loadu_si128, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi32_ps,
-    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
-    _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps,
     _mm512_set1_epi8, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
     _mm512_slli_epi32, _mm512_srli_epi32, _mm512_sub_epi32,
 };
 
 use super::avx512::{LANES, Lanes, Tile};
+use super::codes::{Codes, width};
 use super::format::{Format, Mode};
 use super::operands::Row;
 use crate::isa::Isa;
-use crate::prefetch::prefetch;
 
 /// Bytes in a register.
 const BYTES: usize = 64;
@@ -46,6 +45,11 @@ pub(super) fn is_supported() -> bool {
     Isa::Avx512Vnni.is_usable()
 }
 
+/// Whether codes of this format stand for multiples of a number.
+pub(super) fn suits(Format { mode, bits, .. }: Format) -> bool {
+    mode == Mode::Affine || bits == 4
+}
+
 /// Rows of `x` as whole numbers, in the order in which codes come.
 #[derive(Default)]
 pub(super) struct Multiples {
@@ -66,7 +70,7 @@ impl Multiples {
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) unsafe fn push(&mut self, format: Format, x: &[f32]) {
         let Format { mode, bits, group_size } = format;
-        let (per_byte, per_lane) = (8 / bits, 32 / bits);
+        let (per_byte, per_lane) = (8 / width(bits), 32 / width(bits));
         let is_float = mode != Mode::Affine;
         for x in x.chunks(LANES * per_lane) {
             let start = self.bytes.len();
@@ -117,47 +121,40 @@ impl Multiples {
     /// # Safety
     /// The processor has the instructions.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) unsafe fn products<const BITS: usize, const M: usize, const N: usize>(
+    pub(super) unsafe fn products<C: Codes, const M: usize, const N: usize>(
         &self,
         rows: &[Row<'_>; N],
         tile: &Tile,
         first: usize,
     ) -> [[__m512; M]; N] {
-        let per_byte = 8 / BITS;
+        let per_byte = 8 / C::WIDTH;
         let is_float = rows[0].format.mode != Mode::Affine;
         let registers = tile.registers;
         assert!(self.bytes.len() >= (first + M) * registers * per_byte);
         assert!(self.units.len() >= (first + M) * registers);
         assert!(!is_float || self.offsets.len() >= (first + M) * registers);
         tile.check(rows);
-        let low_bits = _mm512_set1_epi8(((1_u32 << BITS) - 1) as u8 as i8);
+        let low_bits = _mm512_set1_epi8(((1_u32 << C::WIDTH) - 1) as u8 as i8);
         let group_of_lane = tile.group_of_lane();
         // SAFETY: the array has 16 bytes.
         let numbers = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(E2M1.as_ptr().cast()) });
 
         let mut totals = [[_mm512_setzero_ps(); M]; N];
         for register in 0..registers {
-            let (word_mask, scale_mask, group) = tile.masks(register);
+            let part = tile.part(register);
             let mut codes = [[_mm512_setzero_si512(); 4]; N];
             for n in 0..N {
-                // SAFETY: the mask covers the words from there on.
-                let words = unsafe {
-                    let words = rows[n].codes.as_ptr().add(register * BYTES);
-                    prefetch(words);
-                    _mm512_maskz_loadu_epi32(word_mask, words.cast())
-                };
+                // SAFETY: the rows were checked above.
+                let words = unsafe { part.codes::<C>(&rows[n]) };
                 for plane in 0..per_byte {
-                    let code = _mm512_and_si512(shifted::<BITS>(words, plane), low_bits);
+                    let code = _mm512_and_si512(shifted(words, C::WIDTH * plane), low_bits);
                     codes[n][plane] =
                         if is_float { _mm512_shuffle_epi8(numbers, code) } else { code };
                 }
             }
             for n in 0..N {
-                // SAFETY: the mask covers the scales from there on.
-                let scales = unsafe {
-                    _mm512_maskz_loadu_ps(scale_mask, rows[n].scales.as_ptr().add(group))
-                };
-                let scales = _mm512_permutexvar_ps(group_of_lane, scales);
+                // SAFETY: the rows were checked above.
+                let scales = unsafe { part.scales(&rows[n], group_of_lane) };
                 for m in 0..M {
                     let at = (first + m) * registers + register;
                     let mut sums = _mm512_setzero_si512();
@@ -200,10 +197,10 @@ fn round(x: f32) -> i32 {
     (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed()
 }
 
-/// Words in which the code at position `plane` of each byte has moved to its lower end.
+/// Words moved to the right by some bits, so that other codes lie at the lower ends of bytes.
 #[target_feature(enable = "avx512f")]
-fn shifted<const BITS: usize>(words: __m512i, plane: usize) -> __m512i {
-    match BITS * plane {
+fn shifted(words: __m512i, bits: usize) -> __m512i {
+    match bits {
         0 => words,
         2 => _mm512_srli_epi32::<2>(words),
         4 => _mm512_srli_epi32::<4>(words),
