@@ -3,6 +3,7 @@
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, ops};
+use pulp::Simd;
 
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
@@ -133,7 +134,13 @@ struct Update<'a> {
 
 impl RowKernel<3> for Update<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, scratch: &mut Scratch, outputs: [&mut [f32]; 3]) {
+    fn row<S: Simd>(
+        &self,
+        _simd: S,
+        index: usize,
+        scratch: &mut Scratch,
+        outputs: [&mut [f32]; 3],
+    ) {
         let [values, m, v, gradient] = scratch;
         let range = flat_range(index, self.values.len());
         let values = self.values.part(range.clone(), values);
@@ -157,7 +164,13 @@ struct Unchanged<'a>([Floats<'a>; 3]);
 
 impl RowKernel<3> for Unchanged<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, _scratch: &mut Scratch, outputs: [&mut [f32]; 3]) {
+    fn row<S: Simd>(
+        &self,
+        _simd: S,
+        index: usize,
+        _scratch: &mut Scratch,
+        outputs: [&mut [f32]; 3],
+    ) {
         for (old, output) in self.0.iter().zip(outputs) {
             old.widen(flat_range(index, old.len()), output);
         }

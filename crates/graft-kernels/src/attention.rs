@@ -5,7 +5,6 @@ mod few_queries;
 mod forward;
 mod heads;
 mod parts;
-mod reductions;
 
 use half::{bf16, f16};
 use mlx_graft::fast::ScaledDotProductAttentionOptions;

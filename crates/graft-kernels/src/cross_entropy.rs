@@ -3,6 +3,7 @@
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, ops};
+use pulp::Simd;
 
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
@@ -65,10 +66,16 @@ struct Forward<'a> {
 
 impl RowKernel<2> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [logits, ..]: &mut Scratch, [loss, statistics]: [&mut [f32]; 2]) {
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        [logits, ..]: &mut Scratch,
+        [loss, statistics]: [&mut [f32]; 2],
+    ) {
         let logits = self.logits.part(rows::range(index, self.width), logits);
-        let highest = lanes::maximum(logits);
-        let sum = lanes::sum_exp(logits, highest);
+        let highest = lanes::maximum(simd, logits);
+        let sum = lanes::sum_exp(simd, logits, highest);
         let score = score(logits, self.targets[index]);
         loss[0] = score.map_or(f32::NAN, |&score| sum.ln() - (score - highest));
         statistics.copy_from_slice(&[highest, 1.0 / sum]);
@@ -91,7 +98,13 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [logits, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        [logits, g, ..]: &mut Scratch,
+        [dx]: [&mut [f32]; 1],
+    ) {
         let g = self.g.part(index..index + 1, g)[0];
         // The loss of padding is multiplied by 0.
         if g == 0.0 {
@@ -104,7 +117,7 @@ impl RowKernel<1> for Backward<'_> {
         }
         let (highest, scale) = (self.statistics[2 * index], self.statistics[2 * index + 1] * g);
         for (dx, &x) in dx.iter_mut().zip(logits) {
-            *dx = lanes::exp(x - highest) * scale;
+            *dx = lanes::exp(simd, x - highest) * scale;
         }
         dx[target as usize] -= g;
     }

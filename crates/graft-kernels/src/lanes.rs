@@ -5,73 +5,92 @@
 //! type with an inlined `call`: a closure is inlined only if it is short.
 #![allow(clippy::inline_always)]
 
-/// Partial results of a reduction. They are many, and their number is not known to the compiler in
-/// the loop: it would hold a few in scalar registers.
-const LANES: usize = 256;
+use pulp::{Simd, as_arrays};
+
+/// Registers of partial results: each waits for its last operation only.
+const PARTS: usize = 4;
 
 /// Elements whose exponentials are summed at once, on the stack.
 const BLOCK: usize = 256;
 
-/// Combines the elements with `op`, whose neutral element is `neutral`, in no particular order.
+/// Registers that all elements of one combine to, and the elements that fill none.
 #[inline(always)]
-fn reduce<const N: usize>(
-    inputs: [&[f32]; N],
+fn combined<S: Simd>(
+    simd: S,
+    x: &[f32],
     neutral: f32,
-    value: impl Fn([f32; N]) -> f32,
-    op: impl Fn(f32, f32) -> f32,
-) -> f32 {
-    let length = inputs[0].len();
-    let mut buffer = [neutral; LANES];
-    let lanes = &mut buffer[..length.min(LANES)];
-    for start in (0..length).step_by(LANES) {
-        let lanes = &mut lanes[..(length - start).min(LANES)];
-        let inputs = inputs.map(|input| &input[start..start + lanes.len()]);
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane = op(*lane, value(inputs.map(|input| input[i])));
+    op: impl Fn(S::f32s, S::f32s) -> S::f32s,
+) -> (S::f32s, &[f32]) {
+    let (registers, rest) = S::as_simd_f32s(x);
+    let (groups, last) = as_arrays::<PARTS, _>(registers);
+    let mut parts = [simd.splat_f32s(neutral); PARTS];
+    for group in groups {
+        for (part, &x) in parts.iter_mut().zip(group) {
+            *part = op(x, *part);
         }
     }
-    let mut rest = lanes;
-    while rest.len() > 1 {
-        let (first, second) = rest.split_at_mut(rest.len().div_ceil(2));
-        for (a, &mut b) in first.iter_mut().zip(second) {
-            *a = op(*a, b);
-        }
-        rest = first;
+    for (part, &x) in parts.iter_mut().zip(last) {
+        *part = op(x, *part);
     }
-    rest.first().copied().unwrap_or(neutral)
+    let [a, b, c, d] = parts;
+    (op(op(a, b), op(c, d)), rest)
 }
 
 /// The sum of `x`.
 #[inline(always)]
-pub(crate) fn sum(x: &[f32]) -> f32 {
-    reduce([x], 0.0, |[x]| x, |a, b| a + b)
+pub(crate) fn sum<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let (sum, rest) = combined(simd, x, 0.0, |x, sum| simd.add_f32s(x, sum));
+    simd.reduce_sum_f32s(sum) + rest.iter().sum::<f32>()
 }
 
 /// The sum of the products of neighbours; `y` is at least as long as `x`.
 #[inline(always)]
-pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
-    reduce([x, y], 0.0, |[x, y]| x * y, |a, b| a + b)
+pub(crate) fn dot<S: Simd>(simd: S, x: &[f32], y: &[f32]) -> f32 {
+    let ((x, x_rest), (y, y_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(&y[..x.len()]));
+    let ((x, x_last), (y, y_last)) = (as_arrays::<PARTS, _>(x), as_arrays::<PARTS, _>(y));
+    let mut parts = [simd.splat_f32s(0.0); PARTS];
+    for (x, y) in x.iter().zip(y) {
+        for ((part, &x), &y) in parts.iter_mut().zip(x).zip(y) {
+            *part = simd.mul_add_e_f32s(x, y, *part);
+        }
+    }
+    for ((part, &x), &y) in parts.iter_mut().zip(x_last).zip(y_last) {
+        *part = simd.mul_add_e_f32s(x, y, *part);
+    }
+    let [a, b, c, d] = parts;
+    let sum = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
+    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
+    simd.reduce_sum_f32s(sum) + rest
 }
 
 /// The largest number of `x`, which is negative infinity where there is none.
 #[inline(always)]
-pub(crate) fn maximum(x: &[f32]) -> f32 {
-    reduce([x], f32::NEG_INFINITY, |[x]| x, |a, b| if b > a { b } else { a })
+pub(crate) fn maximum<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let (highest, rest) = combined(simd, x, f32::NEG_INFINITY, |x, y| simd.max_f32s(x, y));
+    rest.iter()
+        .fold(simd.reduce_max_f32s(highest), |highest, &x| if x > highest { x } else { highest })
 }
 
 /// The sum of `exp(x - shift)`.
 #[inline(always)]
-pub(crate) fn sum_exp(x: &[f32], shift: f32) -> f32 {
+pub(crate) fn sum_exp<S: Simd>(simd: S, x: &[f32], shift: f32) -> f32 {
     let mut buffer = [0.0; BLOCK];
     let mut total = 0.0;
     for x in x.chunks(BLOCK) {
         let block = &mut buffer[..x.len()];
         for (y, &x) in block.iter_mut().zip(x) {
-            *y = exp(x - shift);
+            *y = exp(simd, x - shift);
         }
-        total += sum(block);
+        total += sum(simd, block);
     }
     total
+}
+
+/// `x * y + z`, rounded once where an instruction does it: a function would take a hundred times as
+/// long.
+#[inline(always)]
+fn mul_add<S: Simd>(_: S, x: f32, y: f32, z: f32) -> f32 {
+    if S::IS_SCALAR { x * y + z } else { x.mul_add(y, z) }
 }
 
 /// `exp(x)` within two units of the last place; 0 where the result is below the normal numbers.
@@ -79,7 +98,7 @@ pub(crate) fn sum_exp(x: &[f32], shift: f32) -> f32 {
 /// `x` is split into `n ln 2 + r`, and `exp(r)` is a polynomial of degree 7 on |r| ≤ ln 2 / 2.
 /// Source of the coefficients: `expf` of the Cephes library (Moshier, 1992).
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub(crate) fn exp<S: Simd>(simd: S, x: f32) -> f32 {
     /// exp(SMALLEST) is the smallest result, a bit above the smallest normal number.
     const SMALLEST: f32 = -87.33;
     /// exp(LARGEST) is infinite.
@@ -94,14 +113,14 @@ pub(crate) fn exp(x: f32) -> f32 {
     // Comparisons with NaN are false, so that it passes through.
     let bounded = if x < SMALLEST { SMALLEST } else { x };
     let bounded = if bounded > LARGEST { LARGEST } else { bounded };
-    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
+    let shifted = mul_add(simd, bounded, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = bounded - n * LN_2[0] - n * LN_2[1];
+    let r = mul_add(simd, n, -LN_2[1], mul_add(simd, n, -LN_2[0], bounded));
     let mut y = COEFFICIENTS[0];
     for coefficient in &COEFFICIENTS[1..] {
-        y = y * r + coefficient;
+        y = mul_add(simd, y, r, *coefficient);
     }
-    let y = y * r * r + r + 1.0;
+    let y = mul_add(simd, y, r * r, r) + 1.0;
     // 2ⁿ in two factors, as n may be 128.
     let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
     let power = |n: i32| f32::from_bits((n.wrapping_add(127) << 23).cast_unsigned());
@@ -111,45 +130,91 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{dot, exp, maximum, sum, sum_exp};
+    use pulp::{Arch, WithSimd};
+
+    use super::*;
+
+    /// Runs a test on the widest registers, and on none.
+    fn on_all<T: WithSimd<Output = ()> + Copy>(test: T) {
+        for arch in [Arch::new(), Arch::Scalar] {
+            arch.dispatch(test);
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct ExpIsWithinTwoUnits;
+
+    impl WithSimd for ExpIsWithinTwoUnits {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            for i in -87_300..=88_722 {
+                let x = i as f32 / 1000.0;
+                let (found, wanted) = (exp(simd, x), f64::from(x).exp());
+                let unit = f64::from((wanted as f32).next_up()) - f64::from(wanted as f32);
+                let error = (f64::from(found) - wanted).abs() / unit;
+                assert!(error < 2.0, "exp({x}) = {found} is {error} units off");
+            }
+        }
+    }
 
     #[test]
     fn exp_is_within_two_units() {
-        for i in -87_300..=88_722 {
-            let x = i as f32 / 1000.0;
-            let wanted = f64::from(x).exp();
-            let unit = f64::from((wanted as f32).next_up()) - f64::from(wanted as f32);
-            let error = (f64::from(exp(x)) - wanted).abs() / unit;
-            assert!(error < 2.0, "exp({x}) = {} is {error} units off", exp(x));
+        on_all(ExpIsWithinTwoUnits);
+    }
+
+    #[derive(Clone, Copy)]
+    struct ExpAtItsEnds;
+
+    impl WithSimd for ExpAtItsEnds {
+        type Output = ();
+
+        #[inline(always)]
+        #[allow(clippy::float_cmp)] // these are exact
+        fn with_simd<S: Simd>(self, simd: S) {
+            assert_eq!(exp(simd, 0.0), 1.0);
+            assert_eq!(exp(simd, -0.0), 1.0);
+            for x in [f32::NEG_INFINITY, f32::MIN, -1000.0, -87.4] {
+                assert_eq!(exp(simd, x).to_bits(), 0, "{x}");
+            }
+            for x in [88.73, 1000.0, f32::MAX, f32::INFINITY] {
+                assert_eq!(exp(simd, x), f32::INFINITY, "{x}");
+            }
+            assert!(exp(simd, f32::NAN).is_nan() && exp(simd, -f32::NAN).is_nan());
         }
     }
 
     #[test]
-    #[allow(clippy::float_cmp)] // these are exact
     fn exp_at_its_ends() {
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(-0.0), 1.0);
-        for x in [f32::NEG_INFINITY, f32::MIN, -1000.0, -87.4] {
-            assert_eq!(exp(x).to_bits(), 0, "{x}");
+        on_all(ExpAtItsEnds);
+    }
+
+    #[derive(Clone, Copy)]
+    struct ReductionsTakeEveryElement;
+
+    impl WithSimd for ReductionsTakeEveryElement {
+        type Output = ();
+
+        #[inline(always)]
+        #[allow(clippy::float_cmp)] // sums of small whole numbers are exact
+        fn with_simd<S: Simd>(self, simd: S) {
+            for length in [0_u16, 1, 2, 31, 32, 33, 63, 64, 100, 255, 256, 257, 700] {
+                let x: Vec<f32> = (1..=length).map(f32::from).collect();
+                let n = f32::from(length);
+                assert_eq!(sum(simd, &x), n * (n + 1.0) / 2.0);
+                assert_eq!(dot(simd, &x, &vec![2.0; x.len() + 1]), n * (n + 1.0));
+                assert_eq!(maximum(simd, &x), if length == 0 { f32::NEG_INFINITY } else { n });
+                assert_eq!(sum_exp(simd, &vec![3.0; x.len()], 3.0), n);
+                let negative: Vec<f32> = x.iter().map(|x| -x).collect();
+                let highest = if length == 0 { f32::NEG_INFINITY } else { -1.0 };
+                assert_eq!(maximum(simd, &negative), highest);
+            }
         }
-        for x in [88.73, 1000.0, f32::MAX, f32::INFINITY] {
-            assert_eq!(exp(x), f32::INFINITY, "{x}");
-        }
-        assert!(exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan());
     }
 
     #[test]
-    #[allow(clippy::float_cmp)] // sums of small whole numbers are exact
     fn reductions_take_every_element() {
-        for length in [0_u16, 1, 2, 31, 32, 33, 63, 64, 100, 255, 256, 257, 700] {
-            let x: Vec<f32> = (1..=length).map(f32::from).collect();
-            let n = f32::from(length);
-            assert_eq!(sum(&x), n * (n + 1.0) / 2.0);
-            assert_eq!(dot(&x, &vec![2.0; x.len()]), n * (n + 1.0));
-            assert_eq!(maximum(&x), if length == 0 { f32::NEG_INFINITY } else { n });
-            assert_eq!(sum_exp(&vec![3.0; x.len()], 3.0), n);
-            let negative: Vec<f32> = x.iter().map(|x| -x).collect();
-            assert_eq!(maximum(&negative), if length == 0 { f32::NEG_INFINITY } else { -1.0 });
-        }
+        on_all(ReductionsTakeEveryElement);
     }
 }

@@ -3,6 +3,7 @@
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
+use pulp::Simd;
 
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
@@ -77,13 +78,13 @@ enum Role {
 
 /// Writes the deviations from the mean of a row, and returns the factor of the normalisation.
 #[inline(always)]
-fn center(x: &[f32], deviations: &mut [f32], eps: f32) -> f32 {
+fn center<S: Simd>(simd: S, x: &[f32], deviations: &mut [f32], eps: f32) -> f32 {
     let count = x.len() as f32;
-    let mean = lanes::sum(x) / count;
+    let mean = lanes::sum(simd, x) / count;
     for (deviation, &x) in deviations.iter_mut().zip(x) {
         *deviation = x - mean;
     }
-    1.0 / (lanes::dot(deviations, deviations) / count + eps).sqrt()
+    1.0 / (lanes::dot(simd, deviations, deviations) / count + eps).sqrt()
 }
 
 struct Forward<'a> {
@@ -96,9 +97,9 @@ struct Forward<'a> {
 
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(&self, simd: S, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
         let x = self.x.part(rows::range(index, self.width), x);
-        let scale = center(x, y, self.eps);
+        let scale = center(simd, x, y, self.eps);
         match &self.weight {
             Some(weight) => {
                 for (y, &weight) in y.iter_mut().zip(weight) {
@@ -125,7 +126,13 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, g, deviations, _]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        [x, g, deviations, _]: &mut Scratch,
+        [dx]: [&mut [f32]; 1],
+    ) {
         let range = rows::range(index, self.width);
         let (x, g) = (self.x.part(range.clone(), x), self.g.part(range, g));
         match &self.weight {
@@ -137,11 +144,11 @@ impl RowKernel<1> for Backward<'_> {
             None => dx.copy_from_slice(g),
         }
         deviations.resize(self.width, 0.0);
-        let scale = center(x, deviations, self.eps);
+        let scale = center(simd, x, deviations, self.eps);
         // y = s (x - mean), and the slope of s along x is -s³ (x - mean) / D.
         let count = self.width as f32;
-        let along = lanes::dot(dx, deviations) * scale * scale / count;
-        let mean = lanes::sum(dx) / count;
+        let along = lanes::dot(simd, dx, deviations) * scale * scale / count;
+        let mean = lanes::sum(simd, dx) / count;
         for (dx, &deviation) in dx.iter_mut().zip(&*deviations) {
             *dx = scale * (*dx - mean - deviation * along);
         }

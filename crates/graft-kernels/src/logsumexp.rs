@@ -3,6 +3,7 @@
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Error, Result, ops};
+use pulp::Simd;
 
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
@@ -49,12 +50,12 @@ struct Forward<'a> {
 
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, ..]: &mut Scratch, [sum]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(&self, simd: S, index: usize, [x, ..]: &mut Scratch, [sum]: [&mut [f32]; 1]) {
         let x = self.x.part(rows::range(index, self.width), x);
-        let highest = lanes::maximum(x);
+        let highest = lanes::maximum(simd, x);
         // The difference of two infinities is no number.
         let shift = if highest.is_finite() { highest } else { 0.0 };
-        sum[0] = shift + lanes::sum_exp(x, shift).ln();
+        sum[0] = shift + lanes::sum_exp(simd, x, shift).ln();
     }
 }
 
@@ -66,14 +67,14 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(&self, simd: S, index: usize, [x, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
         let x = self.x.part(rows::range(index, self.width), x);
         let g = self.g.part(index..index + 1, g)[0];
-        let highest = lanes::maximum(x);
+        let highest = lanes::maximum(simd, x);
         for (dx, &x) in dx.iter_mut().zip(x) {
-            *dx = lanes::exp(x - highest);
+            *dx = lanes::exp(simd, x - highest);
         }
-        let scale = g / lanes::sum(dx);
+        let scale = g / lanes::sum(simd, dx);
         for dx in dx {
             *dx *= scale;
         }

@@ -3,6 +3,7 @@
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
+use pulp::Simd;
 
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
@@ -59,8 +60,8 @@ struct RmsNormGrad(RmsNorm);
 impl RmsNorm {
     /// The factor of a row.
     #[inline(always)]
-    fn scale(self, x: &[f32]) -> f32 {
-        1.0 / (lanes::dot(x, x) / x.len() as f32 + self.eps).sqrt()
+    fn scale<S: Simd>(self, simd: S, x: &[f32]) -> f32 {
+        1.0 / (lanes::dot(simd, x, x) / x.len() as f32 + self.eps).sqrt()
     }
 }
 
@@ -73,9 +74,9 @@ struct Forward<'a> {
 
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(&self, simd: S, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
         let x = self.x.part(rows::range(index, self.width), x);
-        let scale = self.norm.scale(x);
+        let scale = self.norm.scale(simd, x);
         match self.weight {
             Some(weight) => {
                 for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
@@ -97,7 +98,7 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(&self, simd: S, index: usize, [x, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
         let range = rows::range(index, self.width);
         let (x, g) = (self.x.part(range.clone(), x), self.g.part(range, g));
         match self.weight {
@@ -108,9 +109,9 @@ impl RowKernel<1> for Backward<'_> {
             }
             None => dx.copy_from_slice(g),
         }
-        let scale = self.norm.scale(x);
+        let scale = self.norm.scale(simd, x);
         // y = s x, and the slope of s along x is -s³ x / D.
-        let along = lanes::dot(dx, x) * scale * scale / self.width as f32;
+        let along = lanes::dot(simd, dx, x) * scale * scale / self.width as f32;
         for (dx, &x) in dx.iter_mut().zip(x) {
             *dx = scale * (*dx - x * along);
         }

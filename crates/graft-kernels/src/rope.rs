@@ -9,6 +9,7 @@ use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, Strided, apply,
 };
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
+use pulp::Simd;
 
 use crate::floats::{self, Float};
 use crate::is_active;
@@ -224,7 +225,7 @@ impl<'a, T: Float> Forward<'a, T> {
 
 impl<T: Float> RowKernel<1> for Forward<'_, T> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(&self, _simd: S, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
         let position = index * self.at_once;
         let [_, _, length, _] = self.shape;
         let (head, first) = (self.head(position / length), position % length);

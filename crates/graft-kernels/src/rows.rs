@@ -9,7 +9,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Result, ops};
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::floats::{Floats, to_bfloat16, to_float16};
 use crate::tasks;
@@ -28,7 +28,7 @@ pub(crate) trait RowKernel<const N: usize>: Sync {
     /// Computes row `index`. The rows of the outputs come as zeros.
     ///
     /// It runs inside of what is dispatched, so it has to be `#[inline(always)]`.
-    fn row(&self, index: usize, scratch: &mut Scratch, outputs: [&mut [f32]; N]);
+    fn row<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch, outputs: [&mut [f32]; N]);
 }
 
 /// Elements of an output that nobody has written yet.
@@ -206,12 +206,12 @@ struct Task<'k, 'r, K, const N: usize> {
     rows: [Rows<'r>; N],
 }
 
-impl<K: RowKernel<N>, const N: usize> NullaryFnOnce for Task<'_, '_, K, N> {
+impl<K: RowKernel<N>, const N: usize> WithSimd for Task<'_, '_, K, N> {
     type Output = ();
 
     // A closure would be inlined, and so compiled for the wide registers, only if it is short.
     #[inline(always)]
-    fn call(mut self) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
         let mut scratch = Scratch::default();
         let mut computed = [const { Vec::new() }; N];
         for index in self.first..self.first + self.count {
@@ -221,7 +221,7 @@ impl<K: RowKernel<N>, const N: usize> NullaryFnOnce for Task<'_, '_, K, N> {
                 let (output, computed) = pairs.next().expect("there are as many");
                 output.zeros(computed)
             });
-            self.kernel.row(index, &mut scratch, zeros);
+            self.kernel.row(simd, index, &mut scratch, zeros);
             for (output, computed) in outputs.into_iter().zip(&computed) {
                 output.finish(computed);
             }

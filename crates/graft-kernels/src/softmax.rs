@@ -3,6 +3,7 @@
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Error, Result, ops};
+use pulp::Simd;
 
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
@@ -47,13 +48,13 @@ struct Forward<'a> {
 
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(&self, simd: S, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
         let x = self.x.part(rows::range(index, self.width), x);
-        let highest = lanes::maximum(x);
+        let highest = lanes::maximum(simd, x);
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = lanes::exp(x - highest);
+            *y = lanes::exp(simd, x - highest);
         }
-        let scale = 1.0 / lanes::sum(y);
+        let scale = 1.0 / lanes::sum(simd, y);
         for y in y {
             *y *= scale;
         }
@@ -68,10 +69,10 @@ struct Backward<'a> {
 
 impl RowKernel<1> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [y, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(&self, simd: S, index: usize, [y, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
         let range = rows::range(index, self.width);
         let (y, g) = (self.y.part(range.clone(), y), self.g.part(range, g));
-        let dot = lanes::dot(y, g);
+        let dot = lanes::dot(simd, y, g);
         for ((dx, &y), &g) in dx.iter_mut().zip(y).zip(g) {
             *dx = y * (g - dot);
         }

@@ -3,6 +3,7 @@
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Error, Result, ops};
+use pulp::Simd;
 
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::{self, Floats};
@@ -44,8 +45,8 @@ struct Swiglu;
 struct SwigluGrad;
 
 #[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + lanes::exp(-x))
+fn sigmoid<S: Simd>(simd: S, x: f32) -> f32 {
+    1.0 / (1.0 + lanes::exp(simd, -x))
 }
 
 struct Forward<'a> {
@@ -55,11 +56,17 @@ struct Forward<'a> {
 
 impl RowKernel<1> for Forward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [gate, up, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        [gate, up, ..]: &mut Scratch,
+        [y]: [&mut [f32]; 1],
+    ) {
         let range = flat_range(index, self.gate.len());
         let (gate, up) = (self.gate.part(range.clone(), gate), self.up.part(range, up));
         for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
-            *y = gate * sigmoid(gate) * up;
+            *y = gate * sigmoid(simd, gate) * up;
         }
     }
 }
@@ -72,14 +79,20 @@ struct Backward<'a> {
 
 impl RowKernel<2> for Backward<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, [gate, up, g, _]: &mut Scratch, [d_gate, d_up]: [&mut [f32]; 2]) {
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        [gate, up, g, _]: &mut Scratch,
+        [d_gate, d_up]: [&mut [f32]; 2],
+    ) {
         let range = flat_range(index, self.gate.len());
         let gate = self.gate.part(range.clone(), gate);
         let up = self.up.part(range.clone(), up);
         let g = self.g.part(range, g);
         let inputs = gate.iter().zip(up).zip(g);
         for ((d_gate, d_up), ((&gate, &up), &g)) in d_gate.iter_mut().zip(d_up).zip(inputs) {
-            let sigmoid = sigmoid(gate);
+            let sigmoid = sigmoid(simd, gate);
             let silu = gate * sigmoid;
             *d_gate = g * up * (sigmoid + silu * (1.0 - sigmoid));
             *d_up = g * silu;

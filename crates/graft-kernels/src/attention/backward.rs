@@ -6,11 +6,10 @@
 use std::ops::Range;
 
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Strided};
-use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::heads::{Block, Heads, Stretch};
 use super::parts::{Pieces, deal};
-use super::reductions::dot;
 use crate::floats::Float;
 use crate::lanes;
 use crate::matmul::float32::{add_product, product_into};
@@ -173,7 +172,8 @@ impl WithSimd for Along<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<[f32; 3]> {
         let rows = self.cotangent.chunks_exact(self.dim).zip(self.out.chunks_exact(self.dim));
-        let join = |([highest, scale], (x, y)): ([f32; 2], _)| [highest, scale, dot(simd, x, y)];
+        let join =
+            |([highest, scale], (x, y)): ([f32; 2], _)| [highest, scale, lanes::dot(simd, x, y)];
         self.statistics.into_iter().zip(rows).map(join).collect()
     }
 }
@@ -188,11 +188,11 @@ struct Derive<'a> {
     slopes: &'a mut [f32],
 }
 
-impl NullaryFnOnce for Derive<'_> {
+impl WithSimd for Derive<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let rows = self.weights.chunks_mut(self.width).zip(self.slopes.chunks_mut(self.width));
         let known = self.visible.into_iter().zip(self.known);
         for ((weights, slopes), (visible, [highest, scale, along])) in rows.zip(known) {
@@ -201,7 +201,7 @@ impl NullaryFnOnce for Derive<'_> {
                 numbers[visible.end..].fill(0.0);
             }
             for (weight, slope) in weights[visible.clone()].iter_mut().zip(&mut slopes[visible]) {
-                *weight = lanes::exp(*weight - highest) * scale;
+                *weight = lanes::exp(simd, *weight - highest) * scale;
                 *slope = *weight * (*slope - along);
             }
         }

@@ -11,7 +11,6 @@ use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 use super::few_queries;
 use super::heads::{Block, Heads, Stretch};
 use super::parts::{Pieces, deal};
-use super::reductions::{maximum, sum};
 use crate::floats::Float;
 use crate::lanes;
 use crate::matmul::float32::product_into;
@@ -125,11 +124,11 @@ impl WithSimd for Weigh<'_> {
             scores[..visible.start].fill(0.0);
             scores[visible.end..].fill(0.0);
             let scores = &mut scores[visible];
-            let highest = maximum(simd, scores);
+            let highest = lanes::maximum(simd, scores);
             for x in &mut *scores {
-                *x = lanes::exp(*x - highest);
+                *x = lanes::exp(simd, *x - highest);
             }
-            found.push([highest, 1.0 / sum(simd, scores)]);
+            found.push([highest, 1.0 / lanes::sum(simd, scores)]);
         }
         found
     }

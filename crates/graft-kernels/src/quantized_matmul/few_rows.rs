@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::operands::Scratch;
 use super::product::Product;
@@ -35,11 +35,11 @@ struct Task<'a> {
     buffers: &'a mut Buffers,
 }
 
-impl NullaryFnOnce for Task<'_> {
+impl WithSimd for Task<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self { product, columns, buffers: Buffers { scratch, unpacked, sums } } = self;
         let Product { x, length, weight, index, .. } = *product;
         let width = columns.len();
@@ -50,7 +50,7 @@ impl NullaryFnOnce for Task<'_> {
             for j in 0..width {
                 weight.unpack(index, columns.start + j, 0..length, scratch, unpacked);
                 for (sum, x) in sums[j..].iter_mut().step_by(width).zip(x.chunks_exact(length)) {
-                    *sum = dot(x, unpacked);
+                    *sum = dot(simd, x, unpacked);
                 }
             }
         } else {
