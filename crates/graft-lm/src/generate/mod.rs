@@ -160,7 +160,7 @@ impl Generation {
         let logits = self.model.decoder.forward(&tokens, Some(&mut self.caches), &ctx)?;
         self.quantize_caches()?;
         let logits = ops::squeeze_axis(&logits, 1)?; // (1, V)
-        let logprobs = ops::subtract(&logits, &ops::logsumexp_axis(&logits, -1, true)?)?;
+        let logprobs = ops::subtract(&logits, &graft_kernels::logsumexp(&logits, true)?)?;
         self.options.sampler.sample(&logprobs, &mut self.keys, &self.special)
     }
 

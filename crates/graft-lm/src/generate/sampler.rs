@@ -104,7 +104,7 @@ impl SamplerOptions {
     }
 
     fn xtc(&self, logprobs: &Array, key: &Array, special: &[i32]) -> Result<Array> {
-        let probs = ops::softmax_axis(logprobs, -1, true)?;
+        let probs = graft_kernels::softmax(logprobs)?;
         let threshold = constant(self.xtc_threshold, probs.dtype())?;
         let above = ops::greater(&probs, &threshold)?;
         let infinite = constant(f32::INFINITY, probs.dtype())?;

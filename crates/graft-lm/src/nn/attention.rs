@@ -73,7 +73,7 @@ fn quantized_attention(
         Mask::Causal => seen_from(&ops::zeros(&[1, length], Dtype::Int32)?)?,
         Mask::From(first) => seen_from(first)?,
     };
-    let weights = ops::softmax_axis(&scores, -1, true)?;
+    let weights = graft_kernels::softmax(&scores)?;
     let out = shared(v)?.matmul(&weights, false)?; // (B, K, R, T, D)
     Ok(ops::reshape(&out, &[batch, heads, length, dim])?)
 }
