@@ -2,7 +2,7 @@
 //!
 //! Everything here is called inside of what [`pulp::Arch::dispatch`] runs, and inlined into it: what
 //! is not is not compiled for the wide registers. That holds for what is dispatched too, so it is a
-//! type with an inlined `call`: a closure is inlined only if it is short.
+//! type with an inlined `with_simd` or `call`: a closure is inlined only if it is short.
 #![allow(clippy::inline_always)]
 
 use pulp::{Simd, as_arrays};

@@ -2,8 +2,8 @@
 //!
 //! A register holds 16 words of codes, as `codes` puts them there. Shifted to the right, it has one
 //! code of each word at its lower end, which becomes a number; these meet the same positions of `x`,
-//! which lie in that order. As a word never holds codes of two groups, a lane of the sums belongs to one
-//! group, and is scaled once per register of words. The biases meet the sums of groups of `x`.
+//! which lie in that order. As a word never holds codes of two groups, a lane of the sums belongs to
+//! one group, and is scaled once per register of words. The biases meet the sums of groups of `x`.
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop)] // tiles of registers, by their row and column
 

@@ -68,8 +68,8 @@ impl<const BITS: usize> Codes for LookedUp<BITS> {
 pub(super) struct Whole<const BITS: usize>;
 
 impl<const BITS: usize> Whole<BITS> {
-    /// Eight codes begin with every `BITS` bytes of memory: to each quarter of a register goes what
-    /// begins with its own sixteen, in pairs of bytes.
+    /// Sixteen codes take `BITS` pairs of bytes of memory. To each quarter of a register go its own,
+    /// and some that follow.
     const PAIRS: [u16; 32] = {
         let mut pairs = [0; 32];
         let mut i = 0;
@@ -80,7 +80,8 @@ impl<const BITS: usize> Whole<BITS> {
         pairs
     };
 
-    /// The pairs of bytes in which codes 0, 2, … of a quarter begin, or codes 1, 3, ….
+    /// The two bytes of a quarter that hold code 0, those that hold code 2, and so on, or those of
+    /// codes 1, 3, ….
     const fn windows(odd: usize) -> [u8; 16] {
         let mut windows = [0; 16];
         let mut i = 0;
@@ -93,7 +94,8 @@ impl<const BITS: usize> Whole<BITS> {
         windows
     }
 
-    /// By how much those move to the right, to the lower byte, or to the left, to the upper one.
+    /// By how many bits codes 0, 2, … move right, to the lower end of the lower byte, or codes 1, 3, …
+    /// left, to that of the upper one.
     const fn shifts(odd: usize) -> [u16; 8] {
         let mut shifts = [0; 8];
         let mut i = 0;
