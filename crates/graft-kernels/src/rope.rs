@@ -63,7 +63,7 @@ pub fn rope(x: &Array, rope: Rope, freqs: Option<&Array>) -> Result<Array> {
         let options = RopeOptions::default().traditional(traditional).base(base).scale(scale);
         return fast::rope(x, dims, offset, &options.freqs(freqs));
     }
-    rotate(Rotation { rope, inverse: false, heads: None }, x, freqs)
+    rotate(Rotation { rope, inverse: false, heads: Heads::Apart }, x, freqs)
 }
 
 /// Splits the features of each position into `heads` and rotates each by [`rope`]: `(B, T, H * D)` to
@@ -92,7 +92,7 @@ pub fn rope_heads(x: &Array, heads: i32, rope: Rope, freqs: Option<&Array>) -> R
         _ => false,
     };
     if suits && is_active()? {
-        return rotate(Rotation { rope, inverse: false, heads: Some(heads) }, x, freqs);
+        return rotate(Rotation { rope, inverse: false, heads: Heads::Split(heads) }, x, freqs);
     }
     let split = ops::unflatten(x, -1, &[heads, -1])?; // (B, T, H, D)
     self::rope(&ops::swapaxes(&split, -2, -3)?, rope, freqs)
@@ -122,8 +122,18 @@ fn rotate(rotation: Rotation, x: &Array, freqs: Option<&Array>) -> Result<Array>
 struct Rotation {
     rope: Rope,
     inverse: bool,
-    /// How many heads the features of a position are split into, if they are not yet.
-    heads: Option<i32>,
+    heads: Heads,
+}
+
+/// How the heads of an array lie, and those of its rotation.
+#[derive(Clone, Copy, PartialEq)]
+enum Heads {
+    /// Both are `(B, H, T, D)`.
+    Apart,
+    /// `(B, T, H * D)`, of so many heads, becomes `(B, H, T, D)`.
+    Split(i32),
+    /// `(B, H, T, D)` becomes `(B, T, H * D)`.
+    Join,
 }
 
 /// What decides the angles.
@@ -179,7 +189,8 @@ struct Forward<'a, T> {
     rotation: Rotation,
     /// The lengths of `(B, H, T, D)`.
     shape: [usize; 4],
-    /// Consecutive positions of a head that are computed at once, a divisor of the length.
+    /// Consecutive positions of a head that are computed at once, a divisor of the length; or the
+    /// heads of a position, if they are joined.
     at_once: usize,
 }
 
@@ -190,8 +201,8 @@ impl<'a, T: Float> Forward<'a, T> {
         let [_, heads, _, features] = self.shape;
         let (batch, head) = (index / heads, index % heads);
         match self.rotation.heads {
-            Some(_) => Matrix::of(&self.x, &[batch]).columns(head * features, features),
-            None => Matrix::of(&self.x, &[batch, head]),
+            Heads::Split(_) => Matrix::of(&self.x, &[batch]).columns(head * features, features),
+            Heads::Apart | Heads::Join => Matrix::of(&self.x, &[batch, head]),
         }
     }
 
@@ -226,13 +237,21 @@ impl<'a, T: Float> Forward<'a, T> {
 impl<T: Float> RowKernel<1> for Forward<'_, T> {
     #[inline(always)]
     fn row<S: Simd>(&self, _simd: S, index: usize, [x, ..]: &mut Scratch, [y]: [&mut [f32]; 1]) {
-        let position = index * self.at_once;
-        let [_, _, length, _] = self.shape;
-        let (head, first) = (self.head(position / length), position % length);
-        x.resize(head.columns, 0.0);
-        for (i, y) in y.chunks_exact_mut(head.columns).enumerate() {
-            head.widen_row(first + i, x);
-            self.position(first + i, x, y);
+        let [_, _, length, features] = self.shape;
+        let first = index * self.at_once;
+        x.resize(features, 0.0);
+        if self.rotation.heads == Heads::Join {
+            let (head, t) = (index / length * self.at_once, index % length);
+            for (i, y) in y.chunks_exact_mut(features).enumerate() {
+                self.head(head + i).widen_row(t, x);
+                self.position(t, x, y);
+            }
+        } else {
+            let (head, t) = (self.head(first / length), first % length);
+            for (i, y) in y.chunks_exact_mut(features).enumerate() {
+                head.widen_row(t + i, x);
+                self.position(t + i, x, y);
+            }
         }
     }
 }
@@ -244,8 +263,12 @@ impl Rotation {
     /// If it has another number of dimensions.
     fn shape(self, shape: &[i32]) -> [i32; 4] {
         match (self.heads, shape) {
-            (Some(heads), &[batch, length, features]) => [batch, heads, length, features / heads],
-            (None, &[batch, heads, length, features]) => [batch, heads, length, features],
+            (Heads::Split(heads), &[batch, length, features]) => {
+                [batch, heads, length, features / heads]
+            }
+            (Heads::Apart | Heads::Join, &[batch, heads, length, features]) => {
+                [batch, heads, length, features]
+            }
             _ => panic!("a rotation of an array of shape {shape:?}"),
         }
     }
@@ -260,7 +283,10 @@ impl Rotation {
         let freqs = inputs.get(1).map(InputBuffer::as_slice::<f32>).transpose()?;
         let freqs = freqs.map(<[f32]>::to_vec);
         let table = Table::of(Angles { rope: self.rope, freqs, length });
-        let at_once = AT_ONCE.min(1 << length.max(1).trailing_zeros());
+        let at_once = match self.heads {
+            Heads::Join => heads,
+            _ => AT_ONCE.min(1 << length.max(1).trailing_zeros()),
+        };
         let x = inputs[0].strided()?;
         let shape = [batch, heads, length, features];
         let kernel = Forward::<T> { x, table: &table, rotation: self, shape, at_once };
@@ -273,7 +299,10 @@ impl Primitive for Rotation {
 
     fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
         let x = &inputs[0];
-        let (dims, heads) = (4 - usize::from(self.heads.is_some()), self.heads.unwrap_or(1));
+        let (dims, heads) = match self.heads {
+            Heads::Split(heads) => (3, heads),
+            Heads::Apart | Heads::Join => (4, 1),
+        };
         let fits = x.shape.len() == dims && x.shape[dims - 1] % heads == 0;
         if !fits || x.shape[dims - 1] / heads < self.rope.dims {
             return Err(Error::invalid_argument(
@@ -281,7 +310,12 @@ impl Primitive for Rotation {
                 format!("{} features of an array of shape {:?}", self.rope.dims, x.shape),
             ));
         }
-        Ok(vec![ArraySpec::new(self.shape(&x.shape).to_vec(), x.dtype)])
+        let [batch, heads, length, features] = self.shape(&x.shape);
+        let shape = match self.heads {
+            Heads::Join => vec![batch, length, heads * features],
+            Heads::Apart | Heads::Split(_) => vec![batch, heads, length, features],
+        };
+        Ok(vec![ArraySpec::new(shape, x.dtype)])
     }
 
     fn eval_cpu(
@@ -306,12 +340,13 @@ impl Primitive for Rotation {
         if argnums.contains(&1) {
             return Err(Error::unsupported_transform(Self::NAME, "vjp"));
         }
-        let back = Self { inverse: !self.inverse, heads: None, ..*self };
-        let dx = rotate(back, &cotangents[0], primals.get(1))?;
-        Ok(vec![match self.heads {
-            Some(_) => ops::flatten(&ops::swapaxes(&dx, 1, 2)?, 2, 3)?, // (B, T, H * D)
-            None => dx,
-        }])
+        let heads = match self.heads {
+            Heads::Apart => Heads::Apart,
+            Heads::Split(_) => Heads::Join,
+            Heads::Join => Heads::Split(primals[0].dim(1)?),
+        };
+        let back = Self { inverse: !self.inverse, heads, ..*self };
+        Ok(vec![rotate(back, &cotangents[0], primals.get(1))?])
     }
 
     fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {

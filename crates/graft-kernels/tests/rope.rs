@@ -116,6 +116,15 @@ fn features_that_are_split_into_heads() -> Result<()> {
             let mapped = transforms::vmap(ours.clone(), &[stack], &[Some(0)], &[Some(0)])?;
             let one = ops::take_axis(&mapped[0], &Array::scalar(0)?, 0)?;
             assert_close(&one, value, 5e-5)?;
+            // The derivative is linear, so that its own is the rotation once more.
+            let primals = x.to_vec();
+            let back = move |g: &[Array]| Ok(transforms::vjp(ours.clone(), &primals, g)?.1);
+            let (slope, twice) = transforms::vjp(back.clone(), cotangents, x)?;
+            assert_close(&twice[0], value, 5e-5)?;
+            let stack = ops::stack(&[&ops::negative(&cotangent)?, &cotangent])?;
+            let mapped = transforms::vmap(back, &[stack], &[Some(0)], &[Some(0)])?;
+            let second = ops::take_axis(&mapped[0], &Array::scalar(1)?, 0)?;
+            assert_close(&second, &slope[0], 5e-5)?;
         }
     }
     // Of no dtype that the kernel knows, and none that can be split.
