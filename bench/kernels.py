@@ -46,9 +46,9 @@ def measure(quick: bool) -> dict[str, Any]:
     # MLX's own operations, which `cargo bench` measures beside, take seconds each.
     seconds = ("0.3", "0.1") if quick else ("1", "0.5")
     pace = ["--measurement-time", seconds[0], "--warm-up-time", seconds[1], f"graft|{LIMIT}"]
-    command = ["cargo", "bench", "--quiet", "--package", "graft-kernels", "--bench", "kernels", "--"]
+    command = ["cargo", "bench", "--quiet", "--package", "graft-kernels", "--bench", "kernels"]
     subprocess.run(
-        [*command, "--noplot", *pace],
+        [*command, "--", "--noplot", *pace],
         cwd=BENCH.parent, env=environment(), stdout=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     points = read(stamp.stat().st_mtime)

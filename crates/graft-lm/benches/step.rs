@@ -1,7 +1,8 @@
 //! What a training step costs outside evaluation, for the model folders given as arguments.
 //!
 //! The replay of a compiled loss and gradient of the same model is taken in turns with it: what a
-//! step costs beyond that is the trainer's own, together with its few operations of the update.
+//! step costs beyond the one after it is the trainer's own, together with its few operations of the
+//! update. Medians of each, and of that difference.
 //! Prints one JSON object per model.
 
 use std::path::Path;
@@ -77,8 +78,12 @@ fn measure(folder: &Path) -> Result<()> {
         replays.push(start.elapsed().as_secs_f64());
         transforms::eval(&out)?;
     }
+    let own = median(steps.iter().zip(&replays).map(|(step, replay)| step - replay).collect());
     let (step, replay) = (median(steps), median(replays));
-    println!(r#"{{"tensors": {}, "step": {step:e}, "replay": {replay:e}}}"#, trained.len());
+    println!(
+        r#"{{"tensors": {}, "step": {step:e}, "replay": {replay:e}, "own": {own:e}}}"#,
+        trained.len()
+    );
     Ok(())
 }
 
