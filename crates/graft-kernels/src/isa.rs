@@ -1,7 +1,7 @@
 //! The instruction sets that this crate's own kernels choose between when they run.
 //!
 //! The environment variable `GRAFT_MAX_ISA` names the last one that may be used; what the crates
-//! `gemm` and `pulp` choose is theirs.
+//! `gemm` and `pulp` choose is theirs. `none` leaves everything to MLX's own operations.
 
 use std::sync::OnceLock;
 
@@ -12,6 +12,8 @@ const VARIABLE: &str = "GRAFT_MAX_ISA";
 /// Instruction sets, each with those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Isa {
+    /// That of MLX's own operations.
+    None,
     /// What the compiler makes of portable code for the widest registers there are.
     Portable,
     /// AVX-512 F, BW and VL.
@@ -23,7 +25,8 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    const ALL: [(&str, Self); 4] = [
+    const ALL: [(&str, Self); 5] = [
+        ("none", Self::None),
         ("portable", Self::Portable),
         ("avx512", Self::Avx512),
         ("avx512_vnni", Self::Avx512Vnni),
@@ -38,7 +41,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl");
             match self {
-                Self::Portable => true,
+                Self::None | Self::Portable => true,
                 Self::Avx512 => avx512,
                 Self::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
                 Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
@@ -46,12 +49,11 @@ impl Isa {
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            self == Self::Portable
+            self <= Self::Portable
         }
     }
 
     /// Whether the processor has the instructions, and they may be used.
-    #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_usable(self) -> bool {
         self.is_supported() && !matches!(last(), Ok(Some(last)) if self > *last)
     }
@@ -90,10 +92,11 @@ fn last() -> &'static Result<Option<Isa>, String> {
     })
 }
 
-/// Checks what the environment asks for.
+/// Whether the environment leaves anything to this crate's kernels.
 ///
 /// # Errors
 /// It names a set that is not known, or that the processor lacks.
-pub(crate) fn check() -> Result<()> {
-    last().as_ref().map(|_| ()).map_err(|message| Error::invalid_argument(VARIABLE, message))
+pub(crate) fn are_kernels_wanted() -> Result<bool> {
+    last().as_ref().map_err(|message| Error::invalid_argument(VARIABLE, message))?;
+    Ok(Isa::Portable.is_usable())
 }

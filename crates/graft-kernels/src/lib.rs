@@ -5,9 +5,10 @@
 //! that it does not know.
 //!
 //! Instruction sets are chosen when the kernels run. The environment variable `GRAFT_MAX_ISA` names
-//! the last one that they may use, to find out where a difference comes from: `portable`, `avx512`,
-//! `avx512_vnni` or `avx512_bf16`. The last is used for products of many rows only if it is named or
-//! the processor is AMD's: on Intel's it is slower than `float32`.
+//! the last one that they may use, to find out where a difference comes from: `none`, which leaves
+//! everything to MLX's own operations as on a GPU, `portable`, `avx512`, `avx512_vnni` or
+//! `avx512_bf16`. The last is used for products of many rows only if it is named or the processor is
+//! AMD's: on Intel's it is slower than `float32`.
 
 mod adam;
 mod attention;
@@ -45,11 +46,11 @@ pub use swiglu::swiglu;
 use mlx_graft::stream::current_device;
 use mlx_graft::{DeviceType, Result};
 
-/// Whether operations in this scope run on the processor, so that these kernels are used.
+/// Whether operations in this scope run on the processor, so that these kernels are used, and the
+/// environment variable `GRAFT_MAX_ISA` is not `none`.
 ///
 /// # Errors
-/// What MLX reports, and what the environment variable `GRAFT_MAX_ISA` says that cannot be.
+/// What MLX reports, and what `GRAFT_MAX_ISA` says that cannot be.
 pub fn is_active() -> Result<bool> {
-    isa::check()?;
-    Ok(current_device()?.kind == DeviceType::Cpu)
+    Ok(isa::are_kernels_wanted()? && current_device()?.kind == DeviceType::Cpu)
 }

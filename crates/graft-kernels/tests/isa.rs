@@ -51,11 +51,11 @@ fn products() -> Result<()> {
     Ok(())
 }
 
-/// Runs the test above in a process with `GRAFT_MAX_ISA`, and returns what it printed.
-fn products_with(isa: &str) -> (bool, String) {
+/// Runs a test in a process with `GRAFT_MAX_ISA`, and returns what it printed.
+fn with_isa(isa: &str, test: &str) -> (bool, String) {
     let program = std::env::current_exe().expect("the test has a path");
     let out = Command::new(program)
-        .args(["products", "--exact", "--nocapture"])
+        .args([test, "--exact", "--nocapture"])
         .env("GRAFT_MAX_ISA", isa)
         .output()
         .expect("the test runs once more");
@@ -66,9 +66,9 @@ fn products_with(isa: &str) -> (bool, String) {
 #[test]
 fn each_instruction_set() {
     for isa in ["portable", "avx512", "avx512_vnni", "avx512_bf16"] {
-        let (succeeded, text) = products_with(isa);
+        let (succeeded, text) = with_isa(isa, "products");
         if text.contains("this processor lacks it") {
-            assert!(!succeeded && isa != "portable");
+            assert!(!succeeded && isa.starts_with("avx512"));
             eprintln!("skipped: this processor lacks {isa}");
         } else {
             assert!(succeeded, "{isa}: {text}");
@@ -77,9 +77,31 @@ fn each_instruction_set() {
     }
 }
 
+/// What a child process without kernels computes; on its own it starts that.
+#[test]
+fn without_kernels_all_is_left_to_mlx() -> Result<()> {
+    if graft_kernels::is_active()? {
+        let (succeeded, text) = with_isa("none", "without_kernels_all_is_left_to_mlx");
+        assert!(succeeded && text.contains("1 passed"), "{text}");
+        return Ok(());
+    }
+    let key = random::key(1)?;
+    let options = random::LocScaleOptions::default();
+    let x = random::normal(&[40, 320], &options.dtype(Dtype::Bfloat16).key(&key))?;
+    let turned = ops::swapaxes(&x, 0, 1)?;
+    for (found, wanted) in [
+        (graft_kernels::matmul(&x, &turned)?, ops::matmul(&x, &turned)?),
+        (graft_kernels::softmax(&x)?, ops::softmax_axis(&x, -1, true)?),
+        (graft_kernels::logsumexp(&x, true)?, ops::logsumexp_axis(&x, -1, true)?),
+    ] {
+        assert!(ops::array_equal(&found, &wanted, false)?.item::<bool>()?);
+    }
+    Ok(())
+}
+
 #[test]
 fn an_unknown_set_is_an_error_that_names_those_known() {
-    let (succeeded, text) = products_with("avx1024");
+    let (succeeded, text) = with_isa("avx1024", "products");
     assert!(!succeeded);
     for part in ["GRAFT_MAX_ISA", "avx1024", "portable"] {
         assert!(text.contains(part), "{part} in {text}");
