@@ -13,7 +13,7 @@ use crate::args::ProfileArgs;
 use crate::data::{BatchRng, Batches, load_datasets};
 use crate::fsutil::write_bytes_atomic;
 use crate::models::Model;
-use crate::profile::{Batch, Options, profile};
+use crate::profile::{Batch, Options, on_processor, profile};
 use crate::progress::Reporter;
 use crate::tokenizer::Tokenizer;
 use crate::trainer::{Trainer, arrays};
@@ -43,7 +43,7 @@ pub fn run_profile(
     };
     prepare_for_training(&model, &args.train, reporter)?;
     let mut trainer = Trainer::new(Rc::clone(&model), args.train.clone())?;
-    let own = if graft_kernels::is_active()? { Timing::Together } else { Timing::Apart };
+    let own = if on_processor()? { Timing::Together } else { Timing::Apart };
     let options =
         Options { timing: args.timing.unwrap_or(own), shapes: args.shapes, turns: args.turns };
     reporter.message("Profiling");

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use mlx_graft::{Array, Dtype, ops, random, transforms};
+use mlx_graft::stream::current_device;
+use mlx_graft::{Array, DeviceType, Dtype, ops, random, transforms};
 use serde::Serialize;
 
 use crate::Result;
@@ -63,8 +64,18 @@ fn shortest(mut turn: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(best)
 }
 
+/// Whether operations in this scope run on the processor.
+pub(crate) fn on_processor() -> Result<bool> {
+    Ok(current_device()?.kind == DeviceType::Cpu)
+}
+
 fn products(dtype: Dtype) -> Result<f64> {
-    let size = if graft_kernels::is_active()? { 2048 } else { 4096 };
+    let size = match (on_processor()?, graft_kernels::is_active()?) {
+        (false, _) => 4096,
+        (true, true) => 2048,
+        // MLX's own loops would take minutes for more.
+        (true, false) => 256,
+    };
     let options = random::LocScaleOptions::default();
     let key = random::key(0)?;
     let a = ops::astype(&random::normal(&[size, size], &options.key(&key))?, dtype)?;
@@ -77,7 +88,7 @@ fn memory() -> Result<f64> {
     let room =
         available_bytes().map_or(MEMORY, |bytes| usize::try_from(bytes / 4).unwrap_or(MEMORY));
     let count = MEMORY.min(room) / 4;
-    let seconds = if graft_kernels::is_active()? {
+    let seconds = if on_processor()? {
         // The host's: MLX's sum runs on one core.
         let numbers = vec![1.0_f32; count];
         shortest(|| {

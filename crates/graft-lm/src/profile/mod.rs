@@ -13,6 +13,7 @@ use mlx_graft::{Array, memory as arrays, version};
 use serde::Serialize;
 
 pub use machine::Limits;
+pub(crate) use machine::on_processor;
 pub use memory::{Made, Memory};
 pub use rows::Row;
 
@@ -147,7 +148,7 @@ pub fn profile(
     Ok(Report {
         graft: env!("CARGO_PKG_VERSION"),
         mlx: version()?,
-        device: if graft_kernels::is_active()? { "cpu" } else { "gpu" },
+        device: if machine::on_processor()? { "cpu" } else { "gpu" },
         threads: graft_kernels::limits::threads(),
         timing: match options.timing {
             Timing::Together => "together",
