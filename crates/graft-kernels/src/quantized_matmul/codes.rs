@@ -81,34 +81,22 @@ impl<const BITS: usize> Whole<BITS> {
     };
 
     /// The two bytes of a quarter that hold code 0, those that hold code 2, and so on, or those of
-    /// codes 1, 3, ….
-    const fn windows(odd: usize) -> [u8; 16] {
-        let mut windows = [0; 16];
+    /// codes 1, 3, …; and by how many bits the former move right, to the lower end of the lower byte,
+    /// or the latter left, to that of the upper one.
+    const fn places(odd: usize) -> ([u8; 16], [u16; 8]) {
+        let (mut bytes, mut shifts) = ([0; 16], [0; 8]);
         let mut i = 0;
         while i < 8 {
-            let byte = (2 * i + odd) * BITS / 8;
-            windows[2 * i] = byte as u8;
-            windows[2 * i + 1] = byte as u8 + 1;
+            let bit = (2 * i + odd) * BITS;
+            bytes[2 * i] = (bit / 8) as u8;
+            bytes[2 * i + 1] = (bit / 8) as u8 + 1;
+            shifts[i] = if odd == 0 { bit % 8 } else { 8 - bit % 8 } as u16;
             i += 1;
         }
-        windows
+        (bytes, shifts)
     }
 
-    /// By how many bits codes 0, 2, … move right, to the lower end of the lower byte, or codes 1, 3, …
-    /// left, to that of the upper one.
-    const fn shifts(odd: usize) -> [u16; 8] {
-        let mut shifts = [0; 8];
-        let mut i = 0;
-        while i < 8 {
-            let bit = (2 * i + odd) * BITS % 8;
-            shifts[i] = if odd == 0 { bit } else { 8 - bit } as u16;
-            i += 1;
-        }
-        shifts
-    }
-
-    const WINDOWS: [[u8; 16]; 2] = [Self::windows(0), Self::windows(1)];
-    const SHIFTS: [[u16; 8]; 2] = [Self::shifts(0), Self::shifts(1)];
+    const PLACES: [([u8; 16], [u16; 8]); 2] = [Self::places(0), Self::places(1)];
 }
 
 impl<const BITS: usize> Codes for Whole<BITS> {
@@ -120,17 +108,20 @@ impl<const BITS: usize> Codes for Whole<BITS> {
         if BITS == 8 {
             return words;
         }
+        let [(even_bytes, even_shifts), (odd_bytes, odd_shifts)] = Self::PLACES;
         // SAFETY: the arrays fill a register, and a quarter of one.
-        let (pairs, windows, shifts) = unsafe {
+        let (pairs, even_bytes, even_shifts, odd_bytes, odd_shifts) = unsafe {
             (
                 _mm512_loadu_si512(Self::PAIRS.as_ptr().cast()),
-                Self::WINDOWS.map(|x| in_each_quarter(x.as_ptr().cast())),
-                Self::SHIFTS.map(|x| in_each_quarter(x.as_ptr().cast())),
+                in_each_quarter(even_bytes.as_ptr().cast()),
+                in_each_quarter(even_shifts.as_ptr().cast()),
+                in_each_quarter(odd_bytes.as_ptr().cast()),
+                in_each_quarter(odd_shifts.as_ptr().cast()),
             )
         };
         let words = _mm512_permutexvar_epi16(pairs, words);
-        let even = _mm512_srlv_epi16(_mm512_shuffle_epi8(words, windows[0]), shifts[0]);
-        let odd = _mm512_sllv_epi16(_mm512_shuffle_epi8(words, windows[1]), shifts[1]);
+        let even = _mm512_srlv_epi16(_mm512_shuffle_epi8(words, even_bytes), even_shifts);
+        let odd = _mm512_sllv_epi16(_mm512_shuffle_epi8(words, odd_bytes), odd_shifts);
         let both = _mm512_mask_blend_epi8(0xaaaa_aaaa_aaaa_aaaa, even, odd);
         _mm512_and_si512(both, _mm512_set1_epi8((1 << BITS) - 1))
     }
