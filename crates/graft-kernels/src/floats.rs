@@ -19,6 +19,9 @@ pub(crate) fn is_known(array: &Array) -> bool {
 
 /// A floating-point type that kernels compute with in `float32`.
 pub(crate) trait Float: Element {
+    /// Whether it is `float32` itself.
+    const IS_FLOAT32: bool = false;
+
     /// Converts numbers of one slice to another of the same length.
     fn widen(from: &[Self], to: &mut [f32]);
     /// The nearest number.
@@ -32,6 +35,8 @@ pub(crate) trait Float: Element {
 }
 
 impl Float for f32 {
+    const IS_FLOAT32: bool = true;
+
     fn widen(from: &[Self], to: &mut [f32]) {
         to.copy_from_slice(from);
     }

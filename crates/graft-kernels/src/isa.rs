@@ -16,6 +16,8 @@ pub(crate) enum Isa {
     None,
     /// What the compiler makes of portable code for the widest registers there are.
     Portable,
+    /// AVX2 and FMA.
+    Avx2,
     /// AVX-512 F, BW and VL.
     Avx512,
     /// Dot products of bytes.
@@ -25,9 +27,10 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    const ALL: [(&str, Self); 5] = [
+    const ALL: [(&str, Self); 6] = [
         ("none", Self::None),
         ("portable", Self::Portable),
+        ("avx2", Self::Avx2),
         ("avx512", Self::Avx512),
         ("avx512_vnni", Self::Avx512Vnni),
         ("avx512_bf16", Self::Avx512Bf16),
@@ -37,11 +40,14 @@ impl Isa {
     pub(crate) fn is_supported(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx512 = is_x86_feature_detected!("avx512f")
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl");
             match self {
                 Self::None | Self::Portable => true,
+                Self::Avx2 => avx2,
                 Self::Avx512 => avx512,
                 Self::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
                 Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),

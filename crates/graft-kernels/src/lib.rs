@@ -6,12 +6,14 @@
 //!
 //! Instruction sets are chosen when the kernels run. The environment variable `GRAFT_MAX_ISA` names
 //! the last one that they may use, to find out where a difference comes from: `none`, which leaves
-//! everything to MLX's own operations as on a GPU, `portable`, `avx512`, `avx512_vnni` or
+//! everything to MLX's own operations as on a GPU, `portable`, `avx2`, `avx512`, `avx512_vnni` or
 //! `avx512_bf16`. The last is used for products of many rows only if it is named or the processor is
 //! AMD's: on Intel's it is slower than `float32`.
 
 mod adam;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod cross_entropy;
 mod derivatives;
 mod floats;

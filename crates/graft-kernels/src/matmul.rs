@@ -1,6 +1,12 @@
 //! Matrix products of `float32`, `bfloat16` and `float16`.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_few_rows;
+#[cfg(target_arch = "x86_64")]
+mod avx2_lanes;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
@@ -8,9 +14,9 @@ mod avx512_bf16;
 mod avx512_lanes;
 #[cfg(target_arch = "x86_64")]
 mod avx512_panels;
-#[cfg(target_arch = "x86_64")]
-mod avx512_prefetch;
 mod bfloat16;
+#[cfg(target_arch = "x86_64")]
+mod blocked;
 pub(crate) mod converted;
 pub(crate) mod float32;
 mod gather_mm;
@@ -19,6 +25,8 @@ pub(crate) mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 mod problem;
+#[cfg(target_arch = "x86_64")]
+mod soon;
 
 pub use gather_mm::gather_mm;
 

@@ -1,6 +1,12 @@
 //! Products with packed matrices.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_codes;
+#[cfg(target_arch = "x86_64")]
+mod avx2_many_rows;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod codes;
@@ -9,6 +15,8 @@ mod few_rows;
 mod format;
 mod gather_qmm;
 mod many_rows;
+#[cfg(target_arch = "x86_64")]
+mod multiples;
 mod operands;
 mod output;
 mod product;
@@ -43,8 +51,8 @@ use operands::{Numbers, Weight};
 /// kernels' threads: sums are of `float32` and rounded once, to the dtype that MLX
 /// gives. With many rows, pieces of the packed matrix are unpacked as they are needed and
 /// multiplied as matrices of `float32`; with few rows, numbers are unpacked where they are multiplied,
-/// in AVX-512's registers where the processor has them. There, codes of 2, 4 and 8 bits meet an `x`
-/// of 16-bit numbers as whole numbers: in each group of `x`, numbers count in units of 2⁻¹³ of the
+/// in AVX-512's or AVX2's registers where the processor has them. There, codes meet an `x` of 16-bit
+/// numbers as whole numbers: in each group of `x`, numbers count in units of 2⁻¹³ of the
 /// power of two below the largest, so that those of `bfloat16` within 2⁶ of it are exact. All
 /// others run through MLX's own operation.
 ///

@@ -25,9 +25,6 @@ pub(super) fn mask(lanes: usize) -> u16 {
 
 /// A floating-point type that is read and written sixteen at a time, as `float32`.
 pub(super) trait Lanes: Float + Send + Sync {
-    /// Whether it is `float32` itself.
-    const IS_FLOAT32: bool = false;
-
     /// The numbers at `from` in the lanes of `mask`, zeros in the others.
     ///
     /// # Safety
@@ -42,8 +39,6 @@ pub(super) trait Lanes: Float + Send + Sync {
 }
 
 impl Lanes for f32 {
-    const IS_FLOAT32: bool = true;
-
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn load(from: *const Self, mask: u16) -> __m512 {
         // SAFETY: the caller says so.

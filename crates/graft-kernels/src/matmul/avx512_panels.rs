@@ -7,10 +7,9 @@ use std::arch::x86_64::{
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 use std::ptr;
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::avx512_lanes::{LANES, Lanes, mask, transposed};
-use super::avx512_prefetch::Source;
+use super::blocked::{FEW_STEPS, padded};
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES};
 
@@ -20,9 +19,6 @@ const AHEAD: usize = 256;
 /// Steps by which it runs ahead of a product.
 const STEPS_AHEAD: usize = 12;
 
-/// Steps of a product between two calls for what else is to be done.
-pub(super) const FEW_STEPS: usize = 4;
-
 /// Registers that hold a step of a panel of `b`.
 pub(super) const B_ROWS: usize = B_LINES / LANES;
 
@@ -31,20 +27,9 @@ pub(super) const B_ROWS: usize = B_LINES / LANES;
 #[repr(C, align(64))]
 pub(super) struct Row(pub(super) [f32; LANES]);
 
-/// The steps of a panel for so many of the sum: those that are too many are zeros.
-pub(super) fn padded(steps: usize) -> usize {
-    steps.next_multiple_of(LANES)
-}
-
-/// The first `size` steps of a buffer, which grows if it must.
-pub(super) fn fitted<const REGISTERS: usize>(
-    buffer: &mut Vec<[Row; REGISTERS]>,
-    size: usize,
-) -> &mut [[Row; REGISTERS]] {
-    if buffer.len() < size {
-        buffer.resize(size, [Row([0.0; LANES]); REGISTERS]);
-    }
-    &mut buffer[..size]
+impl Row {
+    /// Numbers of a panel that are not there.
+    pub(super) const ZEROS: Self = Self([0.0; LANES]);
 }
 
 /// Packs the rows of `lines`. What a panel has for more lines is not looked at.
@@ -80,7 +65,7 @@ pub(super) fn pack<T: Lanes, const REGISTERS: usize>(
             }
         }
     }
-    rest.fill([Row([0.0; LANES]); REGISTERS]);
+    rest.fill([Row::ZEROS; REGISTERS]);
 }
 
 /// Packs at most 16 dense lines to one register of each step.
@@ -136,42 +121,6 @@ unsafe fn pack_across<T: Lanes, const REGISTERS: usize>(
                 _mm512_storeu_ps(row.0.as_mut_ptr(), x);
             }
         }
-    }
-}
-
-/// A panel that is packed by whoever needs it first.
-pub(super) struct Shared<'p> {
-    empty: Mutex<Option<&'p mut [[Row; 1]]>>,
-    packed: OnceLock<&'p [[Row; 1]]>,
-    /// The address of the panel, and how many lines of the cache it fills.
-    place: (usize, usize),
-}
-
-impl<'p> Shared<'p> {
-    /// A panel that nobody has packed.
-    pub(super) fn new(memory: &'p mut [[Row; 1]]) -> Self {
-        let place = (memory.as_ptr().addr(), memory.len());
-        Self { empty: Mutex::new(Some(memory)), packed: OnceLock::new(), place }
-    }
-
-    /// The panel, of the rows of what `lines` gives.
-    pub(super) fn get<'a, T: Lanes>(
-        &self,
-        lines: impl FnOnce() -> Matrix<'a, T>,
-    ) -> &'p [[Row; 1]] {
-        self.packed.get_or_init(|| {
-            let memory = self.empty.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let panel = memory.expect("a panel is packed once");
-            pack(lines(), panel);
-            panel
-        })
-    }
-
-    /// The memory that [`Self::get`] uses: until it is packed, that of the rows too.
-    pub(super) fn sources<T: Lanes>(&self, lines: Matrix<'_, T>) -> [Source; 2] {
-        let (place, size) = self.place;
-        let from = if self.packed.get().is_some() { Source::default() } else { Source::of(lines) };
-        [from, Source::lines(place, size)]
     }
 }
 

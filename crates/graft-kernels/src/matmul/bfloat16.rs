@@ -18,15 +18,23 @@ impl Product for bf16 {
     ) {
         #[cfg(target_arch = "x86_64")]
         {
-            use super::{avx512, avx512_bf16};
+            use super::avx2::{self, Avx2};
+            use super::avx512::{self, Avx512};
+            use super::{avx2_few_rows, avx512_bf16, blocked};
             if avx512_bf16::suits_few_rows(&a, &b) {
                 return avx512_bf16::few_rows(a, b, out, par);
+            }
+            if avx2_few_rows::suits(&a, &b) {
+                return avx2_few_rows::multiply(a, b, out, par);
             }
             if avx512_bf16::suits_many_rows() {
                 return avx512_bf16::multiply(a, b, out, par);
             }
             if avx512::suits(&a, &b) {
-                return avx512::multiply(a, b, out, par);
+                return blocked::multiply::<Avx512, _>(a, b, out, par);
+            }
+            if avx2::suits(&a, &b) {
+                return blocked::multiply::<Avx2, _>(a, b, out, par);
             }
         }
         converted::multiply(a, b, out, par);

@@ -51,9 +51,17 @@ impl Product for f16 {
     fn multiply(a: Matrix<'_, f16>, b: Matrix<'_, f16>, out: &mut [MaybeUninit<f16>], par: bool) {
         #[cfg(target_arch = "x86_64")]
         {
-            use super::avx512;
+            use super::avx2::{self, Avx2};
+            use super::avx512::{self, Avx512};
+            use super::{avx2_few_rows, blocked};
+            if avx2_few_rows::suits(&a, &b) {
+                return avx2_few_rows::multiply(a, b, out, par);
+            }
             if avx512::suits(&a, &b) {
-                return avx512::multiply(a, b, out, par);
+                return blocked::multiply::<Avx512, _>(a, b, out, par);
+            }
+            if avx2::suits(&a, &b) {
+                return blocked::multiply::<Avx2, _>(a, b, out, par);
             }
         }
         multiply(a, b, out, par);

@@ -18,6 +18,7 @@ use std::ops::Range;
 
 use super::codes::{Codes, width, with_codes};
 use super::format::{E2M1, Format, Mode};
+use super::multiples::is_tame;
 use super::operands::{Row, Scratch};
 use super::product::Product;
 use super::vnni::{self, Multiples};
@@ -27,10 +28,6 @@ use crate::prefetch::prefetch;
 /// Words, and numbers, in a register.
 pub(super) const LANES: usize = 16;
 
-/// Sum of magnitudes above which sums of products with codes could overflow where those with the
-/// numbers themselves do not.
-const TAME: f32 = 1e30;
-
 /// Numbers in a register.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -39,13 +36,6 @@ pub(super) struct Lanes(pub(super) [f32; LANES]);
 /// Whether the processor has the instructions, and they may be used.
 pub(super) fn is_supported() -> bool {
     Isa::Avx512.is_usable()
-}
-
-/// Whether sums of products with codes of these numbers cannot overflow, or meet infinities, where
-/// those with the numbers that codes and biases stand for together do not.
-pub(super) fn is_tame(x: &[f32]) -> bool {
-    // Comparisons with NaN are false.
-    x.iter().map(|x| x.abs()).sum::<f32>() < TAME
 }
 
 /// How packed rows of one length lie in registers.

@@ -15,7 +15,7 @@ use super::format::Format;
 use super::operands::{Numbers, Weight};
 use super::output::{self, Output};
 #[cfg(target_arch = "x86_64")]
-use super::{avx512, row_sums, vnni};
+use super::{avx2, avx2_many_rows, avx512, multiples, row_sums, vnni};
 use super::{few_rows, many_rows};
 use crate::gather::{Groups, place};
 use crate::tasks::{self, Cut};
@@ -26,6 +26,10 @@ const FEW_ROWS: usize = 8;
 /// Rows for which they are unpacked in registers, of a matrix that is transposed.
 #[cfg(target_arch = "x86_64")]
 const REGISTER_ROWS: usize = 32;
+
+/// Rows of 16-bit numbers up to which AVX2 multiplies them without panels.
+#[cfg(target_arch = "x86_64")]
+const AVX2_ROWS: usize = 4;
 
 /// Numbers from which on rows are put in order by several threads.
 const PARALLEL_FROM: usize = 1 << 16;
@@ -63,6 +67,15 @@ pub(super) enum Path {
     /// Numbers of a matrix that is not transposed are unpacked in AVX-512's registers.
     #[cfg(target_arch = "x86_64")]
     RowSums,
+    /// Codes and rows as whole numbers in AVX2's registers: rows of 16-bit numbers.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// The same with rows of `float32`, each as two whole numbers.
+    #[cfg(target_arch = "x86_64")]
+    Avx2Float32,
+    /// The same of many rows of 16-bit numbers.
+    #[cfg(target_arch = "x86_64")]
+    Avx2ManyRows,
 }
 
 impl Path {
@@ -77,6 +90,13 @@ impl Path {
             if transpose && rows <= REGISTER_ROWS {
                 let as_multiples = !is_float32 && vnni::is_supported() && vnni::suits(format);
                 return if as_multiples { Self::Vnni } else { Self::Avx512 };
+            }
+        } else if transpose && avx2::is_supported() && avx2::suits(format) {
+            match (rows, is_float32) {
+                (..=FEW_ROWS, true) => return Self::Avx2Float32,
+                (..=AVX2_ROWS, false) => return Self::Avx2,
+                (_, false) => return Self::Avx2ManyRows,
+                (_, true) => {}
             }
         }
         if rows > FEW_ROWS { Self::ManyRows } else { Self::FewRows }
@@ -230,6 +250,10 @@ struct Buffers {
     #[cfg(target_arch = "x86_64")]
     registers: avx512::Buffers,
     #[cfg(target_arch = "x86_64")]
+    words: avx2::Buffers,
+    #[cfg(target_arch = "x86_64")]
+    many_words: avx2_many_rows::Buffers,
+    #[cfg(target_arch = "x86_64")]
     row_sums: row_sums::Buffers,
 }
 
@@ -297,6 +321,8 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
         let columns = product.columns();
         let most = match product.path {
             Path::ManyRows => many_rows::columns_of_piece(product.length),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2ManyRows => avx2_many_rows::columns_of_piece(product.length),
             _ => columns,
         };
         let unit = product.unit();
@@ -316,31 +342,26 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
     #[cfg(target_arch = "x86_64")]
     let in_registers: Vec<OnceLock<avx512::Rows>> =
         products.iter().map(|_| OnceLock::new()).collect();
+    #[cfg(target_arch = "x86_64")]
+    let in_words: Vec<OnceLock<avx2::Rows>> = products.iter().map(|_| OnceLock::new()).collect();
+    #[cfg(target_arch = "x86_64")]
+    let in_panels: Vec<OnceLock<Option<avx2_many_rows::Rows>>> =
+        products.iter().map(|_| OnceLock::new()).collect();
     tasks::for_each(pieces.len(), cut.is_parallel(), |task, buffers: &mut Buffers| {
         let (i, columns) = pieces[task].clone();
         let (product, start, width) = (&products[i], columns.start, columns.len());
         let few = &mut buffers.few;
+        let rows = |first: usize, sums: &[f32]| write(i, first, start, sums, width);
         match product.path {
-            Path::ManyRows => {
-                many_rows::compute(product, columns, &mut buffers.many, arch, |first, sums| {
-                    write(i, first, start, sums, width);
-                });
-            }
+            Path::ManyRows => many_rows::compute(product, columns, &mut buffers.many, arch, rows),
             Path::FewRows => {
                 write(i, 0, start, few_rows::compute(product, columns, few, arch), width);
             }
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 | Path::Vnni => {
                 let as_multiples = product.path == Path::Vnni;
-                // Products of the same rows have them once.
-                let is_same = |other: &Product<'_>| {
-                    ptr::eq(other.x, product.x)
-                        && other.path == product.path
-                        && other.weight.format == product.weight.format
-                };
-                let of = products.iter().position(is_same).unwrap_or(i);
-                let rows =
-                    in_registers[of].get_or_init(|| avx512::Rows::new(product, as_multiples));
+                let rows = in_registers[first_like(products, i)]
+                    .get_or_init(|| avx512::Rows::new(product, as_multiples));
                 let sums = if rows.are_tame() {
                     avx512::compute(product, rows, columns, &mut buffers.registers)
                 } else {
@@ -349,8 +370,33 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
                 write(i, 0, start, sums, width);
             }
             #[cfg(target_arch = "x86_64")]
+            Path::Avx2 | Path::Avx2Float32 => {
+                let is_float32 = product.path == Path::Avx2Float32;
+                let rows = in_words[first_like(products, i)]
+                    .get_or_init(|| avx2::Rows::new(product, is_float32));
+                let sums = if rows.are_tame() {
+                    avx2::compute(product, rows, columns, &mut buffers.words)
+                } else {
+                    few_rows::compute(product, columns, few, arch)
+                };
+                write(i, 0, start, sums, width);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2ManyRows => {
+                let panels = in_panels[first_like(products, i)].get_or_init(|| {
+                    multiples::is_tame(product.x).then(|| avx2_many_rows::Rows::new(product))
+                });
+                match panels {
+                    Some(x) => {
+                        let buffers = &mut buffers.many_words;
+                        avx2_many_rows::compute(product, x, &columns, buffers, rows);
+                    }
+                    None => many_rows::compute(product, columns, &mut buffers.many, arch, rows),
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
             Path::RowSums => {
-                let sums = if avx512::is_tame(product.x) {
+                let sums = if multiples::is_tame(product.x) {
                     row_sums::compute(product, &columns, &mut buffers.row_sums)
                 } else {
                     few_rows::compute(product, columns, few, arch)
@@ -359,6 +405,18 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
             }
         }
     });
+}
+
+/// The first product of the same rows in the same form as product `i`, which then serve both.
+#[cfg(target_arch = "x86_64")]
+fn first_like(products: &[Product<'_>], i: usize) -> usize {
+    let product = &products[i];
+    let is_same = |other: &Product<'_>| {
+        ptr::eq(other.x, product.x)
+            && other.path == product.path
+            && other.weight.format == product.weight.format
+    };
+    products.iter().position(is_same).unwrap_or(i)
 }
 
 #[cfg(test)]
@@ -453,6 +511,10 @@ mod tests {
                 paths.push(Path::Vnni);
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        if transpose && avx2::is_supported() && avx2::suits(weight.format) {
+            paths.extend([Path::Avx2, Path::Avx2Float32, Path::Avx2ManyRows]);
+        }
         for path in paths {
             for arch in arches() {
                 let mut out = vec![f32::NAN; m * n];
@@ -468,7 +530,7 @@ mod tests {
                         // Sums of float32; numbers below 1 as multiples of a power of two.
                         bound += match path {
                             #[cfg(target_arch = "x86_64")]
-                            Path::Vnni => magnitude / 16384.0,
+                            Path::Vnni | Path::Avx2 | Path::Avx2ManyRows => magnitude / 16384.0,
                             _ => magnitude * x.abs() * length as f64 * f64::from(f32::EPSILON),
                         };
                     }

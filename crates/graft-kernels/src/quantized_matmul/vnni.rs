@@ -18,14 +18,12 @@ use std::arch::x86_64::{
 use super::avx512::{LANES, Lanes, Tile};
 use super::codes::{Codes, width};
 use super::format::{Format, Mode};
+use super::multiples::{round, unit_of};
 use super::operands::Row;
 use crate::isa::Isa;
 
 /// Bytes in a register.
 const BYTES: usize = 64;
-
-/// Bits of the multiples, without the sign.
-const DIGITS: u32 = 14;
 
 /// Twice the numbers of 4 bits, and 12, so that they are not negative.
 const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
@@ -78,11 +76,7 @@ impl Multiples {
             let mut units = Lanes([0.0; LANES]);
             let mut offsets = Integers([0; LANES]);
             for (group, x) in x.chunks(group_size).enumerate() {
-                let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-                // The power of two above the largest is 2 to the power of DIGITS units.
-                let exponent = (largest.to_bits() >> 23).max(DIGITS + 1) + 1 - DIGITS;
-                let (unit, per_unit) =
-                    (f32::from_bits(exponent << 23), f32::from_bits((254 - exponent) << 23));
+                let (unit, per_unit) = unit_of(x);
                 let first = group * group_size;
                 let mut multiples = [0_i32; 128];
                 let multiples = &mut multiples[..x.len()];
@@ -188,13 +182,6 @@ impl Multiples {
         }
         totals
     }
-}
-
-/// The nearest whole number, the even one of two, of a number below 2²².
-fn round(x: f32) -> i32 {
-    /// Adding it leaves whole numbers, which are then in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed()
 }
 
 /// Words moved to the right by some bits, so that other codes lie at the lower ends of bytes.

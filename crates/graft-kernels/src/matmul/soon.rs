@@ -3,8 +3,8 @@
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::ptr::without_provenance;
 
-use super::avx512_lanes::Lanes;
 use super::matrix::Matrix;
+use crate::floats::Float;
 
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
@@ -29,7 +29,7 @@ pub(super) struct Source {
 
 impl Source {
     /// The elements of a matrix, if those of its rows or of its columns are neighbours.
-    pub(super) fn of<T: Lanes>(matrix: Matrix<'_, T>) -> Self {
+    pub(super) fn of<T: Float>(matrix: Matrix<'_, T>) -> Self {
         let matrix = if matrix.has_dense_rows() { matrix } else { matrix.transposed() };
         if matrix.rows == 0 || !matrix.has_dense_rows() {
             return Self::default();
@@ -49,9 +49,9 @@ impl Source {
         }
     }
 
-    /// Lines that follow each other.
-    pub(super) fn lines(first: usize, lines: usize) -> Self {
-        Self { line: first, lines, ..Self::default() }
+    /// Bytes that follow each other, from the beginning of a line on.
+    pub(super) fn bytes(first: usize, bytes: usize) -> Self {
+        Self { line: first, lines: bytes.div_ceil(LINE), ..Self::default() }
     }
 
     /// The address of the next two lines, after which two others follow.
@@ -90,22 +90,19 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Bytes of a row: 32 `float32`.
-    const SIZE: usize = 128;
-
     /// `rows` rows, `stride` elements apart, that are asked for after `wait` calls.
     pub(super) fn new<T>(first: *const T, stride: usize, rows: usize, wait: usize) -> Self {
         Self { row: first.cast(), stride: stride * size_of::<T>(), rows, wait }
     }
 
-    /// Brings a row into the first-level cache.
+    /// Brings a row of `SIZE` bytes at most into the first-level cache.
     #[inline]
     #[target_feature(enable = "sse")]
-    pub(super) fn prefetch_row(&mut self) {
+    pub(super) fn prefetch_row<const SIZE: usize>(&mut self) {
         if self.wait > 0 {
             self.wait -= 1;
         } else if self.rows > 0 {
-            for byte in [0, LINE, Self::SIZE - 1] {
+            for byte in (0..SIZE).step_by(LINE).chain([SIZE - 1]) {
                 _mm_prefetch::<_MM_HINT_T0>(self.row.wrapping_add(byte));
             }
             self.row = self.row.wrapping_add(self.stride);

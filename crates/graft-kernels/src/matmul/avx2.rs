@@ -1,0 +1,251 @@
+//! Products in blocks by AVX2's multiply-adds: see `blocked`. A panel of `a` has 6 rows, one of `b` 16
+//! columns, so that the sums of a tile and what is multiplied fill the registers.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_store_ps,
+};
+use std::cell::RefCell;
+use std::ptr;
+
+use super::avx2_lanes::{Lanes, load, store};
+use super::blocked::{Block, FEW_STEPS, Kernel, Limits, Panels, padded};
+use super::matrix::Matrix;
+use super::soon::{Places, Soon, prefetch_two_lines};
+use crate::avx2::{LANES, transposed};
+use crate::isa::Isa;
+
+/// Lines of a panel of `a`.
+const A_LINES: usize = 6;
+
+/// Lines of a panel of `b`, and the registers that hold a step of them.
+const B_LINES: usize = 2 * LANES;
+
+/// Steps by which reading panels runs ahead of a product.
+const STEPS_AHEAD: usize = 12;
+
+/// Bytes by which reading runs ahead of packing.
+const AHEAD: usize = 256;
+
+/// So many times [`FEW_STEPS`] before the end of a tile, the places of its sums are asked for.
+const LAST: usize = 12;
+
+/// Bytes of a row of sums of `float32` in a tile.
+const ROW_BYTES: usize = 4 * B_LINES;
+
+/// Rows or columns for which packing does not pay.
+const FEW: usize = 4;
+
+/// A step of a panel of `a`, the last two numbers of which are not looked at.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub(super) struct A([f32; LANES]);
+
+/// A step of a panel of `b`, which fills a line of the cache.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct B([f32; B_LINES]);
+
+thread_local! {
+    static A_MEMORY: RefCell<Vec<A>> = const { RefCell::new(Vec::new()) };
+    static B_MEMORY: RefCell<Vec<B>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether packing pays: with a few rows or columns, the operand that has more is read once only.
+pub(super) fn suits<T: Lanes>(a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> bool {
+    Isa::Avx2.is_usable() && <Avx2 as Kernel<T>>::is_supported() && a.rows > FEW && b.columns > FEW
+}
+
+/// The kernel.
+pub(super) struct Avx2;
+
+impl<T: Lanes> Kernel<T> for Avx2 {
+    const LINES: [usize; 2] = [A_LINES, B_LINES];
+    /// With the longest block of the sum, they fill 256 KiB.
+    const PANELS: usize = 8;
+    const LIMITS: Limits = Limits { steps: 512, packed: 1 << 21, waiting: 1 << 22 };
+    type A = A;
+    type B = B;
+    const ZEROS: (A, B) = (A([0.0; LANES]), B([0.0; B_LINES]));
+
+    fn memory() -> (&'static Panels<A>, &'static Panels<B>) {
+        (&A_MEMORY, &B_MEMORY)
+    }
+
+    fn is_supported() -> bool {
+        Isa::Avx2.is_supported() && is_x86_feature_detected!("f16c")
+    }
+
+    fn pack_a(lines: Matrix<'_, T>, panel: &mut [A]) {
+        // SAFETY: a step is eight numbers.
+        let numbers = unsafe {
+            std::slice::from_raw_parts_mut(panel.as_mut_ptr().cast(), panel.len() * LANES)
+        };
+        pack::<T, LANES>(lines, numbers);
+    }
+
+    fn pack_b(lines: Matrix<'_, T>, panel: &mut [B]) {
+        // SAFETY: a step is sixteen numbers.
+        let numbers = unsafe {
+            std::slice::from_raw_parts_mut(panel.as_mut_ptr().cast(), panel.len() * B_LINES)
+        };
+        pack::<T, B_LINES>(lines, numbers);
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn tile(
+        block: &Block<'_, T>,
+        a: &[A],
+        b: &[B],
+        (i, j): (usize, usize),
+        soon: &mut Soon,
+    ) {
+        let rows = A_LINES.min(block.a.rows - i);
+        let columns = B_LINES.min(block.b.rows - j);
+        let steps = block.a.columns.div_ceil(FEW_STEPS);
+        let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
+        let sums = if block.is_short() {
+            product(a, b, || ())
+        } else {
+            let wait = steps.saturating_sub(LAST);
+            let mut places = if block.first && block.last {
+                Places::new(block.out.at(i, j), block.out.stride, rows, wait)
+            } else {
+                Places::new(block.sums.at(i, j), block.sums.stride, rows, wait)
+            };
+            product(a, b, || {
+                places.prefetch_row::<ROW_BYTES>();
+                prefetch_two_lines(soon);
+            })
+        };
+        for (r, sums) in sums.into_iter().enumerate().take(rows) {
+            for (part, mut sum) in sums.into_iter().enumerate() {
+                let column = j + part * LANES;
+                let count = columns.saturating_sub(part * LANES);
+                let waiting = block.sums.at(i + r, column);
+                // SAFETY: the matrices have so many columns, and nothing is read before the first
+                // block has written it.
+                unsafe {
+                    if !block.first {
+                        sum = _mm256_add_ps(sum, load(waiting, count));
+                    }
+                    if block.last {
+                        store::<T>(block.out.at(i + r, column).cast(), count, sum);
+                    } else {
+                        store(waiting, count, sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Packs the rows of `lines` into steps of `WIDTH` numbers.
+///
+/// The processor must have the instructions.
+///
+/// # Panics
+/// If the panel has another number of steps, or not enough lines.
+fn pack<T: Lanes, const WIDTH: usize>(lines: Matrix<'_, T>, panel: &mut [f32]) {
+    assert!(panel.len() == padded(lines.columns) * WIDTH && lines.rows <= WIDTH);
+    if lines.has_dense_rows() {
+        for start in (0..lines.rows).step_by(LANES) {
+            let part = lines.rows(start, LANES.min(lines.rows - start));
+            // SAFETY: the caller has found the instructions.
+            unsafe { pack_along::<T, WIDTH>(part, panel, start) };
+        }
+        return;
+    }
+    let across = lines.transposed();
+    let (steps, rest) = panel.split_at_mut(lines.columns * WIDTH);
+    if across.has_dense_rows() {
+        // SAFETY: the caller has found the instructions.
+        unsafe { pack_across::<T, WIDTH>(across, steps) };
+    } else {
+        for (i, step) in steps.chunks_exact_mut(WIDTH).enumerate() {
+            for (line, place) in step.iter_mut().enumerate().take(lines.rows) {
+                T::widen(&[lines.get(line, i)], std::slice::from_mut(place));
+            }
+        }
+    }
+    rest.fill(0.0);
+}
+
+/// Packs at most eight dense lines to the numbers from `first` on of each step.
+///
+/// # Safety
+/// The processor has the instructions.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn pack_along<T: Lanes, const WIDTH: usize>(
+    lines: Matrix<'_, T>,
+    panel: &mut [f32],
+    first: usize,
+) {
+    // Lines that are not there are the last one once more.
+    let starts: [*const T; LANES] =
+        std::array::from_fn(|i| lines.dense_row(i.min(lines.rows - 1)).as_ptr());
+    for (block, steps) in panel.chunks_exact_mut(LANES * WIDTH).enumerate() {
+        let start = block * LANES;
+        let count = lines.columns.saturating_sub(start);
+        let mut r = [_mm256_setzero_ps(); LANES];
+        for (r, line) in r.iter_mut().zip(starts) {
+            let line = line.wrapping_add(start);
+            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_byte_add(AHEAD).cast());
+            // SAFETY: the line has so many elements from there on.
+            *r = unsafe { load(line, count) };
+        }
+        for (step, r) in steps.chunks_exact_mut(WIDTH).zip(transposed(r)) {
+            let to = &mut step[first..first + LANES];
+            // SAFETY: the slice fills a register, and all steps begin at an aligned address.
+            unsafe { _mm256_store_ps(to.as_mut_ptr(), r) };
+        }
+    }
+}
+
+/// Packs steps whose lines are neighbours.
+///
+/// # Safety
+/// The processor has the instructions.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn pack_across<T: Lanes, const WIDTH: usize>(steps: Matrix<'_, T>, panel: &mut [f32]) {
+    for (i, step) in panel.chunks_exact_mut(WIDTH).enumerate() {
+        let from = steps.dense_row(i).as_ptr();
+        for (part, to) in step.chunks_exact_mut(LANES).enumerate() {
+            let (start, count) = (part * LANES, steps.columns.saturating_sub(part * LANES));
+            // SAFETY: the step has so many elements from there on; `to` fills a register.
+            unsafe { _mm256_store_ps(to.as_mut_ptr(), load(from.wrapping_add(start), count)) };
+        }
+    }
+}
+
+/// The sums of the products of two panels. Inlined, it would hold them in memory, as what follows
+/// goes through them in a loop.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
+fn product(
+    a: &[[A; FEW_STEPS]],
+    b: &[[B; FEW_STEPS]],
+    mut every_few: impl FnMut(),
+) -> [[__m256; 2]; A_LINES] {
+    let mut sums = [[_mm256_setzero_ps(); 2]; A_LINES];
+    for (a, b) in a.iter().zip(b) {
+        every_few();
+        for (step, (a, b)) in a.iter().zip(b).enumerate() {
+            if step % 2 == 0 {
+                _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(a).wrapping_add(STEPS_AHEAD).cast());
+            }
+            _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(b).wrapping_add(STEPS_AHEAD).cast());
+            let from = b.0.as_ptr();
+            // SAFETY: a step is two registers, and aligned as they are.
+            let b = unsafe { [_mm256_load_ps(from), _mm256_load_ps(from.add(LANES))] };
+            for (sums, &a) in sums.iter_mut().zip(&a.0) {
+                let a = _mm256_set1_ps(a);
+                for (sum, &b) in sums.iter_mut().zip(&b) {
+                    *sum = _mm256_fmadd_ps(a, b, *sum);
+                }
+            }
+        }
+    }
+    sums
+}

@@ -1,0 +1,226 @@
+//! Products of few rows and dense columns by AVX2's multiply-adds in `float32`. Numbers of 16 bits are
+//! converted in registers, and each column is read once.
+#![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop)] // tiles of registers, by their row and column
+
+use std::arch::x86_64::{
+    __m256, _mm_loadu_si128, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtph_ps,
+    _mm256_fmadd_ps, _mm256_load_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32,
+    _mm256_setzero_ps, _mm256_slli_epi32,
+};
+use std::array::from_fn;
+use std::mem::MaybeUninit;
+
+use half::{bf16, f16};
+
+use super::converted::wide_rows;
+use super::matrix::Matrix;
+use crate::avx2::{LANES, sum};
+use crate::floats::Float;
+use crate::isa::Isa;
+use crate::prefetch::prefetch;
+use crate::tasks;
+
+/// Numbers that are read at once, into two registers.
+const STEP: usize = 16;
+
+/// Columns that a task computes.
+const COLUMNS: usize = 64;
+
+/// Rows, and columns, whose sums fit into the registers.
+const ROWS: usize = 4;
+
+/// A floating-point type that is read a step at a time.
+pub(super) trait Steps: Float + Send + Sync {
+    /// The register, and the lane in it, that number `i` of a step goes to.
+    fn place(i: usize) -> (usize, usize);
+
+    /// The numbers of a step.
+    ///
+    /// # Safety
+    /// They may be read, and the processor has AVX2 and F16C.
+    unsafe fn load(from: *const Self) -> [__m256; 2];
+}
+
+impl Steps for bf16 {
+    fn place(i: usize) -> (usize, usize) {
+        (i % 2, i / 2)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(from: *const Self) -> [__m256; 2] {
+        // SAFETY: the caller says so.
+        let pairs = unsafe { _mm256_loadu_si256(from.cast()) };
+        let upper = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(upper)]
+    }
+}
+
+impl Steps for f32 {
+    fn place(i: usize) -> (usize, usize) {
+        (i / LANES, i % LANES)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(from: *const Self) -> [__m256; 2] {
+        // SAFETY: the caller says so.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(LANES))] }
+    }
+}
+
+impl Steps for f16 {
+    fn place(i: usize) -> (usize, usize) {
+        (i / LANES, i % LANES)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(from: *const Self) -> [__m256; 2] {
+        // SAFETY: the caller says so.
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(LANES).cast())),
+            ]
+        }
+    }
+}
+
+/// The numbers of a step of a row.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+struct Lanes([f32; STEP]);
+
+/// Whether [`multiply`] multiplies these matrices: few rows and dense columns, or one column.
+pub(super) fn suits<T: Steps>(a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> bool {
+    Isa::Avx2.is_usable()
+        && is_x86_feature_detected!("f16c")
+        && (a.rows <= ROWS && b.transposed().has_dense_rows()
+            || b.columns == 1 && a.has_dense_rows())
+}
+
+/// Writes `a × b` to `out`, all of it.
+///
+/// # Panics
+/// If it does not suit the matrices, or the sizes do not fit.
+pub(super) fn multiply<T: Steps>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) {
+    let (k, n, columns) = (b.rows, b.columns, b.transposed());
+    assert!(suits(&a, &b) && a.columns == k && out.len() == a.rows * n);
+    if a.rows > ROWS || !columns.has_dense_rows() {
+        // A product with a column is that of the transposed matrices, and so is its output.
+        return multiply(columns, a.transposed(), out, parallel);
+    }
+    let steps = k.div_ceil(STEP);
+    let x = in_order::<T>(&wide_rows(a, false), k);
+    // The products of a column lie together, so that tasks write what nobody else does.
+    let mut products = vec![[0.0; ROWS]; n];
+    tasks::for_each_chunk(&mut products, COLUMNS, parallel, |task, products| {
+        let column = |i: usize| columns.dense_row(task * COLUMNS + i);
+        // SAFETY: the instructions were found.
+        unsafe {
+            match a.rows {
+                1 => block::<T, 1, 2>(&x, steps, column, products),
+                2 => block::<T, 2, 2>(&x, steps, column, products),
+                3 => block::<T, 3, 2>(&x, steps, column, products),
+                _ => block::<T, ROWS, 2>(&x, steps, column, products),
+            }
+        }
+    });
+    for (i, out) in out.chunks_mut(n).enumerate() {
+        for (out, products) in out.iter_mut().zip(&products) {
+            out.write(T::round(products[i]));
+        }
+    }
+}
+
+/// Rows of `k` numbers in the order in which those of columns come.
+fn in_order<T: Steps>(rows: &[f32], k: usize) -> Vec<Lanes> {
+    let mut ordered = Vec::with_capacity(rows.len() / k * k.div_ceil(STEP));
+    for step in rows.chunks_exact(k).flat_map(|row| row.chunks(STEP)) {
+        let mut lanes = Lanes([0.0; STEP]);
+        for (i, &x) in step.iter().enumerate() {
+            let (register, lane) = T::place(i);
+            lanes.0[register * LANES + lane] = x;
+        }
+        ordered.push(lanes);
+    }
+    ordered
+}
+
+/// The products of `M` rows and some columns, `N` at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn block<'a, T: Steps, const M: usize, const N: usize>(
+    x: &[Lanes],
+    steps: usize,
+    column: impl Fn(usize) -> &'a [T],
+    products: &mut [[f32; ROWS]],
+) {
+    let (groups, rest) = products.as_chunks_mut::<N>();
+    let start = groups.len() * N;
+    for (i, group) in groups.iter_mut().enumerate() {
+        let dots = dots::<T, M, N>(x, steps, from_fn(|n| column(i * N + n)));
+        for n in 0..N {
+            group[n][..M].copy_from_slice(&dots[n]);
+        }
+    }
+    for (i, product) in rest.iter_mut().enumerate() {
+        let [dots] = dots::<T, M, 1>(x, steps, [column(start + i)]);
+        product[..M].copy_from_slice(&dots);
+    }
+}
+
+/// The dot products of `M` rows, of so many steps each, and columns as long.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dots<T: Steps, const M: usize, const N: usize>(
+    x: &[Lanes],
+    steps: usize,
+    columns: [&[T]; N],
+) -> [[f32; M]; N] {
+    let k = columns[0].len();
+    assert!(x.len() == M * steps && k.div_ceil(STEP) == steps);
+    assert!(columns.iter().all(|column| column.len() == k));
+    let mut sums = [[[_mm256_setzero_ps(); 2]; M]; N];
+    // What a step reads behind the end of a column is 0.
+    let mut ends = [[T::round(0.0); STEP]; N];
+    for step in 0..steps {
+        let at = step * STEP;
+        let mut numbers = [[_mm256_setzero_ps(); 2]; N];
+        for n in 0..N {
+            let rest = &columns[n][at..];
+            let from = if rest.len() >= STEP {
+                rest.as_ptr()
+            } else {
+                ends[n][..rest.len()].copy_from_slice(rest);
+                ends[n].as_ptr()
+            };
+            prefetch(from);
+            // SAFETY: there are as many numbers as a step reads.
+            numbers[n] = unsafe { T::load(from) };
+        }
+        for m in 0..M {
+            for register in 0..2 {
+                let lanes = &x[m * steps + step].0[register * LANES..];
+                // SAFETY: half of an element of `x` fills a register and is aligned as one.
+                let x = unsafe { _mm256_load_ps(lanes.as_ptr()) };
+                for n in 0..N {
+                    let sum = &mut sums[n][m][register];
+                    *sum = _mm256_fmadd_ps(numbers[n][register], x, *sum);
+                }
+            }
+        }
+    }
+    let mut dots = [[0.0; M]; N];
+    for n in 0..N {
+        for m in 0..M {
+            dots[n][m] = sum(_mm256_add_ps(sums[n][m][0], sums[n][m][1]));
+        }
+    }
+    dots
+}

@@ -1,0 +1,412 @@
+//! Products in `float32` of numbers of any floating-point dtype, in blocks: those of 16 bits are
+//! converted while the operands are packed, and sums are rounded once.
+//!
+//! Both operands are packed into panels that hold, step after step along the sum, the numbers of
+//! some rows of `a`, and of some columns of `b`. The sums of a tile, of a panel each, stay in
+//! registers for a block of the sum. A task packs its own panels of `b`, which stay in the
+//! second-level cache while those of `a`, which all tasks share, pass by. What is packed or multiplied
+//! next is asked for while tiles are computed: waiting for it would take a tenth of the time. Source
+//! of the order of loops: Goto and van de Geijn, "Anatomy of High-Performance Matrix
+//! Multiplication", 2008.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::LocalKey;
+
+use super::matrix::Matrix;
+use super::soon::{Soon, Source};
+use crate::floats::Float;
+use crate::tasks;
+
+/// Panels of `a` that are multiplied with a panel of `b` before the next one is packed, so that it
+/// has come near by then.
+const FIRST: usize = 6;
+
+/// Steps up to which writing the sums is most of the work: nothing is asked for ahead, and tasks have
+/// whole rows.
+const SHORT: usize = 128;
+
+/// The steps of panels are a multiple of this.
+pub(super) const STEPS: usize = 16;
+
+/// Steps of a product of panels between two calls for what else is to be done.
+pub(super) const FEW_STEPS: usize = 4;
+
+/// The sizes of blocks of a product.
+pub(super) struct Limits {
+    /// Steps along the sum.
+    pub(super) steps: usize,
+    /// Numbers of `a` that are packed at a time.
+    pub(super) packed: usize,
+    /// Sums that wait at a time.
+    pub(super) waiting: usize,
+}
+
+/// Memory for panels, kept from product to product, as fresh memory costs more than it holds.
+pub(super) type Panels<Step> = LocalKey<RefCell<Vec<Step>>>;
+
+/// What multiplies panels of numbers of type `T`, in some processor's instructions.
+pub(super) trait Kernel<T: Float> {
+    /// Lines of a panel of `a`, and of `b`.
+    const LINES: [usize; 2];
+    /// Panels of `b` in a task at most: those that the second-level cache keeps.
+    const PANELS: usize;
+    /// The sizes of blocks.
+    const LIMITS: Limits;
+    /// A step of a panel of `a`.
+    type A: Copy + Send + Sync + 'static;
+    /// A step of a panel of `b`.
+    type B: Copy + Send + Sync + 'static;
+    /// Steps of zeros.
+    const ZEROS: (Self::A, Self::B);
+
+    /// Where panels of `a`, and of `b`, are packed.
+    fn memory() -> (&'static Panels<Self::A>, &'static Panels<Self::B>);
+
+    /// Whether the processor has the instructions.
+    fn is_supported() -> bool;
+
+    /// Packs the rows of `lines`. What a panel has for more lines is not looked at.
+    ///
+    /// The processor must have the instructions.
+    ///
+    /// # Panics
+    /// If the panel has another number of steps, or not enough lines.
+    fn pack_a(lines: Matrix<'_, T>, panel: &mut [Self::A]);
+
+    /// Packs lines of `b`, as [`pack_a`](Self::pack_a) does.
+    fn pack_b(lines: Matrix<'_, T>, panel: &mut [Self::B]);
+
+    /// Adds the product of two panels to the sums at (i, j), or writes it to the output.
+    ///
+    /// # Safety
+    /// The processor has the instructions, and nobody else uses these sums.
+    unsafe fn tile(
+        block: &Block<'_, T>,
+        a: &[Self::A],
+        b: &[Self::B],
+        at: (usize, usize),
+        soon: &mut Soon,
+    );
+}
+
+/// The steps of a panel for so many of the sum: those that are too many are zeros.
+pub(super) fn padded(steps: usize) -> usize {
+    steps.next_multiple_of(STEPS)
+}
+
+/// The first `size` steps of a buffer, which grows if it must.
+fn fitted<Step: Copy>(buffer: &mut Vec<Step>, size: usize, zeros: Step) -> &mut [Step] {
+    if buffer.len() < size {
+        buffer.resize(size, zeros);
+    }
+    &mut buffer[..size]
+}
+
+/// The largest of evenly sized parts of `whole`, none above `limit`, as a multiple of `unit`.
+fn part(whole: usize, limit: usize, unit: usize) -> usize {
+    whole.div_ceil(whole.div_ceil(limit.max(unit))).next_multiple_of(unit)
+}
+
+/// Writes `a × b` to `out`, all of it.
+///
+/// # Panics
+/// If the processor lacks the instructions, or the sizes do not fit.
+pub(super) fn multiply<K: Kernel<T>, T: Float + Send + Sync>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) {
+    multiply_in::<K, T>(&K::LIMITS, a, b, out, parallel);
+}
+
+/// Writes `a × b` to `out` in blocks.
+fn multiply_in<K: Kernel<T>, T: Float + Send + Sync>(
+    limits: &Limits,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) {
+    let (m, k, n) = (a.rows, b.rows, b.columns);
+    assert!(K::is_supported() && a.columns == k && out.len() == m * n);
+    let [a_lines, b_lines] = K::LINES;
+    let steps = part(k, limits.steps, 1);
+    let rows = part(m, limits.packed / steps, a_lines);
+    // Sums of 16-bit numbers over several blocks wait in `float32`.
+    let waits = k > steps && !T::IS_FLOAT32;
+    let columns = if waits { part(n, limits.waiting / rows, b_lines) } else { n };
+    let mut waiting = vec![0.0_f32; if waits { rows * columns } else { 0 }];
+    let corners = (0..m).step_by(rows).flat_map(|i| (0..n).step_by(columns).map(move |j| (i, j)));
+    for (i, j) in corners {
+        let (rows, columns) = (rows.min(m - i), columns.min(n - j));
+        let out = Sums { data: out[i * n + j..].as_mut_ptr(), stride: n };
+        let sums = if waits {
+            Sums { data: waiting.as_mut_ptr(), stride: columns }
+        } else {
+            Sums { data: out.data.cast(), stride: n }
+        };
+        for step in (0..k).step_by(steps) {
+            let steps = steps.min(k - step);
+            let block = Block {
+                a: a.rows(i, rows).columns(step, steps),
+                b: b.rows(step, steps).columns(j, columns).transposed(),
+                out,
+                sums,
+                first: step == 0,
+                last: step + steps == k,
+            };
+            block.multiply::<K>(parallel);
+        }
+    }
+}
+
+/// Where a matrix of sums is written, row by row.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<T> {
+    data: *mut T,
+    pub(super) stride: usize,
+}
+
+impl<T> Sums<T> {
+    /// The address of element (i, j), which need not exist.
+    pub(super) fn at(self, i: usize, j: usize) -> *mut T {
+        self.data.wrapping_add(i * self.stride + j)
+    }
+}
+
+/// A block of a product: some rows and columns, and some steps of the sum.
+pub(super) struct Block<'a, T> {
+    /// `(M, K)`.
+    pub(super) a: Matrix<'a, T>,
+    /// Transposed: `(N, K)`.
+    pub(super) b: Matrix<'a, T>,
+    pub(super) out: Sums<MaybeUninit<T>>,
+    /// Where the sums are between two blocks: those of `float32` in `out` itself.
+    pub(super) sums: Sums<f32>,
+    pub(super) first: bool,
+    pub(super) last: bool,
+}
+
+// SAFETY: the matrices may be shared, and tasks write tiles that do not overlap.
+unsafe impl<T: Float + Send + Sync> Sync for Block<'_, T> {}
+
+/// The panels of a task: rows are those of `a`, columns those of `b`.
+struct Part {
+    rows: Range<usize>,
+    /// The row that comes first: threads begin with different ones, so that none waits for another.
+    turn: usize,
+    columns: Range<usize>,
+    /// The first column of the task that may come after this one.
+    next: Option<usize>,
+}
+
+/// Part `i` of `of` parts of `all`.
+fn share(i: usize, of: usize, all: usize) -> Range<usize> {
+    i * all / of..(i + 1) * all / of
+}
+
+impl<T: Float + Send + Sync> Block<'_, T> {
+    fn multiply<K: Kernel<T>>(&self, parallel: bool) {
+        let ([a_lines, b_lines], steps) = (K::LINES, padded(self.a.columns));
+        let (count, panels) = (self.a.rows.div_ceil(a_lines), self.b.rows.div_ceil(b_lines));
+        let mut memory = K::memory().0.take();
+        let a: Vec<Shared<'_, K::A>> = fitted(&mut memory, count * steps, K::ZEROS.0)
+            .chunks_mut(steps)
+            .map(Shared::new)
+            .collect();
+        let threads = if parallel { tasks::threads() } else { 1 };
+        // As many columns for each thread, and if they are few, fewer rows.
+        let (across, down) = if self.is_short() {
+            (panels.div_ceil(K::PANELS * K::LIMITS.steps / SHORT), 2 * threads)
+        } else {
+            (panels.div_ceil(K::PANELS).next_multiple_of(threads).min(panels), threads)
+        };
+        let down = down.div_ceil(across).min(count);
+        let columns = |task: usize| share(task % across, across, panels);
+        tasks::for_each(across * down, parallel, |task, (): &mut ()| {
+            let rows = share(task / across, down, count);
+            let turn = task % threads * rows.len() / threads;
+            let next = Some(task + threads).filter(|&next| next < across * down);
+            let next = next.map(|next| columns(next).start);
+            self.multiply_part::<K>(&Part { rows, turn, columns: columns(task), next }, &a);
+        });
+        drop(a);
+        K::memory().0.set(memory);
+    }
+
+    /// Whether the sums have few steps.
+    pub(super) fn is_short(&self) -> bool {
+        self.a.columns <= SHORT
+    }
+
+    fn multiply_part<K: Kernel<T>>(&self, part: &Part, a: &[Shared<'_, K::A>]) {
+        let Part { rows, turn, columns, next } = part;
+        let [a_lines, b_lines] = K::LINES;
+        let row = |t: usize| rows.start + (t + turn) % rows.len();
+        let steps = padded(self.b.columns);
+        let mut memory = K::memory().1.take();
+        let b = fitted(&mut memory, columns.len() * steps, K::ZEROS.1);
+        let (is_short, mut soon) = (self.is_short(), Soon::default());
+        let mut done = 0;
+        while done < rows.len() {
+            let is_first = done == 0;
+            let group = done..if is_first { FIRST.min(rows.len()) } else { done + 1 };
+            for (j, b) in columns.clone().zip(b.chunks_mut(steps)) {
+                if is_first {
+                    K::pack_b(lines(self.b, j, b_lines), b);
+                    let next = if j + 1 < columns.end { Some(j + 1) } else { *next };
+                    let next = next.filter(|_| !is_short);
+                    let source = next.map(|j| Source::of(lines(self.b, j, b_lines)));
+                    soon[0] = source.unwrap_or_default();
+                }
+                for t in group.clone() {
+                    let i = row(t);
+                    let panel = a[i].get(|panel| K::pack_a(lines(self.a, i, a_lines), panel));
+                    if j == columns.start && t + 1 < rows.len() && !is_short {
+                        let next = row(t + 1);
+                        [soon[1], soon[2]] = a[next].sources(lines(self.a, next, a_lines));
+                    }
+                    // SAFETY: the processor has the instructions; this task alone writes the tile,
+                    // whose rows and columns are those that were packed.
+                    unsafe { K::tile(self, panel, b, (i * a_lines, j * b_lines), &mut soon) };
+                }
+            }
+            done = group.end;
+        }
+        K::memory().1.set(memory);
+    }
+}
+
+/// Panel `i` of panels of `count` rows.
+fn lines<T: Float>(matrix: Matrix<'_, T>, i: usize, count: usize) -> Matrix<'_, T> {
+    matrix.rows(i * count, count.min(matrix.rows - i * count))
+}
+
+/// A panel that is packed by whoever needs it first.
+struct Shared<'p, Step> {
+    empty: Mutex<Option<&'p mut [Step]>>,
+    packed: OnceLock<&'p [Step]>,
+    /// The address of the panel, and its bytes.
+    place: (usize, usize),
+}
+
+impl<'p, Step> Shared<'p, Step> {
+    /// A panel that nobody has packed.
+    fn new(memory: &'p mut [Step]) -> Self {
+        let place = (memory.as_ptr().addr(), size_of_val(memory));
+        Self { empty: Mutex::new(Some(memory)), packed: OnceLock::new(), place }
+    }
+
+    /// The panel.
+    fn get(&self, pack: impl FnOnce(&mut [Step])) -> &'p [Step] {
+        self.packed.get_or_init(|| {
+            let memory = self.empty.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let panel = memory.expect("a panel is packed once");
+            pack(panel);
+            panel
+        })
+    }
+
+    /// The memory that [`Self::get`] uses: until it is packed, that of the rows too.
+    fn sources<T: Float>(&self, lines: Matrix<'_, T>) -> [Source; 2] {
+        let (place, bytes) = self.place;
+        let from = if self.packed.get().is_some() { Source::default() } else { Source::of(lines) };
+        [from, Source::bytes(place, bytes)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::super::avx2::Avx2;
+    use super::super::avx512::Avx512;
+    use super::*;
+
+    fn numbers<T: Float>(seed: usize, count: usize) -> Vec<T> {
+        let number = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0;
+        (0..count).map(|i| T::round(number(i))).collect()
+    }
+
+    /// The number in `f64`.
+    fn wide<T: Float>(x: T) -> f64 {
+        let mut wide = 0.0_f32;
+        T::widen(&[x], std::slice::from_mut(&mut wide));
+        f64::from(wide)
+    }
+
+    /// Compares with sums of `f64`; `unit` is the relative error of rounding to `T`.
+    fn check<K: Kernel<T>, T: Float + Send + Sync>(unit: f64) {
+        if !K::is_supported() {
+            eprintln!("skipped: this processor lacks the instructions");
+            return;
+        }
+        let [a_lines, b_lines] = K::LINES;
+        for (m, k, n) in [(1, 1, 1), (14, 32, 32), (15, 33, 31), (130, 257, 100), (40, 2101, 70)] {
+            compare::<K, T>(&K::LIMITS, unit, (m, k, n));
+        }
+        // Several blocks in all directions.
+        let limits = Limits { steps: 40, packed: 40 * 2 * a_lines, waiting: 2 * a_lines * b_lines };
+        for (m, k, n) in [(70, 100, 100), (29, 81, 33), (28, 40, 32), (300, 41, 5)] {
+            compare::<K, T>(&limits, unit, (m, k, n));
+        }
+    }
+
+    /// Compares products of matrices that lie in memory in all kinds of ways.
+    fn compare<K: Kernel<T>, T: Float + Send + Sync>(
+        limits: &Limits,
+        unit: f64,
+        (m, k, n): (usize, usize, usize),
+    ) {
+        let (a, b) = (numbers::<T>(1, 2 * m * k), numbers::<T>(2, 3 * k * n));
+        let (rows, columns) = (Matrix::from_rows(&a, m, k), Matrix::from_rows(&b, n, k));
+        // SAFETY: the numbers are twice and thrice as many as the elements.
+        let (second, third) = unsafe {
+            (
+                Matrix::new(a.as_ptr(), (m, k), (2 * k as isize, 2)),
+                Matrix::new(b.as_ptr(), (k, n), (3, 3 * k as isize)),
+            )
+        };
+        let pairs = [
+            (rows, columns.transposed()),
+            (rows, Matrix::from_rows(&b, k, n)),
+            (Matrix::from_rows(&a, k, m).transposed(), Matrix::from_rows(&b, k, n)),
+            (second, third),
+        ];
+        for (a, b) in pairs {
+            for parallel in [false, true] {
+                let mut found = vec![MaybeUninit::new(T::round(f32::NAN)); m * n];
+                multiply_in::<K, T>(limits, a, b, &mut found, parallel);
+                for (at, found) in found.iter().enumerate() {
+                    let (i, j) = (at / n, at % n);
+                    let terms = (0..k).map(|t| wide(a.get(i, t)) * wide(b.get(t, j)));
+                    let (sum, size) = terms
+                        .fold((0.0, 0.0), |(sum, size), term| (sum + term, size + f64::abs(term)));
+                    // SAFETY: all elements were initialised when the vector was made.
+                    let found = wide(unsafe { found.assume_init() });
+                    let bound = unit * f64::abs(sum) + k as f64 * 6e-8 * size;
+                    assert!((found - sum).abs() <= bound, "{m} {k} {n}: {found} for {sum}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_within_the_rounding_of_float32() {
+        check::<Avx2, f32>(0.0);
+        check::<Avx512, f32>(0.0);
+    }
+
+    #[test]
+    fn products_of_16_bits_are_rounded_once() {
+        check::<Avx2, bf16>(1.0 / 256.0);
+        check::<Avx512, bf16>(1.0 / 256.0);
+        check::<Avx2, f16>(1.0 / 2048.0);
+        check::<Avx512, f16>(1.0 / 2048.0);
+    }
+}
