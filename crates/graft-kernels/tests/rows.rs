@@ -234,3 +234,15 @@ fn other_dtypes_run_through_mlx() -> Result<()> {
     }
     Ok(())
 }
+
+/// The mean of equal numbers is rounded, and what that leaves must not pass for their deviation.
+#[test]
+fn layer_norm_of_equal_numbers_is_the_bias() -> Result<()> {
+    for width in [3, 30, 100, 1023] {
+        let x = ops::broadcast_to(&spread(5, &[50, 1])?, &[50, width])?;
+        let found = graft_kernels::layer_norm(&x, None, None, 1e-5)?;
+        let most: f32 = ops::max(&ops::abs(&found)?, false)?.item()?;
+        assert!(most < 1e-6, "{width}: {most}");
+    }
+    Ok(())
+}
