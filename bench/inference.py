@@ -17,11 +17,14 @@ ROUNDS = 9
 
 
 def contestants(model: Model, quick: bool) -> list[Contestant]:
-    """Returns who takes part with a model; the slow ones take few turns, and none if quick."""
+    """Returns who takes part with a model; the slow ones take few turns.
+
+    If quick, those who can keep up take few, and only those who are in a target.
+    """
     folder = model.folder
     # Packed weights take MLX minutes for a prompt.
     slow: dict[str, Any] = {"warmup": 0, "turns": 1 if model.form == "4-bit" else 2}
-    pace: dict[str, Any] = {"warmup": 1, "turns": 3 if quick else ROUNDS}
+    pace: dict[str, Any] = {"warmup": 1, "turns": 2 if quick else ROUNDS}
     found = []
     if not quick:
         found.append(ours("mlx_lm_generate.py", folder, name="mlx-lm", **slow))
@@ -29,7 +32,7 @@ def contestants(model: Model, quick: bool) -> list[Contestant]:
         openblas = ours("mlx_lm_generate.py", folder, name="mlx-lm, OpenBLAS", **slow)
         found.append(with_openblas(openblas))
     found.append(accelerated("mlx_lm_generate.py", folder, **pace))
-    if model.form != "4-bit":
+    if not quick and model.form != "4-bit":
         dtype = "float32" if model.form == "fp32" else "bfloat16"
         found.append(theirs("PyTorch", "torch_generate.py", folder, dtype, **pace))
     found.append(theirs("llama.cpp", "llama_cpp_generate.py", model.gguf, **pace))

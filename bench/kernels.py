@@ -19,6 +19,8 @@ from machine import BENCH, environment
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", BENCH.parent / "target"))
 LIMIT = "limit"
+SMALL = "(2048x768|768x8|8x2048|4x12x|16x16|4x256|one token|1024x768|tokens)"
+"""Of kernels that are measured over sizes, the one size that a quick run takes."""
 UNITS = {"Elements": "GFLOP/s", "Bytes": "GB/s"}
 
 
@@ -45,7 +47,8 @@ def measure(quick: bool) -> dict[str, Any]:
     stamp.touch()
     # MLX's own operations, which `cargo bench` measures beside, take seconds each.
     seconds = ("0.3", "0.1") if quick else ("1", "0.5")
-    pace = ["--measurement-time", seconds[0], "--warm-up-time", seconds[1], f"graft|{LIMIT}"]
+    wanted = f"{SMALL}.*/graft|{LIMIT}" if quick else f"graft|{LIMIT}"
+    pace = ["--measurement-time", seconds[0], "--warm-up-time", seconds[1], wanted]
     command = ["cargo", "bench", "--quiet", "--package", "graft-kernels", "--bench", "kernels"]
     subprocess.run(
         [*command, "--", "--noplot", *pace],

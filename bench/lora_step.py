@@ -20,27 +20,31 @@ STEADY = 9
 
 
 def contestants(model: Model, quick: bool) -> list[Contestant]:
-    """Returns who takes part with a model; the slow ones take few steps, and none if quick."""
+    """Returns who takes part with a model; the slow ones take few steps.
+
+    If quick, those who can keep up take few, and those who are compared with mlx-lm as it is none.
+    """
     folder = model.folder
     # Packed weights take MLX minutes for a step.
     slow: dict[str, Any] = {"warmup": 0, "turns": 1 if model.form == "4-bit" else 2}
-    pace: dict[str, Any] = {"warmup": 1, "turns": 3} if quick else {"warmup": 2, "turns": STEADY}
+    pace: dict[str, Any] = {"warmup": 1, "turns": 2} if quick else {"warmup": 2, "turns": STEADY}
     found = []
     if not quick:
         found.append(ours("mlx_lm_lora.py", folder, name="mlx-lm", **slow))
     if not quick and model.form in USES_BLAS:
         openblas = ours("mlx_lm_lora.py", folder, name="mlx-lm, OpenBLAS", **pace)
         found.append(with_openblas(openblas))
-    found.append(accelerated("mlx_lm_lora.py", folder, **pace))
+    if not quick:
+        found.append(accelerated("mlx_lm_lora.py", folder, **pace))
     # PyTorch has no 4-bit weights on a CPU: there it shows what bf16 costs.
     dtype = "float32" if model.form == "fp32" else "bfloat16"
     plain = model if model.form != "4-bit" else Model(model.size, "bf16").write()
     name = "PyTorch + PEFT" if model.form != "4-bit" else "PyTorch + PEFT, bf16"
     found.append(theirs(name, "torch_lora.py", plain.folder, dtype, **pace))
     found.append(ours("graft_lora.py", folder, **pace))
-    found.append(
-        ours("graft_lora.py", folder, "--grad-checkpoint", name="mlx-graft, checkpointing", **pace)
-    )
+    if not quick:
+        checkpointing = {"name": "mlx-graft, checkpointing", **pace}
+        found.append(ours("graft_lora.py", folder, "--grad-checkpoint", **checkpointing))
     return found
 
 

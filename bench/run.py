@@ -53,6 +53,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}, or a part/case; all")
     parser.add_argument("--quick", action="store_true", help="few turns, without the slow peers")
     parser.add_argument("--fresh", action="store_true", help="measure again what has a result")
+    parser.add_argument(
+        "--page", default=report.PAGE, help="the page of docs that is written [%(default)s]"
+    )
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     description = machine.describe()
@@ -81,7 +84,7 @@ def main() -> None:
             unfinished = path.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(result, indent=1))
             unfinished.rename(path)
-    report.write(RESULTS)
+    report.write(RESULTS, options.page)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

@@ -140,3 +140,10 @@ def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert "exit code 1: no memory" in text
     assert "(quick)" in text
     assert (tmp_path / "benchmarks/lora_step.svg").stat().st_size > 1000
+    # Another machine's page stands beside, with its own plots.
+    report.write(folder, "benchmarks-other")
+    other = (tmp_path / "benchmarks-other.md").read_text()
+    assert "](benchmarks-other/lora_step.svg)" in other
+    assert "What falls short" in text
+    assert "What falls short" not in other
+    assert (tmp_path / "benchmarks-other/lora_step.svg").exists()

@@ -1,5 +1,4 @@
 //! What kernels in AVX2's instructions share.
-#![allow(unsafe_code)] // functions that are compiled for an instruction set
 
 use std::arch::x86_64::{
     __m256, _mm_add_ps, _mm_cvtss_f32, _mm_hadd_ps, _mm256_castps256_ps128, _mm256_extractf128_ps,

@@ -86,7 +86,9 @@ fn center<S: Simd>(simd: S, x: &[f32], deviations: &mut [f32], eps: f32) -> f32 
     }
     // What rounding has left of the mean: of equal numbers it would be most of the result.
     let rest = lanes::sum(simd, deviations) / count;
-    deviations.iter_mut().for_each(|deviation| *deviation -= rest);
+    for deviation in deviations.iter_mut() {
+        *deviation -= rest;
+    }
     1.0 / (lanes::dot(simd, deviations, deviations) / count + eps).sqrt()
 }
 

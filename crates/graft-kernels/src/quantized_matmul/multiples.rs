@@ -4,6 +4,9 @@
 /// Bits of the multiples, without the sign.
 pub(super) const DIGITS: u32 = 14;
 
+/// Sums that are independent of each other, so that one need not wait for another.
+const SUMS: usize = 8;
+
 /// Sum of magnitudes above which sums of products with codes could overflow where those with the
 /// numbers themselves do not.
 const TAME: f32 = 1e30;
@@ -11,8 +14,15 @@ const TAME: f32 = 1e30;
 /// Whether sums of products with codes of these numbers cannot overflow, or meet infinities, where
 /// those with the numbers that codes and biases stand for together do not.
 pub(super) fn is_tame(x: &[f32]) -> bool {
+    let (whole, rest) = x.as_chunks::<SUMS>();
+    let mut sums = [0.0_f32; SUMS];
+    for x in whole {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += x.abs();
+        }
+    }
     // Comparisons with NaN are false.
-    x.iter().map(|x| x.abs()).sum::<f32>() < TAME
+    sums.into_iter().chain(rest.iter().map(|x| x.abs())).sum::<f32>() < TAME
 }
 
 /// The power of two that numbers count in, and its inverse: so that the magnitude of the largest is
@@ -26,11 +36,11 @@ pub(super) fn unit_of(x: &[f32]) -> (f32, f32) {
     (f32::from_bits(exponent << 23), f32::from_bits((254 - exponent) << 23))
 }
 
-/// The sum of the numbers of a group.
+/// The sum of the numbers of a group, which are a multiple of eight.
 #[inline(always)]
 pub(super) fn sum(x: &[f32]) -> f32 {
-    let mut sums = [0.0; 8];
-    for x in x.as_chunks::<8>().0 {
+    let mut sums = [0.0; SUMS];
+    for x in x.as_chunks::<SUMS>().0 {
         for (sum, x) in sums.iter_mut().zip(x) {
             *sum += x;
         }
@@ -64,6 +74,10 @@ mod tests {
             let most = x.iter().map(|x| round(x * per_unit).abs()).max();
             assert!(scale < 1e-37 || most >= Some(1 << (DIGITS - 1)));
         }
-        assert!(is_tame(&[1.0, -2.0]) && !is_tame(&[f32::NAN]) && !is_tame(&[f32::INFINITY]));
+        assert!(is_tame(&[1.0, -2.0]) && !is_tame(&[f32::NAN]) && !is_tame(&[-f32::INFINITY]));
+        let mut many = [1.0; 100];
+        assert!(is_tame(&many));
+        many[37] = -2e30;
+        assert!(!is_tame(&many));
     }
 }
