@@ -46,8 +46,8 @@ use problem::Problem;
 /// one dimension is a row, a `b` of one dimension a column, and the result lacks that dimension.
 ///
 /// Products of arrays of these dtypes on the CPU run here, in the wider of both, on the kernels'
-/// threads; transposed and broadcast arrays are read where they lie. `float32` goes through a kernel
-/// for AVX-512 or the `gemm` crate, whichever is faster for the sizes. 16-bit numbers are added up in
+/// threads; transposed and broadcast arrays are read where they lie. `float32` goes through kernels for
+/// AVX-512 and AVX2 or the `gemm` crate, whichever is faster for the sizes. 16-bit numbers are added up in
 /// `float32` and rounded once: `bfloat16` by AVX-512's own instructions where the processor has them
 /// and they are fast, the rest in `float32` block by block. All others
 /// run through MLX's own operation.
