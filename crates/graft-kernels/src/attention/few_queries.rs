@@ -3,6 +3,7 @@
 // What is not inlined into what is dispatched is not compiled for the wide registers.
 #![allow(clippy::inline_always)]
 
+use std::array::from_fn;
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -14,11 +15,16 @@ use crate::prefetch::prefetch_row;
 /// Rows of queries up to which this is faster than a product of matrices.
 pub(super) const ROWS: usize = 8;
 
-/// Registers of a row that are computed at once: with 16 numbers in each, a head of 64.
-const REGISTERS: usize = 4;
+/// Registers of keys or values that are computed at once for several rows of queries: with 16 numbers
+/// in each, a head of 64.
+const FEW: usize = 4;
 
-/// Numbers that [`REGISTERS`] hold at most.
-const NUMBERS: usize = 16 * REGISTERS;
+/// Registers that are computed at once for one row of queries, whose sums take less room: with 8
+/// numbers in each, a head of 64.
+const MANY: usize = 8;
+
+/// Numbers that [`MANY`] registers hold at most.
+const NUMBERS: usize = 16 * MANY;
 
 /// Rows of queries that are computed at once.
 const TOGETHER: usize = 4;
@@ -57,29 +63,36 @@ impl<T: Float> WithSimd for Scores<'_, T> {
 impl<T: Float> Parts for Scores<'_, T> {
     /// Adds the products of some columns of `R` queries with all keys.
     #[inline(always)]
-    fn part<S: Simd, const R: usize>(&mut self, simd: S, row: usize, columns: Range<usize>) {
+    fn part<S: Simd, const R: usize, const N: usize, const WHOLE: bool>(
+        &mut self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+    ) {
         let (dim, count) = (self.keys.columns, self.keys.rows);
-        let mut queries = [[simd.splat_f32s(0.0); REGISTERS]; R];
+        let mut queries = [[simd.splat_f32s(0.0); N]; R];
         for (r, query) in queries.iter_mut().enumerate() {
             let mut numbers = [0.0; NUMBERS];
             let part = &self.queries[(row + r) * dim..][columns.clone()];
             numbers[..columns.len()].copy_from_slice(part);
-            *query = registers::<S>(&numbers);
+            *query = registers::<S, N>(&numbers);
         }
         let keys = self.keys.columns(columns.start, columns.len());
-        let mut key = [0.0; NUMBERS];
         for i in 0..count {
-            read(&keys, i, &mut key[..columns.len()]);
-            let key = registers::<S>(&key);
+            let key = read::<T, S, N, WHOLE>(&keys, i);
             for (r, query) in queries.iter().enumerate() {
-                let sums = [
-                    simd.mul_add_e_f32s(query[1], key[1], simd.mul_f32s(query[0], key[0])),
-                    simd.mul_add_e_f32s(query[3], key[3], simd.mul_f32s(query[2], key[2])),
-                ];
+                let mut sums = [0, 1].map(|n| simd.mul_f32s(query[n], key[n]));
+                for n in 2..N {
+                    sums[n % 2] = simd.mul_add_e_f32s(query[n], key[n], sums[n % 2]);
+                }
                 let sum = simd.add_f32s(sums[0], sums[1]);
                 self.out[(row + r) * count + i] += simd.reduce_sum_f32s(sum);
             }
         }
+    }
+
+    fn is_dense(&self) -> bool {
+        self.keys.has_dense_rows()
     }
 }
 
@@ -103,14 +116,17 @@ impl<T: Float> WithSimd for Mix<'_, T> {
 impl<T: Float> Parts for Mix<'_, T> {
     /// Writes some columns of the sums of `R` rows of weights.
     #[inline(always)]
-    fn part<S: Simd, const R: usize>(&mut self, simd: S, row: usize, columns: Range<usize>) {
+    fn part<S: Simd, const R: usize, const N: usize, const WHOLE: bool>(
+        &mut self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+    ) {
         let (dim, count) = (self.values.columns, self.values.rows);
-        let mut sums = [[simd.splat_f32s(0.0); REGISTERS]; R];
+        let mut sums = [[simd.splat_f32s(0.0); N]; R];
         let values = self.values.columns(columns.start, columns.len());
-        let mut value = [0.0; NUMBERS];
         for i in 0..count {
-            read(&values, i, &mut value[..columns.len()]);
-            let value = registers::<S>(&value);
+            let value = read::<T, S, N, WHOLE>(&values, i);
             for (r, sums) in sums.iter_mut().enumerate() {
                 let weight = simd.splat_f32s(self.weights[(row + r) * count + i]);
                 for (sum, &x) in sums.iter_mut().zip(&value) {
@@ -120,52 +136,96 @@ impl<T: Float> Parts for Mix<'_, T> {
         }
         for (r, sums) in sums.iter().enumerate() {
             let mut numbers = [0.0; NUMBERS];
-            S::as_mut_simd_f32s(&mut numbers).0[..REGISTERS].copy_from_slice(sums);
+            S::as_mut_simd_f32s(&mut numbers).0[..N].copy_from_slice(sums);
             let to = &mut self.sums[(row + r) * dim..][columns.clone()];
             to.copy_from_slice(&numbers[..columns.len()]);
         }
+    }
+
+    fn is_dense(&self) -> bool {
+        self.values.has_dense_rows()
     }
 }
 
 /// What is computed for some rows of queries and some columns of keys or values at a time.
 trait Parts {
-    /// Rows `row..row + R`, as many columns as [`REGISTERS`] hold at most.
-    fn part<S: Simd, const R: usize>(&mut self, simd: S, row: usize, columns: Range<usize>);
+    /// Rows `row..row + R`, as many columns as `N` registers hold at most: just as many, of rows that
+    /// lie dense, if `WHOLE`.
+    fn part<S: Simd, const R: usize, const N: usize, const WHOLE: bool>(
+        &mut self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+    );
+
+    /// Whether the rows of keys or values lie dense.
+    fn is_dense(&self) -> bool;
 }
 
 /// Computes all rows and columns.
 #[inline(always)]
 fn compute<S: Simd>(simd: S, parts: &mut impl Parts, rows: usize, columns: usize) {
-    for (row, count) in pieces(rows, TOGETHER) {
-        for (first, width) in pieces(columns, REGISTERS * S::F32_LANES) {
-            let columns = first..first + width;
-            match count {
-                1 => parts.part::<S, 1>(simd, row, columns),
-                2 => parts.part::<S, 2>(simd, row, columns),
-                3 => parts.part::<S, 3>(simd, row, columns),
-                _ => parts.part::<S, TOGETHER>(simd, row, columns),
+    let (few, many) = (FEW * S::F32_LANES, MANY * S::F32_LANES);
+    for row in (0..rows).step_by(TOGETHER) {
+        let count = TOGETHER.min(rows - row);
+        let mut first = 0;
+        while first < columns {
+            let rest = columns - first;
+            let whole = parts.is_dense() && count == 1 && rest >= many;
+            let width = if whole { many } else { rest.min(few) };
+            let range = first..first + width;
+            if !parts.is_dense() || width < few {
+                compute_rows::<S, false>(simd, parts, row, count, range);
+            } else if width == few {
+                compute_rows::<S, true>(simd, parts, row, count, range);
+            } else {
+                parts.part::<S, 1, MANY, true>(simd, row, range);
             }
+            first += width;
         }
     }
 }
 
-/// Where pieces of up to `most` of `all` begin, and how long they are.
-fn pieces(all: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..all).step_by(most).map(move |first| (first, most.min(all - first)))
+/// Computes some columns of up to [`TOGETHER`] rows.
+#[inline(always)]
+fn compute_rows<S: Simd, const WHOLE: bool>(
+    simd: S,
+    parts: &mut impl Parts,
+    row: usize,
+    count: usize,
+    columns: Range<usize>,
+) {
+    match count {
+        1 => parts.part::<S, 1, FEW, WHOLE>(simd, row, columns),
+        2 => parts.part::<S, 2, FEW, WHOLE>(simd, row, columns),
+        3 => parts.part::<S, 3, FEW, WHOLE>(simd, row, columns),
+        _ => parts.part::<S, TOGETHER, FEW, WHOLE>(simd, row, columns),
+    }
 }
 
 /// Converts a row, and asks for one of those that follow.
 #[inline(always)]
-fn read<T: Float>(matrix: &Matrix<'_, T>, i: usize, wide: &mut [f32]) {
-    matrix.widen_row(i, wide);
+fn read<T: Float, S: Simd, const N: usize, const WHOLE: bool>(
+    matrix: &Matrix<'_, T>,
+    i: usize,
+) -> [S::f32s; N] {
+    let mut wide = [0.0; NUMBERS];
+    if WHOLE {
+        // The compiler knows the length, and needs no call to copy or to convert.
+        let width = N * S::F32_LANES;
+        T::widen(&matrix.dense_row(i)[..width], &mut wide[..width]);
+    } else {
+        matrix.widen_row(i, &mut wide[..matrix.columns]);
+    }
     if matrix.has_dense_rows() {
         prefetch_row(matrix.dense_row(i));
     }
+    registers::<S, N>(&wide)
 }
 
 /// The first numbers, in registers.
 #[inline(always)]
-fn registers<S: Simd>(numbers: &[f32; NUMBERS]) -> [S::f32s; REGISTERS] {
+fn registers<S: Simd, const N: usize>(numbers: &[f32; NUMBERS]) -> [S::f32s; N] {
     let all = S::as_simd_f32s(numbers).0;
-    [all[0], all[1], all[2], all[3]]
+    from_fn(|n| all[n])
 }
