@@ -23,36 +23,43 @@ pub(crate) struct PyGenerated(Generated);
 
 #[pymethods]
 impl PyGenerated {
+    /// New text, which may be empty until a character is whole.
     #[getter]
     fn text(&self) -> &str {
         &self.0.text
     }
 
+    /// The token.
     #[getter]
     fn token(&self) -> u32 {
         self.0.token
     }
 
+    /// Tokens of the prompt.
     #[getter]
     fn prompt_tokens(&self) -> usize {
         self.0.prompt_tokens
     }
 
+    /// Tokens of the prompt per second.
     #[getter]
     fn prompt_tps(&self) -> f64 {
         self.0.prompt_tps
     }
 
+    /// Tokens generated so far.
     #[getter]
     fn generation_tokens(&self) -> u64 {
         self.0.generation_tokens
     }
 
+    /// Tokens generated per second.
     #[getter]
     fn generation_tps(&self) -> f64 {
         self.0.generation_tps
     }
 
+    /// `stop` or `length` on the last token.
     #[getter]
     fn finish_reason(&self) -> Option<&'static str> {
         self.0.finish_reason.map(graft_lm::generate::FinishReason::name)

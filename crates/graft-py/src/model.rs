@@ -79,10 +79,12 @@ impl PyModel {
         Ok(PyCache(Owned::new("cache", std::cell::RefCell::new(layers))))
     }
 
+    /// Returns all parameters in nested dicts and lists, as `mlx.nn.Module.parameters`.
     fn parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         tree::nested(py, values(self.named(false)?))
     }
 
+    /// Returns the trainable parameters in nested dicts and lists.
     fn trainable_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         tree::nested(py, values(self.named(true)?))
     }
@@ -109,6 +111,7 @@ impl PyModel {
         Ok(())
     }
 
+    /// Makes every parameter frozen.
     fn freeze(&self) -> PyResult<()> {
         self.named(false)?.iter().for_each(|(_, param)| param.set_trainable(false));
         Ok(())
@@ -132,21 +135,25 @@ impl PyModel {
             .collect()
     }
 
+    /// The number of blocks.
     #[getter]
     fn num_layers(&self) -> PyResult<usize> {
         Ok(self.model()?.decoder.num_layers())
     }
 
+    /// The number of tokens that the model knows.
     #[getter]
     fn vocab_size(&self) -> PyResult<i32> {
         Ok(self.model()?.decoder.vocab_size())
     }
 
+    /// The architecture, as in config.json.
     #[getter]
     fn model_type(&self) -> PyResult<&str> {
         Ok(self.model()?.model_type())
     }
 
+    /// The content of config.json.
     #[getter]
     fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         json::to_python(py, &self.model()?.config)
@@ -180,10 +187,12 @@ impl PyModel {
         random_state::set_key(py, sequence.into_state())
     }
 
+    /// Adds the adapters of a folder, ours or mlx-lm's.
     fn load_adapters(&self, folder: PathBuf) -> PyResult<()> {
         adapters::load_adapters(self.model()?, &folder).map_err(lm_to_py)
     }
 
+    /// Writes the trainable parameters and how they were made, as mlx-lm reads them.
     fn save_adapters(&self, folder: PathBuf) -> PyResult<()> {
         let model = self.model()?;
         let config = model.adapters.borrow().clone().unwrap_or_else(|| {

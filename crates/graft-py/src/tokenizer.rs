@@ -22,11 +22,13 @@ impl PyTokenizer {
         Ok(Self(Arc::new(Tokenizer::load(&folder).map_err(lm_to_py)?)))
     }
 
+    /// Returns the ids of a text.
     #[pyo3(signature = (text, add_special_tokens=true))]
     fn encode(&self, text: &str, add_special_tokens: bool) -> PyResult<Vec<u32>> {
         self.0.encode(text, add_special_tokens).map_err(lm_to_py)
     }
 
+    /// Returns the text of ids.
     #[pyo3(signature = (ids, skip_special_tokens=false))]
     fn decode(&self, ids: Vec<u32>, skip_special_tokens: bool) -> PyResult<String> {
         self.0.decode(&ids, skip_special_tokens).map_err(lm_to_py)
@@ -63,31 +65,37 @@ impl PyTokenizer {
         }
     }
 
+    /// The Jinja text of the chat template.
     #[getter]
     fn chat_template(&self) -> Option<&str> {
         self.0.chat_template()
     }
 
+    /// The ids that end a text.
     #[getter]
     fn eos_token_ids(&self) -> Vec<u32> {
         self.0.eos_token_ids().iter().copied().collect()
     }
 
+    /// The id that begins a text.
     #[getter]
     fn bos_token_id(&self) -> Option<u32> {
         self.0.bos_token_id()
     }
 
+    /// The tokenizer's own id that ends a text.
     #[getter]
     fn eos_token_id(&self) -> Option<u32> {
         self.0.eos_token_id()
     }
 
+    /// The id that fills up a row.
     #[getter]
     fn pad_token_id(&self) -> Option<u32> {
         self.0.pad_token_id()
     }
 
+    /// The number of tokens, without those added to the vocabulary.
     #[getter]
     fn vocab_size(&self) -> usize {
         self.0.vocab_size()

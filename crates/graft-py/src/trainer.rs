@@ -205,11 +205,13 @@ impl PyTrainer {
         self.locked()?.save(&folder).map(drop).map_err(lm_to_py)
     }
 
+    /// The learning rate of the next update.
     #[getter]
     fn learning_rate(&self) -> PyResult<f32> {
         Ok(self.locked()?.learning_rate())
     }
 
+    /// The number of batches trained on.
     #[getter]
     fn step_count(&self) -> PyResult<u64> {
         Ok(self.locked()?.batches_seen())
