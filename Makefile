@@ -4,8 +4,10 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-# Flags of `make bench`, such as `BENCH=--quick` or `BENCH="inference --fresh"`.
+# Flags of `make bench`, such as `BENCH=--quick` or `BENCH="inference --fresh"`, and of `make wheel`,
+# such as `WHEEL="--compatibility manylinux_2_35"`.
 BENCH ?=
+WHEEL ?=
 # The interpreter that makes .venv, and MLX's backend on Linux: cpu, cuda12 or cuda13.
 PYTHON ?= python3
 MLX_BACKEND ?= cpu
@@ -30,7 +32,7 @@ SETUP := .venv/.made-from-pyproject
 MLX_LIB = $$(python -c 'import mlx, pathlib; print(next(p for p in map(pathlib.Path, mlx.__path__) if (p / "lib").is_dir()) / "lib")')
 WITH_MLX = export LD_LIBRARY_PATH="$(MLX_LIB):$${LD_LIBRARY_PATH:-}" DYLD_LIBRARY_PATH="$(MLX_LIB):$${DYLD_LIBRARY_PATH:-}";
 
-.PHONY: help setup build demo test test-rust test-python parity leakcheck gen lint format bench \
+.PHONY: help setup install build demo test test-rust test-python parity leakcheck gen lint format bench \
 	bench-peers docs wheel sdist
 
 help: ## List the targets.
@@ -45,7 +47,10 @@ $(SETUP): pyproject.toml
 
 setup: $(SETUP) ## Make .venv with everything from PyPI.
 
-build: $(SETUP) ## Compile the Rust code and install the Python package into .venv, editable.
+install: $(SETUP) ## Compile the Rust code for use, optimised, and install the package into .venv.
+	maturin develop --release
+
+build: $(SETUP) ## The same for development: compiles faster, runs slower. Tests and the demo use it.
 	maturin develop
 
 demo: build ## Train a small language model, LoRA-tune it, print samples, plot demo/loss.png.
@@ -97,7 +102,7 @@ format: $(SETUP) ## Format all sources.
 	ruff format .
 	ruff check --fix .
 
-bench: $(SETUP) ## Measure against mlx-lm, PyTorch and llama.cpp; writes docs/benchmarks.md.
+bench: $(SETUP) ## Measure against mlx-lm, PyTorch and llama.cpp; writes bench/out/report.md.
 	maturin develop --release
 	cargo build --release --package graft-train
 	cargo bench --no-run --package graft-kernels --package graft-lm
@@ -112,7 +117,7 @@ docs: $(SETUP) ## Build the Rust API reference into target/doc.
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --exclude xtask --exclude graft-py
 
 wheel: $(SETUP) ## Build a wheel for the Python of .venv into dist.
-	maturin build --release --out dist
+	maturin build --release --out dist $(WHEEL)
 
 sdist: $(SETUP) ## Build the source distribution into dist.
 	maturin sdist --out dist

@@ -1,4 +1,4 @@
-"""Writes a page of `docs` and its plots from the results that are there."""
+"""Writes a report and its plots from the results that are there."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from machine import BENCH, OUT
 from targets import FORMS, MissingError, Results, median, share_of_limit, table
 
 DOCS = BENCH.parent / "docs"
-PAGE = "benchmarks"
-"""The page that is written, unless another is asked for."""
+REPORT = OUT / "report.md"
 HEAD = """\
 # Benchmarks
 
 Written by `make bench`; do not edit. `make bench-peers` installs PyTorch and llama.cpp beside, and
 `python bench/run.py PART` repeats a part. Contestants take turns, so that all meet the same noise;
 numbers are medians of {turns} turns after warm-up (stock mlx-lm, which is slow: 1 or 2), of 2 in a
-quick run, which leaves stock mlx-lm out. Resident memory is the most that the system counted for
-the process. Models have random weights from a fixed seed: 100M is a Llama of 12 layers of 768 with
-a vocabulary of 16,384, 5M one of 6 layers of 256.
+quick run, which leaves stock mlx-lm out. "mlx-lm, OpenBLAS" is stock mlx-lm with the system's
+OpenBLAS preloaded in the place of the reference BLAS of MLX's wheel; MLX calls BLAS for float32
+only. Resident memory is the most that the system counted for the process. Models have random
+weights from a fixed seed: 100M is a Llama of 12 layers of 768 with a vocabulary of 16,384, 5M one
+of 6 layers of 256.
 """
 
 
@@ -127,27 +128,30 @@ def conditions(results: Results) -> str:
     return "\n\n".join(f"{', '.join(names)}:\n\n{text}" for text, names in groups.items())
 
 
-def write(folder: Path, page: str = PAGE) -> None:
-    """Writes the report, with what a person found of that page's results as it is."""
+def write(folder: Path, page: str | None = None) -> None:
+    """Writes the report, or a page of `docs` with what a person found of that page's results."""
     results = load(folder)
-    findings = BENCH / "findings" / f"{page}.md"
-    pictures = plots.draw(results, DOCS / page)
+    path = DOCS / f"{page}.md" if page else REPORT
+    pictures = plots.draw(results, path.with_suffix(""))
     rows = table(results)
     parts = [
         HEAD.format(turns=9).strip(),
         "## Targets and results",
         markdown(["work", "target", "result", "met"], rows),
     ]
-    if findings.exists():
+    findings = BENCH / "findings" / path.name
+    if page and findings.exists():
         parts += ["## What falls short, and why", findings.read_text().strip()]
     parts.append("## Plots")
-    parts += [f"![{title}]({path.relative_to(DOCS)})" for title, path in pictures.items()]
+    parts += [
+        f"![{title}]({picture.relative_to(path.parent)})" for title, picture in pictures.items()
+    ]
     parts += ["## All contestants", *details(results)]
     parts += ["## Machine and versions", conditions(results)]
-    (DOCS / f"{page}.md").write_text("\n\n".join(parts) + "\n")
+    path.write_text("\n\n".join(parts) + "\n")
     for work, wanted, result, met in rows:
         print(f"{work:46} {wanted:48} {result:40} {met}")
-    print(f"Written to docs/{page}.md")
+    print(f"Written to {path}")
 
 
 if __name__ == "__main__":

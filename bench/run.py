@@ -1,5 +1,8 @@
 """Runs the benchmarks, each into a file of its own in `bench/out/results`, and writes the report.
 
+The report is `bench/out/report.md`. `--page benchmarks` publishes it as `docs/benchmarks.md`
+instead, with what `bench/findings` says of that page's results.
+
 A run that was stopped goes on where it was: what has a result already is left as it is, unless
 `--fresh` is given or the result came from a `--quick` run and this one is not quick.
 """
@@ -54,7 +57,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few turns, without the slow peers")
     parser.add_argument("--fresh", action="store_true", help="measure again what has a result")
     parser.add_argument(
-        "--page", default=report.PAGE, help="the page of docs that is written [%(default)s]"
+        "--page",
+        help="write docs/PAGE.md with its findings, instead of bench/out/report.md",
     )
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)

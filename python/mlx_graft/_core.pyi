@@ -8,6 +8,7 @@ from typing import Any, Literal, final, overload
 import mlx.core as mx
 
 __all__ = [
+    "BUILD_PROFILE",
     "MLX_VERSION",
     "Dataset",
     "Generation",
@@ -38,6 +39,7 @@ __all__ = [
     "train",
 ]
 
+BUILD_PROFILE: str
 MLX_VERSION: str
 core: ModuleType
 

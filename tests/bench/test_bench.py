@@ -22,6 +22,7 @@ from models import Model
 from mlx_graft.bench import contest
 from mlx_graft.bench.contest import Contestant
 from mlx_graft.bench.models import SMALL
+from support.run import snapshot
 
 TINY = {
     **SMALL, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -132,7 +133,8 @@ def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     folder.mkdir()
     (folder / "lora_step-100M-fp32.json").write_text(json.dumps(result))
     monkeypatch.setattr(report, "DOCS", tmp_path)
-    report.write(folder)
+    monkeypatch.setattr(report, "REPORT", tmp_path / "out/report.md")
+    report.write(folder, "benchmarks")
     text = (tmp_path / "benchmarks.md").read_text()
     assert "| fp32 LoRA step | ≥ 1.5 × PyTorch + PEFT | 3.00 × | yes |" in text
     assert "not measured (lora_step/100M-fp32: mlx-lm)" in text
@@ -147,3 +149,13 @@ def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert "What falls short" in text
     assert "What falls short" not in other
     assert (tmp_path / "benchmarks-other/lora_step.svg").exists()
+    # Without a page nothing is published, and nobody else's findings stand in it.
+    published = snapshot(tmp_path)
+    report.write(folder)
+    found = (tmp_path / "out/report.md").read_text()
+    assert "](report/lora_step.svg)" in found
+    assert "What falls short" not in found
+    assert (tmp_path / "out/report/lora_step.svg").exists()
+    assert published == {
+        name: content for name, content in snapshot(tmp_path).items() if not name.startswith("out/")
+    }

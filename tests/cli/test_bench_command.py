@@ -52,6 +52,7 @@ def test_the_json_tells_of_the_machine_and_the_options(result) -> None:
     machine = found["machine"]
     assert machine["versions"]["mlx"] == mx.__version__
     assert machine["cores"] >= 1
+    assert machine["build"] in ("debug", "release")
     kind = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
     assert machine["device"]["kind"] == kind
     turn = found["cases"][0]["step"][0]["turns"][0]
@@ -65,6 +66,7 @@ def test_the_table_is_that_of_the_turns(result) -> None:
     assert ratio(case, "step", "seconds") == pytest.approx(medians[1] / medians[0])
     speeds = [statistics.median(t["prompt"] for t in one["turns"]) for one in case["text"]]
     assert ratio(case, "text", "prompt") == pytest.approx(speeds[0] / speeds[1])
+    assert f"{found['machine']['build']} build" in text
     line = next(line for line in text.splitlines() if line.startswith("LoRA step"))
     assert f"{1e3 * medians[0]:.1f}" in line and f"{medians[1] / medians[0]:.2f} ×" in line
 

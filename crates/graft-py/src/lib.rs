@@ -43,6 +43,8 @@ fn resolve_model(name: &str) -> PyResult<std::path::PathBuf> {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     mlx_graft_pyo3::join(module.py())?;
     module.add("MLX_VERSION", mlx_graft::sys::MLX_VERSION)?;
+    // Timings of a debug build say little, so `graft bench` writes down which one it measured.
+    module.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })?;
     module.add_function(wrap_pyfunction!(identity, module)?)?;
     module.add_function(wrap_pyfunction!(live_handles, module)?)?;
     module.add_function(wrap_pyfunction!(resolve_model, module)?)?;

@@ -12,6 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_graft import _core
+
 WORKERS = Path(__file__).resolve().parent / "workers"
 """The programs that take turns; what they share is imported by its plain name."""
 PACKAGES = ("mlx", "mlx-lm", "mlx-graft", "numpy")
@@ -84,5 +86,6 @@ def describe() -> dict[str, Any]:
         "cores": cores(),
         "system": platform.platform(),
         "device": device(),
+        "build": _core.BUILD_PROFILE,
         "versions": versions(),
     }

@@ -43,7 +43,7 @@ def table(result: dict[str, Any]) -> str:
     device = machine["device"]
     name = device.get("device_name") or machine["processor"] or machine["system"]
     lines = [
-        f"{name}, {device['kind']}, {machine['cores']} cores; "
+        f"{name}, {device['kind']}, {machine['cores']} cores; {machine['build']} build; "
         + ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     ]
     for case in result["cases"]:
