@@ -1,4 +1,4 @@
-//! Lets the tests and doctests of this crate find `libmlx`.
+//! Lets the tests of this crate find `libmlx`; doctests get no link arguments (see docs/rust.md).
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
