@@ -1,5 +1,5 @@
-//! The commands `graft-train`, `graft train`, `graft profile` and `graft generate`: one implementation for all
-//! doors.
+//! The commands `graft-train`, `graft train`, `graft profile` and `graft generate`: the Rust program
+//! and the Python command run the same code.
 
 mod generate;
 mod profile;
