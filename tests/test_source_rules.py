@@ -18,6 +18,8 @@ MAY_BE_UNSAFE = ["mlx-c/src", "crates/mlx-graft", "crates/graft-kernels", "crate
 # A new file with `unsafe` is a decision: raise the number in the commit that argues for it.
 HANDWRITTEN_UNSAFE_FILES = 83
 LONGEST = 600
+# A table of one row for each operation: a part of it would be harder to find a row in.
+MAY_BE_LONG = {"crates/mlx-graft/ops.toml"}
 SKIP = {
     ".git",
     "include",
@@ -81,12 +83,14 @@ def test_every_unsafe_block_gives_its_reason(root: Path) -> None:
 
 def test_no_file_is_too_long(root: Path) -> None:
     long = {}
-    for path in sources(root, ".rs", ".py", ".cpp", ".h", ".pyi"):
+    for path in sources(root, ".rs", ".py", ".cpp", ".hpp", ".h", ".pyi", ".toml", ".sh", ".md"):
         with path.open() as file:
             length = sum(1 for _ in file)
         if length > LONGEST and not is_generated(path):
             long[path.relative_to(root).as_posix()] = length
-    assert not long, f"more than {LONGEST} lines: split by concept"
+    strangers = {name: length for name, length in long.items() if name not in MAY_BE_LONG}
+    assert not strangers, f"more than {LONGEST} lines: split by concept"
+    assert MAY_BE_LONG <= long.keys(), "short by now"
 
 
 def test_one_version_of_mlx_everywhere(root: Path) -> None:
