@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -24,6 +25,18 @@ def test_cffi(root: Path) -> None:
     value, message = succeed(sys.executable, "-c", example(root, "python")).splitlines()
     assert value == "3.0"
     assert "matmul" in message
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_without_cmake(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "program.c").write_text(example(root, "c"))
+    script = re.sub(r"^\$ ", "", example(root, "console"), flags=re.M)
+    if sys.platform == "darwin":
+        script = script.replace("-Wl,--no-as-needed ", "")
+    # The `python` of the guide is the one that runs the tests.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    succeed("bash", "-ec", script, cwd=tmp_path, env={**os.environ, "PATH": path})
+    assert succeed(tmp_path / "program") == "3.0\n"
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
