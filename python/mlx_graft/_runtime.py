@@ -10,8 +10,8 @@ def _remedy() -> str:
     if sys.platform == "darwin":
         return f"pip install 'mlx=={MLX_VERSION}'"
     return (
-        f"pip install 'mlx[cpu]=={MLX_VERSION}' (or pip install 'mlx-graft[cpu]'), on a CUDA "
-        "machine pip install 'mlx-graft[cuda12]'"
+        f"pip install 'mlx[cpu]=={MLX_VERSION}', on a CUDA machine "
+        f"pip install 'mlx[cuda12]=={MLX_VERSION}'"
     )
 
 
