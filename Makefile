@@ -102,8 +102,7 @@ format: $(SETUP) ## Format all sources.
 	ruff format .
 	ruff check --fix .
 
-bench: $(SETUP) ## Measure against mlx-lm, PyTorch and llama.cpp; writes bench/out/report.md.
-	maturin develop --release
+bench: install ## Measure against mlx-lm, PyTorch and llama.cpp; writes bench/out/report.md.
 	cargo build --release --package graft-train
 	cargo bench --no-run --package graft-kernels --package graft-lm
 	$(WITH_MLX) python bench/run.py $(BENCH)
