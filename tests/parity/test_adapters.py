@@ -102,3 +102,84 @@ def test_a_saved_model_loads_again(checkpoint, tmp_path) -> None:
             (tmp_path / "saved" / name).write_bytes((folder / name).read_bytes())
     again = peer.load(tmp_path / "saved")
     assert mx.abs(model(TOKENS) - again(TOKENS)).max().item() <= 1e-4
+
+
+@pytest.mark.parametrize("way", ["fit", "save"])
+def test_what_the_trainer_writes_loads_there(way: str, checkpoint, tmp_path) -> None:
+    """The trainer's options say nothing about adapters: the model knows how they were made."""
+    from mlx_lm import load
+
+    folder = checkpoint("llama")
+    ours, _ = mg.load(folder)
+    mg.apply_lora(ours, rank=4, scale=10.0, num_layers=1, keys=["self_attn.q_proj"])
+    adapters = tmp_path / "adapters"
+    options = {"adapter_path": adapters} if way == "fit" else {}
+    trainer = mg.Trainer(ours, mg.TrainConfig(learning_rate=1e-2, iters=3, batch_size=2, **options))
+    trainer.fit([[5, 17, 280, 33, 96, 4, 250]] * 4)
+    if way == "save":
+        trainer.save(adapters)
+    config = json.loads((adapters / "adapter_config.json").read_text())
+    assert config["num_layers"] == 1
+    parameters = {"rank": 4, "scale": 10.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
+    assert config["lora_parameters"] == parameters
+    assert config["learning_rate"] == 1e-2, "beside them are the options of the training"
+
+    base, _ = mg.load(folder)
+    assert mx.abs(ours(TOKENS) - base(TOKENS)).max().item() > 1e-2, "the adapter must matter"
+    theirs, _ = load(str(folder), adapter_path=str(adapters))
+    again, _ = mg.load(folder, adapter_path=adapters)
+    for other in (theirs, again):
+        assert mx.abs(ours(TOKENS) - other(TOKENS)).max().item() <= 1e-4
+
+
+def test_full_fine_tuning_in_python_loads_there(checkpoint, tmp_path) -> None:
+    """All weights were trained, the embedding too."""
+    from mlx_lm import load
+
+    folder = checkpoint("llama")
+    ours, _ = mg.load(folder)
+    ours.unfreeze()
+    trainer = mg.Trainer(ours, mg.TrainConfig(learning_rate=1e-3))
+    for batch in peer.batches(3):
+        trainer.step(*batch)
+    trainer.save(tmp_path / "adapters")
+    config = json.loads((tmp_path / "adapters/adapter_config.json").read_text())
+    assert (config["fine_tune_type"], config["num_layers"]) == ("full", -1)
+    theirs, _ = load(str(folder), adapter_path=str(tmp_path / "adapters"))
+    again, _ = mg.load(folder, adapter_path=tmp_path / "adapters")
+    for other in (theirs, again):
+        assert mx.abs(ours(TOKENS) - other(TOKENS)).max().item() <= 1e-4
+    again.save_adapters(tmp_path / "again")
+    saved = mx.load(str(tmp_path / "again/adapters.safetensors"))
+    assert "model.embed_tokens.weight" in saved, "what was loaded is saved again"
+
+
+def test_a_configuration_with_more_keys_loads_as_there(checkpoint, tmp_path) -> None:
+    folder = checkpoint("qwen3")
+    theirs = peer.with_lora(peer.load(folder))
+    adapters = peer.save_adapters(theirs, tmp_path / "a", alpha=16, something=1)
+    ours, _ = mg.load(folder, adapter_path=adapters)
+    assert mx.abs(ours(TOKENS) - theirs(TOKENS)).max().item() <= 1e-4
+
+
+def test_a_configuration_without_scale_is_refused_as_there(checkpoint, tmp_path) -> None:
+    from mlx_lm.tuner.utils import load_adapters
+
+    folder = checkpoint("qwen3")
+    adapters = peer.save_adapters(peer.with_lora(peer.load(folder)), tmp_path / "a")
+    path = adapters / "adapter_config.json"
+    config = json.loads(path.read_text())
+    del config["lora_parameters"]["scale"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(KeyError, match="scale"):
+        load_adapters(peer.load(folder), str(adapters))
+    with pytest.raises(ValueError, match=r"adapter_config\.json.*lora_parameters\.scale.*missing"):
+        mg.load(folder, adapter_path=adapters)
+
+
+def test_a_model_with_adapters_is_not_saved_as_weights(checkpoint, tmp_path) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(model, num_layers=1)
+    with pytest.raises(ValueError, match=r"layers\.1\..* has an adapter.*save_adapters"):
+        model.save_weights(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

@@ -49,6 +49,18 @@ impl AdapterConfig {
         }
     }
 
+    /// The configuration of whole layers that are trained: a model without adapters.
+    pub fn full() -> Self {
+        let args = TrainArgs { num_layers: -1, ..TrainArgs::default() };
+        Self { fine_tune_type: FineTuneType::Full, ..Self::from_args(&args) }
+    }
+
+    /// The same adapters after a training with `args`, which say nothing about how they were made.
+    #[must_use]
+    pub fn trained_with(self, args: &TrainArgs) -> Self {
+        Self { other: Self::from_args(args).other, ..self }
+    }
+
     /// Writes the file into `folder`, atomically, with sorted keys as upstream.
     ///
     /// # Errors
@@ -140,7 +152,9 @@ impl AdapterConfig {
             return Err(keys.error(missing, "missing; the adapters can't be placed without it"));
         }
         let lora_parameters = match parameters {
-            Some(parameters) => LoraParameters::read(parameters, &origins)?,
+            // Of full fine-tuning the file has none, or mlx-lm does not read them.
+            Some(_) if fine_tune_type == FineTuneType::Full => LoraParameters::default(),
+            Some(parameters) => LoraParameters::read_made(parameters, &origins)?,
             None => LoraParameters::default(),
         };
         Ok(Self { fine_tune_type, num_layers: num_layers.max(-1), lora_parameters, other: values })
@@ -154,7 +168,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{ADAPTER_CONFIG, AdapterConfig};
-    use crate::args::{FineTuneType, TrainArgs};
+    use crate::args::{FineTuneType, LoraParameters, TrainArgs};
 
     fn read(value: &Value) -> crate::Result<AdapterConfig> {
         let folder = tempfile::tempdir().unwrap();
@@ -201,6 +215,24 @@ mod tests {
         assert_eq!(found.fine_tune_type, FineTuneType::Lora);
         assert_eq!((found.lora_parameters.rank, found.lora_parameters.dropout), (2, 0.0));
         assert_eq!(found.other["something"], json!([1]));
+    }
+
+    #[test]
+    fn parameters_are_read_as_mlx_lm_reads_them() {
+        let parameters = |value: Value| {
+            let read = read(&json!({"num_layers": 1, "lora_parameters": value}));
+            read.map(|config| config.lora_parameters).map_err(|error| error.to_string())
+        };
+        let found = parameters(json!({"rank": 4, "alpha": 16, "scale": 10.0, "new": 1})).unwrap();
+        assert_eq!(found, LoraParameters { rank: 4, dropout: 0.0, scale: 10.0, keys: None });
+        for (value, key) in [
+            (json!({"rank": 8}), "scale"),
+            (json!({"scale": 2.0, "rank": null}), "rank"),
+            (json!({"rank": 8, "alpha": 16}), "alpha"),
+        ] {
+            let message = parameters(value).unwrap_err();
+            assert!(message.contains(&format!("json: `lora_parameters.{key}`: ")), "{message}");
+        }
     }
 
     #[test]

@@ -34,18 +34,26 @@ impl LoraOptions {
     }
 }
 
-/// Prepares a model for training as a configuration says: adapters, or unfrozen layers.
+/// Prepares a model for training as a configuration says, adapters or unfrozen layers, and notes it
+/// in [`Model::adapters`].
 pub fn prepare(
-    model: &Decoder,
+    model: &Model,
     fine_tune_type: FineTuneType,
     parameters: &LoraParameters,
     num_layers: i64,
     keys: &mut KeySequence,
 ) -> Result<()> {
     match fine_tune_type {
-        FineTuneType::Lora => apply_lora(model, &LoraOptions::new(parameters, num_layers)?, keys),
-        FineTuneType::Full => unfreeze_layers(model, num_layers),
+        FineTuneType::Lora => {
+            apply_lora(&model.decoder, &LoraOptions::new(parameters, num_layers)?, keys)?;
+        }
+        FineTuneType::Full => unfreeze_layers(&model.decoder, num_layers)?,
     }
+    let lora_parameters = parameters.clone();
+    let other = serde_json::Map::new();
+    let config = AdapterConfig { fine_tune_type, num_layers, lora_parameters, other };
+    model.adapters.replace(Some(config));
+    Ok(())
 }
 
 /// Adds the adapters of a folder to a model: mlx-lm's `load_adapters`.
@@ -74,8 +82,10 @@ pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
     // The new adapters' values are replaced at once, so any seed does.
     let mut keys = KeySequence::new(0)?;
     let (kind, parameters) = (config.fine_tune_type, &config.lora_parameters);
-    prepare(&model.decoder, kind, parameters, num_layers, &mut keys).map_err(of_another)?;
-    assign(&model.decoder, &file, tensors)?;
+    prepare(model, kind, parameters, num_layers, &mut keys).map_err(of_another)?;
+    // Whole weights go wherever they came from, as in mlx-lm: of full fine-tuning through Python that
+    // is the embedding too.
+    assign(&model.decoder, &file, tensors, kind == FineTuneType::Full)?;
     model.adapters.replace(Some(config));
     Ok(())
 }
@@ -92,20 +102,22 @@ pub fn resume(model: &Decoder, file: &Path) -> Result<()> {
             "no such adapter file; --resume-adapter-file takes an adapters.safetensors",
         ));
     }
-    assign(model, file, read(file)?)
+    assign(model, file, read(file)?, false)
 }
 
-fn assign(model: &Decoder, file: &Path, tensors: BTreeMap<String, Array>) -> Result<()> {
+/// Sets the weights that `tensors` name, which may be frozen ones only if `any` says so.
+fn assign(model: &Decoder, file: &Path, tensors: BTreeMap<String, Array>, any: bool) -> Result<()> {
     let params: BTreeMap<String, Param> =
-        model.params().into_iter().filter(|(_, param)| param.is_trainable()).collect();
+        model.params().into_iter().filter(|(_, param)| any || param.is_trainable()).collect();
     for (name, tensor) in &tensors {
         let Some(param) = params.get(name) else {
             return Err(Error::invalid(
                 file,
                 format!(
-                    "tensor {name:?} of shape {:?} is no trainable weight of this model. Is \
-                     this an adapter of another model, or made with other lora_parameters?",
-                    tensor.shape()
+                    "tensor {name:?} of shape {:?} is no {}weight of this model. Is this an \
+                     adapter of another model, or made with other lora_parameters?",
+                    tensor.shape(),
+                    if any { "" } else { "trainable " }
                 ),
             ));
         };
@@ -116,9 +128,18 @@ fn assign(model: &Decoder, file: &Path, tensors: BTreeMap<String, Array>) -> Res
     let values: Vec<Array> = tensors.values().cloned().collect();
     mlx_graft::transforms::eval(&values)?;
     for (name, tensor) in tensors {
-        params[&name].set(tensor);
+        let param = &params[&name];
+        // What was trained is trained on, and saved again.
+        param.set_trainable(param.is_trainable() || tensor.dtype().is_floating());
+        param.set(tensor);
     }
     Ok(())
+}
+
+/// The path of a layer that has an adapter, if there is one.
+pub fn adapted_layer(model: &Decoder) -> Option<String> {
+    let params = model.params().into_iter();
+    params.map(|(name, _)| name).find_map(|name| name.strip_suffix(".lora_a").map(str::to_owned))
 }
 
 /// Writes the trainable weights of a model to `file`, atomically.
@@ -161,8 +182,15 @@ pub fn save_adapters(model: &Decoder, config: &AdapterConfig, folder: &Path) -> 
 /// Writes a model folder's `model.safetensors` and `config.json`.
 ///
 /// # Errors
-/// [`Error::Io`] when the system refuses.
+/// [`Error::Io`] when the system refuses; [`Error::Usage`] for a model with adapters, whose files
+/// neither this crate nor mlx-lm would read.
 pub fn save_model(model: &Model, folder: &Path) -> Result<()> {
+    if let Some(layer) = adapted_layer(&model.decoder) {
+        return Err(Error::Usage(format!(
+            "{layer} has an adapter, and the folder of a model holds whole weights only. Save the \
+             adapters with save_adapters; `mlx_lm.fuse` makes one model of both"
+        )));
+    }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let params = model.decoder.params().into_iter();
     save(params.map(|(name, param)| (name, param.get())), &folder.join("model.safetensors"))?;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use graft_lm::adapter_config::AdapterConfig;
 use graft_lm::adapters;
-use graft_lm::args::{FineTuneType, LoraParameters, TrainArgs};
+use graft_lm::args::{LoraParameters, TrainArgs};
 use graft_lm::lora::{KeySequence, LoraOptions, apply_lora};
 use graft_lm::models::{Cache, Model};
 use graft_lm::nn::{Context, Module, Param};
@@ -195,14 +195,7 @@ impl PyModel {
     /// Writes the trainable parameters and how they were made, as mlx-lm reads them.
     fn save_adapters(&self, folder: PathBuf) -> PyResult<()> {
         let model = self.model()?;
-        let config = model.adapters.borrow().clone().unwrap_or_else(|| {
-            // Without adapters, what is trained are whole layers.
-            AdapterConfig::from_args(&TrainArgs {
-                fine_tune_type: FineTuneType::Full,
-                num_layers: -1,
-                ..TrainArgs::default()
-            })
-        });
+        let config = model.adapters.borrow().clone().unwrap_or_else(AdapterConfig::full);
         adapters::save_adapters(&model.decoder, &config, &folder).map_err(lm_to_py)?;
         Ok(())
     }

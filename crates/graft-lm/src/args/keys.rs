@@ -59,6 +59,16 @@ impl<'a> Keys<'a> {
         self.values.shift_remove(key).filter(|value| !value.is_null())
     }
 
+    /// Whether `key` is there to be taken.
+    pub fn has(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// Drops `key`, which is known and means nothing; whether it was there.
+    pub fn ignore(&mut self, key: &str) -> bool {
+        self.values.shift_remove(key).is_some()
+    }
+
     /// Takes a boolean.
     pub fn boolean(&mut self, key: &'static str, default: bool) -> Result<bool> {
         match self.take(key) {

@@ -42,15 +42,39 @@ impl Default for LoraParameters {
 
 impl LoraParameters {
     pub(crate) fn read(values: Map<String, Value>, origins: &Origins) -> Result<Self> {
+        let mut keys = Keys::new(values, "lora_parameters", origins);
+        let parameters = Self::take(&mut keys)?;
+        keys.finish()?;
+        Ok(parameters)
+    }
+
+    /// Those of adapters that were made: `rank` and `scale` must be there, as in mlx-lm, and keys
+    /// that it does not know mean nothing to it.
+    pub(crate) fn read_made(values: Map<String, Value>, origins: &Origins) -> Result<Self> {
+        let has = |key: &str| values.get(key).is_some_and(|value| !value.is_null());
+        let missing = ["rank", "scale"].into_iter().find(|key| !has(key));
+        let mut keys = Keys::new(values, "lora_parameters", origins);
+        let parameters = Self::take(&mut keys)?;
+        match missing {
+            Some(key) => Err(keys.error(
+                key,
+                "missing; the adapters mean something else with another, so write the one that \
+                 they were trained with",
+            )),
+            None => Ok(parameters),
+        }
+    }
+
+    fn take(keys: &mut Keys) -> Result<Self> {
         let defaults = Self::default();
-        if values.contains_key("alpha") {
-            return Err(origins.error(
-                "lora_parameters.alpha",
+        // Beside a scale it means nothing, as in mlx-lm.
+        if keys.ignore("alpha") && !keys.has("scale") {
+            return Err(keys.error(
+                "alpha",
                 "mlx-lm's adapters use `scale`, the factor of the update, not `alpha`; \
                  with another framework's alpha and rank r, write scale: alpha / r",
             ));
         }
-        let mut keys = Keys::new(values, "lora_parameters", origins);
         let parameters = Self {
             rank: keys.integer("rank", defaults.rank, 1..=i64::MAX)?,
             dropout: keys.number(
@@ -65,7 +89,6 @@ impl LoraParameters {
         if parameters.keys.as_ref().is_some_and(Vec::is_empty) {
             return Err(keys.error("keys", "an empty list adapts nothing; leave it out for all"));
         }
-        keys.finish()?;
         Ok(parameters)
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn prepare_for_training(
 ) -> Result<()> {
     let mut keys = KeySequence::new(u64::from(args.seed))?;
     let (kind, parameters) = (args.fine_tune_type, &args.lora_parameters);
-    prepare(&model.decoder, kind, parameters, args.num_layers, &mut keys)?;
+    prepare(model, kind, parameters, args.num_layers, &mut keys)?;
     if let Some(file) = &args.resume_adapter_file {
         reporter.message(&format!("Loading fine-tuned weights from {}", file.display()));
         resume(&model.decoder, file)?;

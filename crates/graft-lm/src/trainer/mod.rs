@@ -251,7 +251,16 @@ impl Trainer {
 
     /// Writes the trained weights and their configuration to a folder.
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
-        adapters::save_adapters(&self.model.decoder, &AdapterConfig::from_args(&self.args), folder)
+        let decoder = &self.model.decoder;
+        // The model knows how its adapters were made; in Python the options of the trainer don't.
+        let config = match self.model.adapters.borrow().clone() {
+            Some(made) => made.trained_with(&self.args),
+            None if adapters::adapted_layer(decoder).is_some() => {
+                AdapterConfig::from_args(&self.args)
+            }
+            None => AdapterConfig::full().trained_with(&self.args),
+        };
+        adapters::save_adapters(decoder, &config, folder)
     }
 
     fn validate(
