@@ -77,6 +77,25 @@ pub fn keep_freed() -> bool {
     }
 }
 
+/// The bytes that the process holds and that are free for its next allocations, as far as the
+/// allocator tells: what [`keep_freed`] keeps counts here, and elsewhere as taken.
+///
+/// ```
+/// let free = mlx_graft::memory::free_of_process();
+/// assert_eq!(free.is_some(), cfg!(all(target_os = "linux", target_env = "gnu")));
+/// ```
+pub fn free_of_process() -> Option<usize> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: the function reads statistics of the allocator under its own locks.
+        Some(unsafe { libc::mallinfo2() }.fordblks)
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    {
+        None
+    }
+}
+
 /// The memory limit in bytes.
 pub fn memory_limit() -> Result<usize> {
     read("get_memory_limit", sys::mlx_get_memory_limit)

@@ -313,8 +313,8 @@ impl Decoder {
     }
 
     /// The bytes that a pass over tokens of shape `(batch, length)` holds at once on a CPU, at the
-    /// very least: the logits of `logit_rows` tokens, and of every block that the backward pass keeps
-    /// the inputs of norms, of attention and of the gate.
+    /// very least: the logits of `logit_rows` tokens, and of every block that the backward pass goes
+    /// through the inputs of norms, of attention and of the gate.
     pub fn least_bytes(&self, batch: i32, length: i32, logit_rows: i32, backward: bool) -> u64 {
         let number = |x: i32| u64::try_from(x).unwrap_or(0);
         let config = &self.config;
@@ -324,13 +324,30 @@ impl Decoder {
             + 2 * number(config.intermediate_size);
         let kept = match (backward, self.grad_checkpoint.get()) {
             (false, _) => 0,
-            (true, false) => config.num_layers as u64 * block,
-            (true, true) => config.num_layers as u64 * number(config.hidden_size) + block,
+            (true, false) => self.blocks_passed_back() * block,
+            (true, true) => {
+                let blocks = self.blocks_passed_back();
+                blocks * number(config.hidden_size) + blocks.min(1) * block
+            }
         };
         // The backward pass has the logits and their gradient.
         let logits = number(config.vocab_size) * if backward { 2 } else { 1 };
         let size = self.model.norm.dtype().size() as u64;
         size * (number(batch) * number(length) * kept + number(logit_rows) * logits)
+    }
+
+    /// How many blocks the backward pass goes through: those from the first with a weight that is
+    /// trained, and all if the embedding is trained.
+    fn blocks_passed_back(&self) -> u64 {
+        let is_trained =
+            |module: &dyn Module| module.params().iter().any(|(_, param)| param.is_trainable());
+        let layers = &self.model.layers;
+        let first = if is_trained(&self.model.embed_tokens) {
+            0
+        } else {
+            layers.iter().position(|block| is_trained(&**block)).unwrap_or(layers.len())
+        };
+        (layers.len() - first) as u64
     }
 
     /// The number of elements that the packed weight of this name stands for.

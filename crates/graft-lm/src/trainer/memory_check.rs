@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::fs;
 
-use mlx_graft::Array;
+use mlx_graft::{Array, memory};
 use rustix::process::{Resource, getrlimit};
 
 use super::loss;
@@ -72,5 +72,7 @@ pub(crate) fn available_bytes() -> Option<u64> {
     let address = getrlimit(Resource::As)
         .current
         .map(|limit| limit.saturating_sub(field("/proc/self/status", "VmSize:").unwrap_or(0)));
-    [system, group, address].into_iter().flatten().min()
+    // What earlier steps freed is still the process's own, and counts as taken for the system.
+    let free = memory::free_of_process().map_or(0, |bytes| bytes as u64);
+    [system, group, address].into_iter().flatten().min().map(|bytes| bytes.saturating_add(free))
 }
