@@ -1,5 +1,5 @@
-//! Trainable weights in one flat buffer per dtype, so that an update is a few operations however
-//! many weights there are.
+//! Trainable weights in few flat buffers, so that an update is a few operations however many
+//! weights there are: one per dtype, or more where one could not hold all.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -17,26 +17,37 @@ pub struct Layout {
     groups: Rc<[Group]>,
 }
 
-/// The weights of a dtype.
+/// The weights of a buffer, which have one dtype.
 #[derive(Debug)]
 struct Group {
     dtype: Dtype,
     shapes: Vec<Vec<i32>>,
+    size: usize,
 }
 
+/// How many elements a buffer has at most: the lengths of MLX's arrays are of 32 bits.
+const MOST: usize = i32::MAX as usize;
+
 impl Layout {
-    /// The layout of the given weights, one group per dtype.
+    /// The layout of the given weights.
     pub fn new(params: &[Param]) -> Self {
+        Self::with_most(params, MOST)
+    }
+
+    /// The layout with at most `most` elements in a buffer, unless a single weight has more.
+    fn with_most(params: &[Param], most: usize) -> Self {
         let mut groups: Vec<(Group, Vec<Param>)> = Vec::new();
         for param in params {
             let value = param.get();
-            let dtype = value.dtype();
-            let at = groups.iter().position(|(group, _)| group.dtype == dtype);
+            let (dtype, size) = (value.dtype(), value.size());
+            let fits = |group: &Group| group.dtype == dtype && group.size + size <= most;
+            let at = groups.iter().position(|(group, _)| fits(group));
             let at = at.unwrap_or_else(|| {
-                groups.push((Group { dtype, shapes: Vec::new() }, Vec::new()));
+                groups.push((Group { dtype, shapes: Vec::new(), size: 0 }, Vec::new()));
                 groups.len() - 1
             });
             groups[at].0.shapes.push(value.shape().to_vec());
+            groups[at].0.size += size;
             groups[at].1.push(param.clone());
         }
         let (groups, params): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
@@ -48,7 +59,7 @@ impl Layout {
         self.groups.len()
     }
 
-    /// The weights behind each other, one buffer per dtype.
+    /// The weights behind each other, one array per buffer.
     pub fn gather(&self) -> Result<Vec<Array>> {
         let values: Vec<Array> = self.params.iter().map(Param::get).collect();
         self.join(&values)
@@ -97,7 +108,7 @@ impl Layout {
     }
 }
 
-/// The weights of groups as views of their buffers.
+/// The weights of groups as views of their buffers, in the order of the groups.
 fn views(groups: &[Group], buffers: &[Array]) -> Result<Vec<Array>> {
     let mut out = Vec::new();
     for (group, buffer) in groups.iter().zip(buffers) {
@@ -165,6 +176,28 @@ mod tests {
         assert!(!layout.are_from(&views));
         let gathered = layout.gather()?;
         assert_eq!(gathered[0].to_vec::<f32>()?, [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 9.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_buffer_that_is_full_is_followed_by_another() -> Result<()> {
+        let lengths = [3, 4, 2, 9, 1];
+        let arrays = lengths.map(|n| ops::full(&[n], f64::from(n), Dtype::Float32));
+        let arrays: Vec<Array> = arrays.into_iter().collect::<mlx_graft::Result<_>>()?;
+        let params: Vec<Param> = arrays.iter().cloned().map(Param::trainable).collect();
+        let layout = Layout::with_most(&params, 6);
+        let buffers = layout.gather()?;
+        // Nine elements are more than fit, and get a buffer of their own.
+        let sizes: Vec<usize> = buffers.iter().map(Array::size).collect();
+        assert_eq!((layout.len(), sizes), (3, vec![6, 4, 9]));
+        for (param, view) in layout.params.iter().zip(layout.views(&buffers)?) {
+            assert_eq!(view.to_vec::<f32>()?, param.get().to_vec::<f32>()?);
+        }
+        let doubled = buffers.iter().map(|buffer| ops::add(buffer, buffer));
+        let _views = layout.scatter(doubled.collect::<mlx_graft::Result<_>>()?);
+        for (param, n) in params.iter().zip(lengths) {
+            assert_eq!(param.get().to_vec::<f32>()?, vec![2.0 * n as f32; n as usize]);
+        }
         Ok(())
     }
 }
