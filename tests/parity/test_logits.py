@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -68,6 +70,18 @@ def test_position_beyond_the_original_context(checkpoint) -> None:
     tokens = mx.array(np.random.default_rng(2).integers(3, 320, (1, 300)), dtype=mx.int32)
     model, _ = mg.load(folder)
     assert mx.abs(model(tokens) - peer.load(folder)(tokens)).max().item() <= 1e-4
+
+
+def test_a_scaling_of_both_names(checkpoint, tmp_path) -> None:
+    """Files have `type`, `rope_type` or both, and mlx-lm takes the first."""
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["rope_scaling"] = {"rope_type": "default", "type": "linear", "factor": 3.0}
+    path.write_text(json.dumps(config))
+    ours, theirs = both(folder)
+    assert mx.abs(ours - theirs).max().item() <= 1e-4
+    assert mx.abs(ours - both(checkpoint("llama"))[0]).max().item() > 1e-2
 
 
 def test_parameters_are_the_files_tensors(checkpoint) -> None:

@@ -124,6 +124,9 @@ fn decoder_config(config: &Value) -> Result<DecoderConfig> {
              original model with `mlx_lm.convert -q`"
         )));
     }
+    if let Some(heads) = config["num_attention_heads"].as_i64().filter(|&heads| heads < 1) {
+        return Err(Error::Usage(format!("num_attention_heads: found {heads}, wanted at least 1")));
+    }
     let decoder = configure(config.clone())?;
     if decoder.num_heads % decoder.num_kv_heads.max(1) != 0 || decoder.num_kv_heads < 1 {
         return Err(Error::Usage(format!(

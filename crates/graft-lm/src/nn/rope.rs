@@ -13,7 +13,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Default, Deserialize)]
 #[allow(missing_docs)] // the keys are Hugging Face's
 pub struct RopeScaling {
-    #[serde(alias = "type")]
+    pub r#type: Option<String>,
     pub rope_type: Option<String>,
     pub rope_theta: Option<f32>,
     pub factor: Option<f32>,
@@ -61,7 +61,9 @@ impl Rope {
         let none = RopeScaling::default();
         let scaling = scaling.unwrap_or(&none);
         let mut rope = Self { dims, traditional, base, scale: 1.0, kind: Kind::Base };
-        let rope_type = scaling.rope_type.as_deref().unwrap_or("default");
+        // Files have either, or both; mlx-lm takes the older key first.
+        let named = scaling.r#type.as_deref().filter(|name| !name.is_empty());
+        let rope_type = named.or(scaling.rope_type.as_deref()).unwrap_or("default");
         let factor = || required(scaling.factor, rope_type, "factor");
         match rope_type {
             "default" => {}
