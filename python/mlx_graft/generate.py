@@ -43,7 +43,7 @@ def stream_generate(
     min_tokens_to_keep: int = 1,
     top_k: int = 0,
     xtc_probability: float = 0.0,
-    xtc_threshold: float = 0.0,
+    xtc_threshold: float = 0.1,
     prefill_step_size: int = 2048,
     max_kv_size: int | None = None,
     kv_bits: int | None = None,

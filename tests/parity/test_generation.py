@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -128,3 +129,14 @@ def test_one_candidate_left_is_greedy(checkpoint) -> None:
     greedy = mg.generate(model, tokenizer, PROMPT, max_tokens=16)
     for one_left in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
         assert mg.generate(model, tokenizer, PROMPT, max_tokens=16, temp=1.0, **one_left) == greedy
+
+
+def test_defaults_of_sampling_are_mlx_lms() -> None:
+    from mlx_lm.sample_utils import make_sampler
+
+    ours = inspect.signature(mg.stream_generate).parameters
+    theirs = inspect.signature(make_sampler).parameters
+    shared = ours.keys() & theirs.keys()
+    assert {"temp", "top_p", "top_k", "xtc_probability", "xtc_threshold"} <= shared
+    for name in shared:
+        assert ours[name].default == theirs[name].default, name

@@ -34,7 +34,7 @@ impl Default for SamplerOptions {
             min_tokens_to_keep: 1,
             top_k: 0,
             xtc_probability: 0.0,
-            xtc_threshold: 0.0,
+            xtc_threshold: 0.1,
         }
     }
 }
