@@ -21,8 +21,8 @@ _PATTERNS = [
 def resolve(path_or_hf_repo: str) -> Path:
     """Returns the folder of a model: the path itself, or the hub's snapshot.
 
-    A repository that is not in the cache yet is downloaded, with `HF_TOKEN` if it is set, unless
-    `HF_HUB_OFFLINE` forbids it.
+    What is not in the cache yet, a whole repository or the files that a stopped download did not
+    bring, is downloaded, with `HF_TOKEN` if it is set, unless `HF_HUB_OFFLINE` forbids it.
 
     Raises:
         FileNotFoundError: There is no such folder, or the repository cannot be had.

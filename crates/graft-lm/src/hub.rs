@@ -6,14 +6,15 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result};
+use crate::{Error, Result, models};
 
 /// The folder of the model `name`: an existing folder, or the snapshot of the repository
 /// `ORG/NAME` in the local cache.
 ///
 /// # Errors
 /// [`Error::NotFound`]: for what looks like a path (`./x`, absolute, or more than one `/`), that
-/// there is no such folder; for a repository, how to get it.
+/// there is no such folder; for a repository, or files that a download has not brought yet, how to
+/// get it.
 pub fn resolve_model(name: &str) -> Result<PathBuf> {
     let folder = Path::new(name);
     if folder.is_dir() {
@@ -33,7 +34,11 @@ pub fn resolve_model(name: &str) -> Result<PathBuf> {
         ));
     }
     let cache = Cache::from_env(&|key| env::var(key).ok());
-    cache.snapshot(name).ok_or_else(|| cache.missing(name))
+    let snapshot = cache.snapshot(name).ok_or_else(|| cache.missing(name))?;
+    match missing_file(&snapshot) {
+        None => Ok(snapshot),
+        Some(file) => Err(cache.incomplete(name, &file)),
+    }
 }
 
 fn is_repository(name: &str) -> bool {
@@ -46,6 +51,33 @@ fn is_repository(name: &str) -> bool {
         Some((owner, repository)) => part(owner) && part(repository),
         None => part(name),
     }
+}
+
+/// A file that a model needs and that a snapshot lacks: what a download that was stopped leaves is a
+/// folder with some files.
+fn missing_file(snapshot: &Path) -> Option<PathBuf> {
+    let needed = ["config.json", "tokenizer.json"].map(|name| snapshot.join(name));
+    if let Some(file) = needed.into_iter().find(|file| !file.is_file()) {
+        return Some(file);
+    }
+    match models::files(snapshot) {
+        // Without the index, a shard itself tells how many there are.
+        Ok(files) => files.iter().find_map(|file| missing_sibling(file)),
+        Err(Error::NotFound { path, .. }) if path != *snapshot => Some(path),
+        Err(_) => Some(snapshot.join("model.safetensors")),
+    }
+}
+
+/// A file that is not beside `file`, if that is a shard such as `model-00001-of-00003.safetensors`.
+fn missing_sibling(file: &Path) -> Option<PathBuf> {
+    let stem = file.file_name()?.to_str()?.strip_suffix(".safetensors")?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (name, number) = rest.rsplit_once('-')?;
+    let (width, shards) = (number.len(), count.parse::<usize>().ok()?);
+    let siblings = 1..=shards.min(100_000);
+    siblings
+        .map(|i| file.with_file_name(format!("{name}-{i:0width$}-of-{count}.safetensors")))
+        .find(|sibling| !sibling.is_file())
 }
 
 /// The cache of `huggingface_hub`: its folder, and whether the environment forbids the network.
@@ -80,7 +112,17 @@ impl Cache {
         let repository = self.folder.join(format!("models--{}", name.replace('/', "--")));
         let commit = fs::read_to_string(repository.join("refs").join("main")).ok()?;
         let snapshot = repository.join("snapshots").join(commit.trim());
-        snapshot.join("config.json").is_file().then_some(snapshot)
+        snapshot.is_dir().then_some(snapshot)
+    }
+
+    fn incomplete(&self, name: &str, file: &Path) -> Error {
+        let cause = if self.offline {
+            "not in the cache of Hugging Face, which has other files of this model, and \
+             HF_HUB_OFFLINE forbids the network; go online once and get it with"
+        } else {
+            "not in the cache of Hugging Face, which has other files of this model; get it with"
+        };
+        Error::not_found(file, format!("{cause} `hf download {name}`"))
     }
 
     fn missing(&self, name: &str) -> Error {
@@ -102,7 +144,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::{Cache, resolve_model};
+    use super::{Cache, missing_file, resolve_model};
 
     fn cache(pairs: &[(&str, &str)]) -> Cache {
         let pairs: Vec<(String, String)> =
@@ -128,12 +170,34 @@ mod tests {
         let repository = root.path().join("models--org--name");
         fs::create_dir_all(repository.join("refs")).unwrap();
         fs::create_dir_all(repository.join("snapshots/abc")).unwrap();
-        fs::write(repository.join("refs/main"), "abc").unwrap();
         let cache = Cache { folder: root.path().to_path_buf(), offline: false };
-        assert_eq!(cache.snapshot("org/name"), None, "a snapshot without config.json");
-        fs::write(repository.join("snapshots/abc/config.json"), "{}").unwrap();
+        assert_eq!(cache.snapshot("org/name"), None, "a repository without a reference");
+        fs::write(repository.join("refs/main"), "abc").unwrap();
         assert_eq!(cache.snapshot("org/name"), Some(repository.join("snapshots/abc")));
         assert_eq!(cache.snapshot("org/other"), None);
+    }
+
+    #[test]
+    fn a_snapshot_is_complete_with_all_that_a_model_needs() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = || {
+            let file = missing_file(root.path())?;
+            Some(file.file_name().unwrap().to_str().unwrap().to_owned())
+        };
+        let put = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
+        assert_eq!(missing().unwrap(), "config.json");
+        put("config.json", "{}");
+        assert_eq!(missing().unwrap(), "tokenizer.json");
+        put("tokenizer.json", "{}");
+        assert_eq!(missing().unwrap(), "model.safetensors");
+        put("model-00002-of-00003.safetensors", "");
+        assert_eq!(missing().unwrap(), "model-00001-of-00003.safetensors");
+        put("model-00001-of-00003.safetensors", "");
+        let index = r#"{"weight_map": {"a": "model-00003-of-00003.safetensors"}}"#;
+        put("model.safetensors.index.json", index);
+        assert_eq!(missing().unwrap(), "model-00003-of-00003.safetensors");
+        put("model-00003-of-00003.safetensors", "");
+        assert_eq!(missing(), None);
     }
 
     #[test]

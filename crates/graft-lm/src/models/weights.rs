@@ -186,7 +186,10 @@ pub(crate) fn wrong_shape(file: &Path, name: &str, found: &[i32], wanted: &[i32]
 }
 
 /// The weight files of a folder, as mlx-lm finds them.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// [`Error::NotFound`] without weights, or without a shard that the index names.
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join("model.safetensors.index.json");
     if index.exists() {
         let text = fs::read_to_string(&index).map_err(Error::io(&index))?;
