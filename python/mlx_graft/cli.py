@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from pathlib import Path
 
 __all__ = ["main"]
 
@@ -38,10 +40,21 @@ def main() -> int:
         found = f"unknown command {name!r}\n" if name else ""
         print(f"{found}{_USAGE}", end="", file=sys.stderr)
         return 2
-    from mlx_graft import _core, hub
+    from mlx_graft import _core
 
     commands = {"train": _core.train, "profile": _core.profile, "generate": _core.generate}
-    return commands[name]([f"graft {name}", *arguments], hub.resolve)
+    return commands[name]([f"graft {name}", *arguments], _resolve)
+
+
+def _resolve(name: str) -> Path:
+    from mlx_graft import hub
+
+    folder = hub.resolve(name)
+    # The command has handlers of its own from here on. Python's would be called too, and raise a
+    # KeyboardInterrupt once the command has ended.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return folder
 
 
 if __name__ == "__main__":

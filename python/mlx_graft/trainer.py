@@ -52,7 +52,8 @@ class Trainer:
             The mean loss per token before the update, a float32 scalar.
 
         Raises:
-            FloatingPointError: The loss is NaN or infinite; the parameters are then as before.
+            FloatingPointError: The loss is NaN or infinite; the parameters are then as before, and
+                gradients that were accumulated are dropped.
         """
         return self._trainer.step(tokens, lengths)
 
@@ -71,8 +72,9 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the step was finished, and what was reached is
-                saved if there is an `adapter_path`.
+                saved if there is an `adapter_path`, as after any other exception.
             FloatingPointError: The loss is NaN or infinite.
+            ValueError: A batch has nothing to learn; the message names the file and the line.
         """
         folder = self.config.adapter_path
         self._trainer.fit(

@@ -1,8 +1,9 @@
-"""Ctrl-C finishes the step, saves, and says how to go on."""
+"""Ctrl-C and SIGTERM finish the step, save, and say how to go on."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,8 @@ import pytest
 from support.run import GRAFT, GRAFT_TRAIN
 
 
-def interrupt_after_first_report(
-    command: list[object], adapters: Path, signals: int = 1
-) -> subprocess.CompletedProcess[str]:
-    process = subprocess.Popen(
+def start(command: list[object]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         list(map(str, command)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -28,15 +27,23 @@ def interrupt_after_first_report(
         # A background job of a shell ignores Ctrl-C, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def interrupt_after_first_report(
+    command: list[object],
+    adapters: Path,
+    number: signal.Signals = signal.SIGINT,
+    report: str = "train_loss",
+) -> subprocess.CompletedProcess[str]:
+    process = start(command)
     try:
         deadline = time.monotonic() + 60
-        report = adapters / "metrics.jsonl"
-        while not (report.exists() and "train_loss" in report.read_text()):
+        metrics = adapters / "metrics.jsonl"
+        while not (metrics.exists() and report in metrics.read_text()):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline, "no report within a minute"
             time.sleep(0.05)
-        for _ in range(signals):
-            process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -52,21 +59,57 @@ def flags(checkpoint, data, tmp_path) -> list[object]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("door", ["graft train", "graft-train"])
-def test_command(door: str, flags, tmp_path, request) -> None:
-    if door == "graft train":
-        command: list[object] = [GRAFT, "train"]
-    else:
-        request.getfixturevalue("graft_train")
-        command = [GRAFT_TRAIN]
+@pytest.fixture(params=["graft train", "graft-train"])
+def command(request) -> list[object]:
+    if request.param == "graft train":
+        return [GRAFT, "train"]
+    request.getfixturevalue("graft_train")
+    return [GRAFT_TRAIN]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command(number: signal.Signals, command, flags, tmp_path) -> None:
     adapters = tmp_path / "adapters"
-    run = interrupt_after_first_report([*command, *flags], adapters)
+    run = interrupt_after_first_report([*command, *flags], adapters, number)
     assert run.returncode == 130, run.stderr
     saved = mx.load(str(adapters / "adapters.safetensors"))
     assert any(mx.abs(value).max().item() > 0 for name, value in saved.items() if "_b" in name)
     message = run.stdout + run.stderr
     assert f"--resume-adapter-file {adapters / 'adapters.safetensors'}" in message
     assert "Traceback" not in message
+
+
+def test_a_validation_is_interrupted(command, flags, data, tmp_path) -> None:
+    """The first comes before the first step: nothing was reached, and nothing is written."""
+    many = shutil.copytree(data(), tmp_path / "data")
+    (many / "valid.jsonl").write_text((many / "valid.jsonl").read_text() * 5000)
+    flags = [*flags, "--val-batches", -1, "--data", many]
+    # The file is made when the training begins.
+    run = interrupt_after_first_report([*command, *flags], tmp_path / "adapters", report="")
+    assert run.returncode == 130, run.stderr
+    assert "nothing was trained" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["metrics.jsonl"]
+    assert not (tmp_path / "adapters/metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_reading_a_prompt_is_interrupted(number: signal.Signals, checkpoint) -> None:
+    """In parts of one token, so that it takes long."""
+    process = start([
+        GRAFT, "generate", "--model", checkpoint("llama"), "--prompt", "a list, " * 10_000,
+        "--prefill-step-size", 1, "--max-tokens", 5,
+    ])  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("====")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert out.strip() == ""
+    assert err.strip() == "error: stopped while the prompt was read"
 
 
 def test_python(checkpoint, data, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -213,6 +214,21 @@ def test_test_flag_reports_mlx_lms_loss(graft, checkpoint, data, tmp_path) -> No
     assert only.returncode == 0, only.stderr
     line = next(line for line in run.stdout.splitlines() if line.startswith("Test loss"))
     assert line in only.stdout
+
+
+def test_the_test_goes_on_with_the_order_of_the_training(graft, checkpoint, data, tmp_path) -> None:
+    """Which batches are tested: mlx-lm draws from one generator throughout."""
+    pytest.importorskip("mlx_lm")
+    shared = [*FLAGS, "--model", checkpoint("llama"), "--data", data()]
+    # With this seed the first of two batches is another one than at the start.
+    shared += ["--test", "--test-batches", 1, "--seed", 8]
+    script = Path(__file__).parent.parent / "support/run_mlx_lm.py"
+    arguments = [script, tmp_path / "log", *shared, "--adapter-path", tmp_path / "theirs"]
+    theirs = succeed(sys.executable, *arguments)
+    run = graft("train", *shared, "--adapter-path", tmp_path / "ours")
+    assert run.returncode == 0, run.stderr
+    (expected,) = re.findall(r"Test loss (\S+),", theirs)
+    assert f"Test loss {expected}," in run.stdout
 
 
 def test_half_precision_and_sharded_models_train(graft, checkpoint, data, tmp_path) -> None:

@@ -112,6 +112,56 @@ def test_a_callbacks_exception_comes_out_as_itself(checkpoint, data, tmp_path) -
         mg.Trainer(model, config(adapter_path=tmp_path)).fit(train, valid, callbacks=[Callback()])
 
 
+def test_an_error_leaves_what_was_reached(checkpoint, tmp_path) -> None:
+    """Here a frozen weight becomes NaN in the middle of a run."""
+
+    class Spoil:
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            if train_info["iteration"] == 3:
+                kept.update(flat(model.trainable_parameters()))
+                model.update({"lm_head": {"weight": mx.full((320, 64), float("nan"))}})
+
+    kept: dict[str, mx.array] = {}
+    model, _ = fresh(checkpoint("llama"))
+    trainer = mg.Trainer(model, config(steps_per_report=1, adapter_path=tmp_path))
+    with pytest.raises(FloatingPointError, match="step 4"):
+        trainer.fit([list(range(3, 40))] * 4, callbacks=[Spoil()])
+    saved = mx.load(str(tmp_path / "adapters.safetensors"))
+    assert saved.keys() == kept.keys()
+    assert all(mx.array_equal(saved[name], value) for name, value in kept.items())
+    assert (tmp_path / "adapter_config.json").exists()
+
+
+def test_accumulated_gradients_that_are_no_numbers_are_dropped(checkpoint) -> None:
+    model, _ = fresh(checkpoint("llama"))
+    trainer = mg.Trainer(model, config(grad_accumulation_steps=2))
+    tokens = mx.arange(64, dtype=mx.int32).reshape(2, 32)
+    with pytest.raises(FloatingPointError):
+        trainer.step(tokens, mx.zeros((2,), mx.int32))  # no target: zero divided by zero
+    trainer.step(tokens, mx.array([31, 31], mx.int32))
+    values = [value for _, value in flat(model.trainable_parameters())]
+    assert all(mx.isfinite(value).all().item() for value in values)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_batch_without_targets_is_refused(batch_size: int, checkpoint, tmp_path) -> None:
+    """Row 3 has nothing behind its prompt once it is cut; in a batch with another it may stay."""
+    _, tokenizer = mg.load(checkpoint("llama"))
+    rows: list[dict[str, Any]] = [{"prompt": "a", "completion": "b"} for _ in range(4)]
+    rows[2]["prompt"] = "the parser returns a new list, and " * 20
+    data = mg.load_dataset(rows, tokenizer, mask_prompt=True)
+    model, _ = fresh(checkpoint("llama"))
+    options = {"batch_size": batch_size, "max_seq_length": 64, "adapter_path": tmp_path / "out"}
+    trainer = mg.Trainer(model, config(**options))
+    if batch_size == 2:
+        trainer.fit(data, data)
+        return
+    for work in (trainer.fit, trainer.evaluate):
+        with pytest.raises(ValueError, match=r":3: no token is left to learn.*64"):
+            work(data)
+    assert not (tmp_path / "out").exists()
+
+
 def test_only_trainable_parameters_change(checkpoint) -> None:
     model, _ = fresh(checkpoint("qwen2"))
     names = {name for name, _ in flat(model.trainable_parameters())}

@@ -2,11 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use graft_lm::cli::{ParseOutcome, parse_generate, parse_profile, parse_train};
-use graft_lm::command::{ExitCode, run_generate, run_profile, run_train};
+use graft_lm::command::{ExitCode, run_generate, run_profile, run_train, watch_signals};
 use graft_lm::progress::default_reporter;
 use graft_lm::{Error, Result};
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 
 use crate::bridge::without_gil;
@@ -19,12 +22,13 @@ pub(crate) fn train(py: Python<'_>, argv: Vec<OsString>, resolve: Py<PyAny>) -> 
         ParseOutcome::Run(args) => args,
         ParseOutcome::Exit { text, code } => return say(&text, code),
     };
+    let stop = Arc::default();
     finish(without_gil(py, || {
         run_train(
             &args,
-            &mut |name| resolve_with(&resolve, name),
+            &mut |name| resolve_with(&resolve, name, &stop),
             default_reporter().as_mut(),
-            &mut is_interrupted,
+            &mut || stop.load(Ordering::Relaxed),
         )
     }))
 }
@@ -36,13 +40,14 @@ pub(crate) fn profile(py: Python<'_>, argv: Vec<OsString>, resolve: Py<PyAny>) -
         ParseOutcome::Run(args) => args,
         ParseOutcome::Exit { text, code } => return say(&text, code),
     };
+    let stop = Arc::default();
     finish(without_gil(py, || {
         run_profile(
             &args,
-            &mut |name| resolve_with(&resolve, name),
+            &mut |name| resolve_with(&resolve, name, &stop),
             default_reporter().as_mut(),
             &mut std::io::stdout(),
-            &mut is_interrupted,
+            &mut || stop.load(Ordering::Relaxed),
         )
     }))
 }
@@ -54,41 +59,30 @@ pub(crate) fn generate(py: Python<'_>, argv: Vec<OsString>, resolve: Py<PyAny>) 
         ParseOutcome::Run(args) => args,
         ParseOutcome::Exit { text, code } => return say(&text, code),
     };
-    let mut out = Interruptible(std::io::stdout().lock());
+    let stop = Arc::default();
+    let mut out = std::io::stdout().lock();
     finish(without_gil(py, || {
-        run_generate(&args, &mut |name| resolve_with(&resolve, name), &mut out)
+        run_generate(&args, &mut |name| resolve_with(&resolve, name, &stop), &mut out, &mut || {
+            stop.load(Ordering::Relaxed)
+        })
     }))
 }
 
-/// Standard output that notices Ctrl-C between two pieces of text.
-struct Interruptible<W>(W);
-
-impl<W: std::io::Write> std::io::Write for Interruptible<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        if is_interrupted() {
-            return Err(std::io::Error::other("interrupted"));
-        }
-        self.0.flush()
-    }
-}
-
-/// Whether Ctrl-C was pressed since this was asked last.
-fn is_interrupted() -> bool {
-    Python::attach(|py| py.check_signals().is_err())
-}
-
-fn resolve_with(resolve: &Py<PyAny>, name: &str) -> Result<PathBuf> {
-    Python::attach(|py| {
+/// The folder of a model. What follows is Rust's work, so from there on `stop` is what signals set:
+/// Python's handlers would wait for Python code to run.
+fn resolve_with(resolve: &Py<PyAny>, name: &str, stop: &Arc<AtomicBool>) -> Result<PathBuf> {
+    let folder = Python::attach(|py| {
         let folder = resolve.call1(py, (name,)).and_then(|folder| folder.extract(py));
         folder.map_err(|e: PyErr| {
+            if e.is_instance_of::<PyKeyboardInterrupt>(py) {
+                return Error::Interrupted("stopped; nothing was written".into());
+            }
             // The resolver's message is written for users; its type is not.
             Error::Usage(e.value(py).to_string())
         })
-    })
+    })?;
+    watch_signals(stop)?;
+    Ok(folder)
 }
 
 fn say(text: &str, code: i32) -> i32 {

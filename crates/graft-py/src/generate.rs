@@ -15,6 +15,7 @@ use crate::bridge::{Owned, without_gil};
 use crate::error::lm_to_py;
 use crate::model::PyModel;
 use crate::ops::random_state;
+use crate::signals::watched;
 use crate::tokenizer::PyTokenizer;
 
 /// A token with the text that became whole by it.
@@ -126,8 +127,7 @@ impl PyGeneration {
         let keys = KeySequence::from_state(random_state::next_key(py, None)?);
         let (model, tokenizer) = (Rc::clone(model.model()?), Arc::clone(&tokenizer.0));
         let generation =
-            without_gil(py, || Generation::new(model, tokenizer, &prompt, options, keys))
-                .map_err(lm_to_py)?;
+            watched(py, |stop| Generation::new(model, tokenizer, &prompt, options, keys, stop))?;
         Ok(Self(Owned::new("generation", RefCell::new(generation))))
     }
 

@@ -13,6 +13,7 @@ mod json;
 mod kernels;
 mod model;
 mod ops;
+mod signals;
 mod tokenizer;
 mod trainer;
 mod tree;

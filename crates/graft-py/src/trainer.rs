@@ -20,6 +20,7 @@ use crate::data::PyDataset;
 use crate::error::{lm_to_py, to_py};
 use crate::json::from_python;
 use crate::model::PyModel;
+use crate::signals::watched;
 
 /// Trains the trainable parameters of a model.
 #[pyclass(name = "Trainer", module = "mlx_graft._core", frozen)]
@@ -158,7 +159,7 @@ impl PyTrainer {
         let mut trainer = self.locked()?;
         check_tokens(&data.0, self.model.get().model()?).map_err(lm_to_py)?;
         let limit = u64::try_from(num_batches).ok();
-        without_gil(py, || trainer.evaluate(&data.0, limit, &mut Silent)).map_err(lm_to_py)
+        watched(py, |stop| trainer.evaluate(&data.0, limit, &mut Silent, stop))
     }
 
     /// Trains for the configured number of iterations.

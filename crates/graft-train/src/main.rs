@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use graft_lm::cli::{ParseOutcome, parse_profile, parse_train};
-use graft_lm::command::{ExitCode as CommandCode, run_profile, run_train};
+use graft_lm::command::{ExitCode as CommandCode, run_profile, run_train, watch_signals};
 use graft_lm::progress::default_reporter;
-use graft_lm::{Error, Result, hub};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::flag;
+use graft_lm::{Result, hub};
 
 fn main() -> ExitCode {
     let mut argv: Vec<_> = std::env::args_os().collect();
@@ -54,17 +52,4 @@ fn command<T>(
             ExitCode::from(CommandCode::of(&error).0 as u8)
         }
     }
-}
-
-/// The first Ctrl-C asks to stop after the step, the second ends the process.
-fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(stop))
-            .and_then(|_| flag::register(signal, Arc::clone(stop)))
-            .map_err(Error::io("signal handler"))?;
-    }
-    // A file beyond the size limit shall be an error of the write, not the end of the process.
-    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
-        .map_err(Error::io("signal handler"))?;
-    Ok(())
 }

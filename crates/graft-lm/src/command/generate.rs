@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mlx_graft::memory;
 use serde_json::{Value, json};
 
-use super::Resolve;
+use super::{Resolve, check_interrupted};
 use crate::adapters::load_adapters;
 use crate::args::GenerateArgs;
 use crate::chat_template::ChatOptions;
@@ -21,7 +21,12 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// Everything that a user can get wrong, with the file and the remedy.
-pub fn run_generate(args: &GenerateArgs, resolve: Resolve, out: &mut dyn Write) -> Result<()> {
+pub fn run_generate(
+    args: &GenerateArgs,
+    resolve: Resolve,
+    out: &mut dyn Write,
+    interrupted: &mut dyn FnMut() -> bool,
+) -> Result<()> {
     let folder = resolve(&args.model)?;
     let mut tokenizer = Tokenizer::load(&folder)?;
     for token in &args.extra_eos_token {
@@ -60,10 +65,16 @@ pub fn run_generate(args: &GenerateArgs, resolve: Resolve, out: &mut dyn Write) 
     }
     let keys = KeySequence::new(seed)?;
     let mut last = None;
-    for token in Generation::new(model, Arc::new(tokenizer), &prompt, options, keys)? {
+    check_interrupted(interrupted)?;
+    let tokenizer = Arc::new(tokenizer);
+    for token in Generation::new(model, tokenizer, &prompt, options, keys, interrupted)? {
         let token = token?;
         write(&token.text)?;
         last = Some(token);
+        if interrupted() {
+            write("\n")?;
+            return Err(Error::Interrupted("stopped".into()));
+        }
     }
     write("\n")?;
     if args.verbose {

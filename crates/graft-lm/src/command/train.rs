@@ -3,7 +3,7 @@
 use std::fs;
 use std::rc::Rc;
 
-use super::Resolve;
+use super::{Resolve, check_interrupted};
 use crate::adapters::{load_adapters, prepare, resume};
 use crate::args::TrainArgs;
 use crate::data::{BatchRng, Dataset, load_datasets};
@@ -12,7 +12,7 @@ use crate::models::Model;
 use crate::nn::Module;
 use crate::progress::Reporter;
 use crate::tokenizer::Tokenizer;
-use crate::trainer::{Hooks, Trainer, evaluate};
+use crate::trainer::{Hooks, Trainer, evaluate, evaluation_batches};
 use crate::{Error, Result};
 
 /// Does what the flags say: train, test, or both.
@@ -34,6 +34,7 @@ pub fn run_train(
     let folder = resolve(&args.model)?;
     let tokenizer = Tokenizer::load(&folder)?;
     let model = Rc::new(Model::load(&folder)?);
+    check_interrupted(interrupted)?;
     reporter.message("Loading datasets");
     let data = load_datasets(args, &tokenizer)?;
     for warning in &data.warnings {
@@ -42,6 +43,12 @@ pub fn run_train(
     for set in [&data.train, &data.valid, &data.test].into_iter().flatten() {
         check_tokens(set, &model)?;
     }
+    if let Some(test) = &data.test {
+        evaluation_batches(test, args)?;
+    }
+    check_interrupted(interrupted)?;
+    // As in mlx-lm, whose numbers come from one generator, the test goes on from the training's.
+    let mut rng = BatchRng::new(args.seed);
     if let Some(train) = &data.train {
         reporter.message("Training");
         prepare_for_training(&model, args, reporter)?;
@@ -51,6 +58,7 @@ pub fn run_train(
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let hooks = Hooks { reporter, interrupted, folder: Some(folder) };
         trainer.fit(train, data.valid.as_ref(), hooks)?;
+        rng = trainer.into_rng();
     } else if !args.adapter_path.as_os_str().is_empty() {
         // As in mlx-lm, an empty adapter path tests the model as it is.
         load_adapters(&model, &args.adapter_path)?;
@@ -58,8 +66,7 @@ pub fn run_train(
     if let Some(test) = &data.test {
         reporter.message("Testing");
         let limit = u64::try_from(args.test_batches).ok();
-        let mut rng = BatchRng::new(args.seed);
-        let loss = evaluate(&model, args, test, limit, &mut rng, reporter)?;
+        let loss = evaluate(&model, args, test, limit, &mut rng, reporter, interrupted)?;
         reporter.message(&format!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp()));
     }
     Ok(())

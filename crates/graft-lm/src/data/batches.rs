@@ -95,6 +95,43 @@ impl Batches {
         self
     }
 
+    /// Fails if a batch has no target, whose loss would be zero divided by zero: mlx-lm trains on
+    /// it, and all its weights become NaN.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first row of the first such batch.
+    pub fn check_targets(&self, dataset: &Dataset) -> Result<()> {
+        let longest = self.max_seq_length;
+        let has_target = |row: &Row, width: usize| {
+            row.tokens.len().min(longest).min(width - 1) >= row.offset.max(1)
+        };
+        for group in &self.groups {
+            let rows = || group.iter().map(|index| &dataset.rows()[*index]);
+            let width =
+                length_bucket(rows().map(|row| row.tokens.len()).max().unwrap_or(0), longest);
+            if rows().any(|row| has_target(row, width)) {
+                continue;
+            }
+            let (index, row) = (group[0], &dataset.rows()[group[0]]);
+            let others = match group.len() {
+                1 => "",
+                _ => ", nor in the other rows of its batch",
+            };
+            return Err(Error::Invalid {
+                path: dataset.source().to_path_buf(),
+                line: Some(index + 1),
+                message: format!(
+                    "no token is left to learn{others}: the row has {} tokens, of which the first \
+                     {} are prompt, and max_seq_length is {longest}. Raise --max-seq-length, \
+                     shorten the prompt or leave out the row",
+                    row.tokens.len(),
+                    row.offset
+                ),
+            });
+        }
+        Ok(())
+    }
+
     /// How many batches an epoch has.
     pub fn per_epoch(&self) -> usize {
         self.groups.len()

@@ -91,17 +91,19 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Processes the prompt and starts on the first token.
+    /// Processes the prompt and starts on the first token. `interrupted` is asked between parts of
+    /// the prompt whether to stop.
     ///
     /// # Errors
     /// [`Error::Usage`] for an empty prompt, a token outside the vocabulary or sampling options
-    /// out of range.
+    /// out of range; [`Error::Interrupted`] after a stop was asked for.
     pub fn new(
         model: Rc<Model>,
         tokenizer: Arc<Tokenizer>,
         prompt: &[u32],
         options: GenerateOptions,
         keys: KeySequence,
+        interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Self> {
         let vocab = model.decoder.vocab_size();
         options.sampler.check(vocab)?;
@@ -130,11 +132,11 @@ impl Generation {
             generated: 0,
             started: Instant::now(),
         };
-        this.prefill(prompt)?;
+        this.prefill(prompt, interrupted)?;
         Ok(this)
     }
 
-    fn prefill(&mut self, prompt: &[u32]) -> Result<()> {
+    fn prefill(&mut self, prompt: &[u32], interrupted: &mut dyn FnMut() -> bool) -> Result<()> {
         let prompt: Vec<i32> = prompt.iter().map(|&token| token as i32).collect();
         let (last, rest) = prompt.split_last().expect("the prompt was found not to be empty");
         for part in rest.chunks(self.options.prefill_step_size.max(1)) {
@@ -143,6 +145,9 @@ impl Generation {
             self.quantize_caches()?;
             let state: Vec<Array> = self.caches.iter().flat_map(Cache::state).collect();
             transforms::eval(&state)?;
+            if interrupted() {
+                return Err(Error::Interrupted("stopped while the prompt was read".into()));
+            }
         }
         let first = self.sample_after(&Array::from_slice(&[*last], &[1])?)?;
         transforms::eval(&[&first])?;

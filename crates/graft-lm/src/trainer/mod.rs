@@ -46,7 +46,7 @@ pub struct Trainer {
 pub struct Hooks<'a> {
     /// Hears of the progress.
     pub reporter: &'a mut dyn Reporter,
-    /// Asked after each step whether to stop.
+    /// Asked after each step and each batch of a validation whether to stop.
     pub interrupted: &'a mut dyn FnMut() -> bool,
     /// Where weights and metrics are saved; nowhere if `None`.
     pub folder: Option<PathBuf>,
@@ -59,6 +59,13 @@ struct Window {
     steps: u64,
     tokens: u64,
     seconds: f64,
+}
+
+/// How far a run of [`Trainer::fit`] has come, in iterations.
+#[derive(Default)]
+struct Progress {
+    done: u64,
+    saved: u64,
 }
 
 impl Trainer {
@@ -89,6 +96,11 @@ impl Trainer {
     /// The options.
     pub fn args(&self) -> &TrainArgs {
         &self.args
+    }
+
+    /// The generator of the order of batches, where it stands.
+    pub fn into_rng(self) -> BatchRng {
+        self.rng
     }
 
     /// The number of batches trained on.
@@ -146,10 +158,11 @@ impl Trainer {
     }
 
     /// What an evaluated step gave: the loss and the number of tokens.
-    fn finish(&self, out: StepOutput) -> Result<(Array, u64)> {
+    fn finish(&mut self, out: StepOutput) -> Result<(Array, u64)> {
         let loss: f32 = out.loss.item()?;
         let tokens: i32 = out.tokens.item()?;
         if !loss.is_finite() {
+            self.step.drop_pending();
             return Err(Error::NonFiniteLoss(format!(
                 "the loss became {loss} at step {}; the weights of the step before are kept. \
                  Lower the learning rate, look for rows without targets, or use a model in \
@@ -161,24 +174,28 @@ impl Trainer {
     }
 
     /// The mean loss per token over at most `limit` batches of a data set.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
     pub fn evaluate(
         &mut self,
         data: &Dataset,
         limit: Option<u64>,
         reporter: &mut dyn Reporter,
+        interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<f64> {
-        evaluate(&self.model, &self.args, data, limit, &mut self.rng, reporter)
+        evaluate(&self.model, &self.args, data, limit, &mut self.rng, reporter, interrupted)
     }
 
-    /// Checks that the data sets have enough rows, before anything is written.
+    /// Checks that the data sets have enough rows and something to learn in each batch, before
+    /// anything is written.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the data set.
+    /// [`Error::Usage`] naming the data set, or [`Error::Invalid`] naming the row.
     pub fn check(&self, train: &Dataset, valid: Option<&Dataset>) -> Result<()> {
-        Batches::new(train, self.args.batch_size, self.args.max_seq_length, true)?;
-        let valid = valid.filter(|_| self.args.val_batches != 0);
-        if let Some(valid) = valid {
-            Batches::new(valid, self.args.batch_size, self.args.max_seq_length, false)?;
+        training_batches(train, &self.args)?;
+        if let Some(valid) = valid.filter(|_| self.args.val_batches != 0) {
+            evaluation_batches(valid, &self.args)?;
         }
         Ok(())
     }
@@ -186,15 +203,58 @@ impl Trainer {
     /// Trains for the configured number of iterations, with validation, reports and saves.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after a stop was asked for; what was reached is saved then.
-    pub fn fit(&mut self, train: &Dataset, valid: Option<&Dataset>, hooks: Hooks) -> Result<()> {
+    /// [`Error::Interrupted`] after a stop was asked for. What was reached is saved then, as with
+    /// any other error.
+    pub fn fit(
+        &mut self,
+        train: &Dataset,
+        valid: Option<&Dataset>,
+        mut hooks: Hooks,
+    ) -> Result<()> {
+        let mut progress = Progress::default();
+        let done = self.iterate(train, valid, &mut hooks, &mut progress);
+        hooks.reporter.done();
+        done.map_err(|error| self.rescue(error, &progress, hooks))
+    }
+
+    /// Saves what a run that ended with `error` has reached since the last save, and says so.
+    fn rescue(&self, error: Error, progress: &Progress, hooks: Hooks) -> Error {
+        let Hooks { reporter, folder, .. } = hooks;
+        let unsaved = folder.as_deref().filter(|_| progress.done > progress.saved);
+        let saved = unsaved.map(|folder| self.save(folder)).transpose();
+        match (error, saved) {
+            (Error::Interrupted(_), Ok(_)) => stopped(progress.done, folder.as_deref()),
+            (Error::Interrupted(_), Err(error)) | (error, Ok(None)) => error,
+            (error, Ok(Some(file))) => {
+                reporter.warning(&format!(
+                    "The weights after iteration {} are saved: {}",
+                    progress.done,
+                    file.display()
+                ));
+                error
+            }
+            (error, Err(second)) => {
+                reporter.warning(&format!(
+                    "The weights after iteration {} could not be saved: {second}",
+                    progress.done
+                ));
+                error
+            }
+        }
+    }
+
+    /// The iterations of [`Trainer::fit`].
+    fn iterate(
+        &mut self,
+        train: &Dataset,
+        valid: Option<&Dataset>,
+        hooks: &mut Hooks,
+        progress: &mut Progress,
+    ) -> Result<()> {
         let Hooks { reporter, interrupted, folder } = hooks;
         let args = self.args.clone();
         let mut metrics = folder.as_deref().map(MetricsWriter::open).transpose()?;
-        let mut batches = Batches::new(train, args.batch_size, args.max_seq_length, true)?;
-        if args.group_by_length {
-            batches = batches.by_length(train);
-        }
+        let mut batches = training_batches(train, &args)?;
         let (mut window, mut trained) = (Window::default(), 0);
         reporter.start(args.iters);
         for it in 1..=args.iters {
@@ -202,7 +262,7 @@ impl Trainer {
             let mut started = Instant::now();
             let validate = it == 1 || it % args.steps_per_eval == 0 || it == args.iters;
             if let Some(valid) = valid.filter(|_| validate && args.val_batches != 0) {
-                let report = self.validate(it, valid, reporter)?;
+                let report = self.validate(it, valid, *reporter, *interrupted)?;
                 reporter.val(&report);
                 if let Some(metrics) = &mut metrics {
                     let report = self.metrics(it, Loss::Val(report.val_loss), trained, &window)?;
@@ -210,8 +270,9 @@ impl Trainer {
                 }
                 started = Instant::now();
             }
-            let (tokens, lengths) = arrays(&batch, &self.model, reporter)?;
+            let (tokens, lengths) = arrays(&batch, &self.model, *reporter)?;
             let (loss, count) = self.step(&tokens, &lengths)?;
+            progress.done = it;
             self.trim_cache()?;
             window.add(f64::from(loss.item::<f32>()?), count, started);
             trained += count;
@@ -227,25 +288,20 @@ impl Trainer {
                 }
                 window = Window::default();
             }
-            if let Some(folder) = &folder {
-                if it % args.save_every == 0 {
-                    let file = folder.join(format!("{it:07}_{ADAPTER_FILE}"));
-                    adapters::save_trainable(&self.model.decoder, &file)?;
-                    reporter.save(&file);
-                }
-                if it % args.save_every == 0 || stop {
-                    self.save(folder)?;
-                }
+            if let Some(folder) = folder.as_deref().filter(|_| it % args.save_every == 0) {
+                let file = folder.join(format!("{it:07}_{ADAPTER_FILE}"));
+                adapters::save_trainable(&self.model.decoder, &file)?;
+                reporter.save(&file);
+                self.save(folder)?;
+                progress.saved = it;
             }
             if stop {
-                reporter.done();
-                return Err(stopped(it, folder.as_deref()));
+                return Err(interruption());
             }
         }
         if let Some(folder) = &folder {
             self.save(folder)?;
         }
-        reporter.done();
         Ok(())
     }
 
@@ -268,10 +324,11 @@ impl Trainer {
         iteration: u64,
         valid: &Dataset,
         reporter: &mut dyn Reporter,
+        interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<ValReport> {
         let started = Instant::now();
         let limit = u64::try_from(self.args.val_batches).ok();
-        let val_loss = self.evaluate(valid, limit, reporter)?;
+        let val_loss = self.evaluate(valid, limit, reporter, interrupted)?;
         Ok(ValReport { iteration, val_loss, seconds: started.elapsed().as_secs_f64() })
     }
 
@@ -308,7 +365,7 @@ impl Trainer {
 /// order. Source: `evaluate` of mlx-lm's trainer.
 ///
 /// # Errors
-/// [`Error::Usage`] if the data set has fewer rows than a batch.
+/// Those of [`evaluation_batches`], and [`Error::Interrupted`] after a stop was asked for.
 pub fn evaluate(
     model: &Model,
     args: &TrainArgs,
@@ -316,8 +373,9 @@ pub fn evaluate(
     limit: Option<u64>,
     rng: &mut BatchRng,
     reporter: &mut dyn Reporter,
+    interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<f64> {
-    let mut batches = Batches::new(data, args.batch_size, args.max_seq_length, false)?;
+    let mut batches = evaluation_batches(data, args)?;
     let mut memory = MemoryCheck::default();
     let count = limit.unwrap_or(u64::MAX).min(batches.per_epoch() as u64);
     reporter.val_start(count);
@@ -331,8 +389,35 @@ pub fn evaluate(
         tokens = ops::add(&tokens, &n)?;
         transforms::eval(&[&total, &tokens])?;
         reporter.val_advance();
+        if interrupted() {
+            return Err(interruption());
+        }
     }
     Ok(f64::from(total.item::<f32>()?) / f64::from(tokens.item::<i32>()?))
+}
+
+/// The batches of a training.
+///
+/// # Errors
+/// [`Error::Usage`] if the data set has fewer rows than a batch, [`Error::Invalid`] for a batch
+/// without anything to learn.
+fn training_batches(data: &Dataset, args: &TrainArgs) -> Result<Batches> {
+    let mut batches = Batches::new(data, args.batch_size, args.max_seq_length, true)?;
+    if args.group_by_length {
+        batches = batches.by_length(data);
+    }
+    batches.check_targets(data)?;
+    Ok(batches)
+}
+
+/// The batches of a validation or a test.
+///
+/// # Errors
+/// As [`training_batches`].
+pub(crate) fn evaluation_batches(data: &Dataset, args: &TrainArgs) -> Result<Batches> {
+    let batches = Batches::new(data, args.batch_size, args.max_seq_length, false)?;
+    batches.check_targets(data)?;
+    Ok(batches)
 }
 
 /// A batch as arrays for [`next_token_loss`]: tokens and lengths, both int32. The rows lie one behind
@@ -378,8 +463,13 @@ fn train_report(metrics: &Metrics, train_loss: f64) -> TrainReport {
     }
 }
 
+fn interruption() -> Error {
+    Error::Interrupted("stopped".into())
+}
+
 fn stopped(iteration: u64, folder: Option<&Path>) -> Error {
     Error::Interrupted(match folder {
+        _ if iteration == 0 => "stopped before the first iteration; nothing was trained".into(),
         Some(folder) => format!(
             "stopped after iteration {iteration}; the weights are saved. Go on with \
              --resume-adapter-file {}",

@@ -238,6 +238,12 @@ impl Step {
         Ok(StepOutput { loss, tokens: count })
     }
 
+    /// Forgets the gradients since the last update: of a batch whose loss is no number they are none
+    /// either, and the next update would carry them into the weights.
+    pub fn drop_pending(&mut self) {
+        self.pending = None;
+    }
+
     /// Everything that the next step starts from.
     pub fn state(&self) -> Vec<Array> {
         let moments =
