@@ -14,6 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from support import ring
 from support.run import GRAFT_TRAIN, assert_refused, execute, metrics, old_adapters, snapshot
 from support.text import rows
 
@@ -102,6 +103,17 @@ class TestData:
     def test_fewer_rows_than_a_batch(self, bench: Bench) -> None:
         bench.assert_refused("train.jsonl", "24", "32", "batch_size", flags=("--batch-size", 32))
 
+    @pytest.mark.parametrize("name", ["train", "valid", "test"])
+    def test_a_prompt_that_leaves_nothing_to_learn(self, name: str, bench: Bench) -> None:
+        for file in ("train", "valid", "test"):
+            lines = [{"prompt": "a", "completion": "b"} for _ in range(4)]
+            lines[2]["prompt"] = "a list, " * (30 if file == name else 1)
+            text = "\n".join(map(json.dumps, lines))
+            (bench.data / f"{file}.jsonl").write_text(text)
+        flags = ("--mask-prompt", "--max-seq-length", 64, "--batch-size", 1, "--test")
+        path = bench.data / f"{name}.jsonl"
+        bench.assert_refused(f"{path}:3", "--max-seq-length", flags=flags)
+
     def test_not_text(self, bench: Bench) -> None:
         path = bench.data / "train.jsonl"
         path.write_bytes(b'{"text": "a"}\n{"text": "\xff\xfe"}\n')
@@ -156,6 +168,19 @@ class TestModel:
     def test_unknown_rope_scaling(self, bench: Bench) -> None:
         bench.edit_config(rope_scaling={"rope_type": "spiral", "factor": 2.0})
         bench.assert_refused("spiral", "rope")
+
+    @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+    def test_no_attention_heads(self, family: str, bench: Bench, checkpoint) -> None:
+        shutil.rmtree(bench.model)
+        shutil.copytree(checkpoint(family), bench.model)
+        bench.edit_config(num_attention_heads=0)
+        path = bench.model / "config.json"
+        bench.assert_refused(f"{path}: num_attention_heads: found 0, wanted at least 1")
+
+    def test_full_fine_tuning_of_packed_weights(self, bench: Bench, checkpoint) -> None:
+        shutil.rmtree(bench.model)
+        shutil.copytree(checkpoint("llama", bits=4), bench.model)
+        bench.assert_refused("quantized", "lora", flags=("--fine-tune-type", "full"))
 
     def test_a_config_key_is_missing(self, bench: Bench) -> None:
         path = bench.model / "config.json"
@@ -278,6 +303,18 @@ class TestOptions:
         bench.assert_refused("dora", "lora", flags=("--fine-tune-type", "dora"))
 
 
+def test_several_processes(checkpoint, data, tmp_path) -> None:
+    """All would write the same files."""
+    adapters = tmp_path / "adapters"
+    command = [
+        "-m", "mlx_graft.cli", "train", "--train", "--model", checkpoint("llama"), "--data", data(),
+        "--iters", "2", "--num-layers", "1", "--adapter-path", adapters,
+    ]  # fmt: skip
+    for run in ring.launch(command, tmp_path):
+        assert_refused(run, "training across 2 processes", "mlx.launch")
+    assert not adapters.exists()
+
+
 def limited(limit: Callable[[], None]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command `graft-train` with less of something than the machine has."""
     return functools.partial(execute, GRAFT_TRAIN, preexec_fn=limit)
@@ -344,6 +381,19 @@ class TestHub:
         )  # fmt: skip
         assert_refused(run, "someone/not-cached", "HF_HUB_OFFLINE")
         assert not (tmp_path / "adapters").exists()
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "model-00002-of-00003.safetensors"])
+    def test_a_stopped_download_is_not_taken_for_the_model(
+        self, name: str, graft, checkpoint, tmp_path
+    ) -> None:
+        repo = tmp_path / "hub/hub/models--someone--tiny"
+        shutil.copytree(checkpoint("llama", shards=3), repo / "snapshots/abc")
+        (repo / "snapshots/abc" / name).unlink()
+        (repo / "refs").mkdir()
+        (repo / "refs/main").write_text("abc")
+        environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+        run = graft("generate", "--model", "someone/tiny", "--prompt", "a", env=environment)
+        assert_refused(run, name, "hf download someone/tiny", "HF_HUB_OFFLINE")
 
     def test_a_cached_model_needs_no_network(self, graft, checkpoint, tmp_path) -> None:
         """The layout of the hub's cache: a snapshot folder named by a reference."""

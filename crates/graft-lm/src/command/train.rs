@@ -1,11 +1,13 @@
 //! Training and testing from a command line.
 
-use std::fs;
 use std::rc::Rc;
+use std::{env, fs};
+
+use mlx_graft::distributed::{self, Backend};
 
 use super::{Resolve, check_interrupted};
 use crate::adapters::{load_adapters, prepare, resume};
-use crate::args::TrainArgs;
+use crate::args::{FineTuneType, TrainArgs};
 use crate::data::{BatchRng, Dataset, load_datasets};
 use crate::lora::KeySequence;
 use crate::models::Model;
@@ -30,6 +32,7 @@ pub fn run_train(
     if !args.train && !args.test {
         return Err(Error::Usage("say what to do: --train, --test, or both".into()));
     }
+    refuse_many_processes()?;
     reporter.message("Loading pretrained model");
     let folder = resolve(&args.model)?;
     let tokenizer = Tokenizer::load(&folder)?;
@@ -80,6 +83,9 @@ pub(super) fn prepare_for_training(
 ) -> Result<()> {
     let mut keys = KeySequence::new(u64::from(args.seed))?;
     let (kind, parameters) = (args.fine_tune_type, &args.lora_parameters);
+    if kind == FineTuneType::Full {
+        refuse_packed(model)?;
+    }
     prepare(model, kind, parameters, args.num_layers, &mut keys)?;
     if let Some(file) = &args.resume_adapter_file {
         reporter.message(&format!("Loading fine-tuned weights from {}", file.display()));
@@ -87,6 +93,35 @@ pub(super) fn prepare_for_training(
     }
     reporter.message(&trainable_parameters(model));
     Ok(())
+}
+
+/// Fails where `mlx.launch` or `mpirun` started several processes: all would write the same files.
+fn refuse_many_processes() -> Result<()> {
+    // Looking for the other processes takes a while, so only where something says that there are.
+    let ranks = ["MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"];
+    if ranks.iter().all(|name| env::var_os(name).is_none()) {
+        return Ok(());
+    }
+    match distributed::init(false, Backend::Any)?.size()? {
+        0 | 1 => Ok(()),
+        size => Err(Error::Unsupported(format!(
+            "training across {size} processes is not built here; start one, without mlx.launch or \
+             mpirun"
+        ))),
+    }
+}
+
+/// Fails if a weight is packed: it has no gradient, and scales without it are no full fine-tuning.
+fn refuse_packed(model: &Model) -> Result<()> {
+    let params = model.decoder.params();
+    let packed = params.iter().find_map(|(name, _)| name.strip_suffix(".scales"));
+    match packed {
+        Some(layer) => Err(Error::Usage(format!(
+            "fine_tune_type: full trains weights, and {layer} is quantized. Use \
+             --fine-tune-type lora, or a model that is not quantized"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Fails if a data set has a token that the model does not know: it would read beyond a table.
