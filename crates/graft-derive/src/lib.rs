@@ -4,6 +4,7 @@
 
 use proc_macro::TokenStream;
 use quote::quote;
+use syn::ext::IdentExt;
 use syn::{Data, DeriveInput, Fields, parse_macro_input};
 
 /// Implements `Module` for a struct with named fields by visiting each field in order.
@@ -38,7 +39,8 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
         }
         if !skip {
             let name = field.ident.as_ref().expect("a named field");
-            let text = name.to_string();
+            // A weight may be named like a keyword: `r#type`.
+            let text = name.unraw().to_string();
             visits.push(quote! {
                 crate::nn::visit_child(&self.#name, path, #text, visitor);
             });
@@ -53,4 +55,14 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_weight_may_be_named_like_a_keyword() {
+        let layer = syn::parse_quote! { struct Layer { r#type: Array } };
+        let code = super::expand(&layer).expect("a struct with named fields").to_string();
+        assert!(code.contains("\"type\"") && !code.contains("\"r#type\""), "{code}");
+    }
 }
