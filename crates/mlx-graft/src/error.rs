@@ -48,7 +48,8 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// An index selects nothing: it is outside of the axis or count that it belongs to.
+    /// An index selects nothing: it is outside of the axis or count that it belongs to. If this
+    /// came out of an evaluation, the array can still be read, but holds what index 0 selects.
     #[error("[{op}] index {index} is out of range for a length of {length}")]
     Index {
         /// The operation that failed.
@@ -193,20 +194,28 @@ thread_local! {
 /// Whether a thread has ever parked a failure: until then nobody needs to look for one.
 static EVER_PARKED: AtomicBool = AtomicBool::new(false);
 
+impl Parked {
+    /// What the failure says of itself. C++ waits for it, so a text that panics must not unwind.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Error(error) => catch_unwind(AssertUnwindSafe(|| error.to_string()))
+                .unwrap_or_else(|_| "an error whose text panicked".to_string()),
+            Self::Panic(payload) => panicked(&**payload),
+        }
+    }
+}
+
 /// Runs a function that C++ called, and parks its error or panic. Returns the C status.
 pub(crate) fn guarded(f: impl FnOnce() -> Result<()>) -> i32 {
-    let (parked, kind, text) = match catch_unwind(AssertUnwindSafe(f)) {
+    let (parked, kind) = match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(())) => return 0,
         Ok(Err(error)) => {
-            let (kind, text) = (error.kind(), error.to_string());
-            (Parked::Error(error), kind, text)
+            let kind = error.kind();
+            (Parked::Error(error), kind)
         }
-        Err(payload) => {
-            let text = panicked(&*payload);
-            (Parked::Panic(payload), ErrorKind::Runtime, text)
-        }
+        Err(payload) => (Parked::Panic(payload), ErrorKind::Runtime),
     };
-    record(kind, &text);
+    record(kind, &parked.text());
     // The first failure is the cause; later ones follow from it.
     let first = PARKED.take().unwrap_or_else(|| Box::new(parked));
     EVER_PARKED.store(true, Ordering::Relaxed);

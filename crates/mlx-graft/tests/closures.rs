@@ -72,3 +72,25 @@ fn gradients_of_several_arguments() {
     assert_eq!(grads[0].to_vec::<f32>().unwrap(), [5.0, 7.0]);
     assert_eq!(grads[1].to_vec::<f32>().unwrap(), [1.0, 2.0]);
 }
+
+/// An error that cannot say what it is.
+#[derive(Debug)]
+struct Mute;
+
+impl fmt::Display for Mute {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("no words")
+    }
+}
+
+impl std::error::Error for Mute {}
+
+#[test]
+fn an_error_whose_text_panics_comes_out_as_itself() {
+    let mute = |_: &[Array]| -> Result<Vec<Array>> { Err(Error::closure(Mute)) };
+    let error = Closure::new(mute).call(&[x()]).unwrap_err();
+    assert!(matches!(error, Error::Closure(inner) if inner.is::<Mute>()));
+    let error = transforms::grad(mute, &[0], &[x()]).unwrap_err();
+    assert!(matches!(error, Error::Closure(inner) if inner.is::<Mute>()));
+    assert_eq!(ops::add(&x(), &x()).unwrap().to_vec::<f32>().unwrap(), [2.0, 4.0]);
+}

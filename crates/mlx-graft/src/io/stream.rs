@@ -1,7 +1,6 @@
 //! Rust streams as MLX's readers and writers.
 #![allow(unsafe_code)]
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
@@ -54,11 +53,7 @@ impl Label {
 
     /// Keeps the first failure: it is the cause, and later ones follow from it.
     fn fail(&self, failure: Parked) {
-        let reason = match &failure {
-            Parked::Error(error) => error.to_string(),
-            Parked::Panic(payload) => format!("panicked: {}", panic_text(payload.as_ref())),
-        };
-        let text = format!("{} {}{reason})", self.plain.to_string_lossy(), self.mark);
+        let text = format!("{} {}{})", self.plain.to_string_lossy(), self.mark, failure.text());
         let text = CString::new(text.replace('\0', "?")).unwrap_or_default();
         if self.failed.set(text).is_ok() {
             let mut parked = PARKED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,11 +76,6 @@ impl Label {
             }
         }
     }
-}
-
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
 }
 
 /// What a callback of the C API needs. The label comes first, so that it is found behind a
