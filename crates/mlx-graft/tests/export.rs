@@ -106,6 +106,20 @@ fn a_failure_comes_out_as_itself_and_leaves_the_old_file() {
     drop(exporter);
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    let second_panics = |x: &[Array]| match x.len() {
+        1 => Ok(vec![x[0].clone()]),
+        _ => panic!("a bug"),
+    };
+    let mut exporter = Exporter::new(&path, second_panics, false).unwrap();
+    exporter.call(&[&x]).unwrap();
+    let panicking = catch_unwind(AssertUnwindSafe(|| exporter.call(&[&x, &x])));
+    assert_eq!(panicking.unwrap_err().downcast_ref::<&str>(), Some(&"a bug"));
+    for inputs in [&[&x, &x][..], &[&x, &x, &x]] {
+        assert!(exporter.call(inputs).unwrap_err().to_string().contains("closed"));
+    }
+    exporter.close().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     let missing = Exporter::new(folder.path().join("no/f.mlxfn"), second_fails, false);
     assert!(matches!(missing, Err(Error::File { .. })));
 }

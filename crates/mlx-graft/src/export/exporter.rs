@@ -130,7 +130,8 @@ impl Signature {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub struct Exporter {
-    // None once it is closed or a trace failed: MLX's own goes on writing after half a trace.
+    // None once it is closed or a trace failed or panicked: MLX's own goes on writing after half a
+    // trace.
     open: Option<Open>,
     at: At,
     shapeless: bool,
@@ -254,9 +255,9 @@ impl Exporter {
         kwargs: &BTreeMap<String, Array>,
         apply: impl FnOnce(sys::mlx_function_exporter) -> c_int,
     ) -> Result<()> {
-        let Some(open) = &self.open else {
-            return Err(refusal("Attempting to write after exporting is closed."));
-        };
+        if self.open.is_none() {
+            return Err(closed());
+        }
         let shape = |array: &Array| {
             if self.shapeless { vec![0; array.ndim()] } else { array.shape().to_vec() }
         };
@@ -270,13 +271,12 @@ impl Exporter {
                 "Attempting to export a function twice with the same signature is not allowed.",
             ));
         }
-        let raw = open.raw.raw;
-        let done = call::status(OP, || apply(raw));
-        if done.is_err() {
-            self.open = None;
-        }
+        // Taken out, so that a panic of the function, which unwinds from here, closes it too.
+        let Some(open) = self.open.take() else { return Err(closed()) };
+        call::status(OP, || apply(open.raw.raw))?;
+        self.open = Some(open);
         self.seen.push(signature);
-        done
+        Ok(())
     }
 
     /// Puts the file in its place. Again, or after a failure, it does nothing.
@@ -297,6 +297,10 @@ impl Drop for Exporter {
             let _ = self.close();
         }
     }
+}
+
+fn closed() -> Error {
+    refusal("Attempting to write after exporting is closed.")
 }
 
 fn refusal(message: &str) -> Error {
