@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -57,11 +58,6 @@ std::vector<Operand> operands(const std::vector<mx::array>& arrays) {
 // Shared by the evaluation, the operations of the graph and their tasks on the stream's thread.
 class Record {
  public:
-  explicit Record(size_t count) {
-    // Tasks hold pointers to what is inside.
-    operations_.reserve(count);
-  }
-
   // The number of an operation is the order in which they start.
   Operation& start(const char* name, const std::vector<mx::array>& inputs) {
     return operations_.emplace_back(Operation{name, operands(inputs)});
@@ -69,12 +65,13 @@ class Record {
   int64_t now() const {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begin_).count();
   }
-  std::vector<Operation>& operations() {
+  std::deque<Operation>& operations() {
     return operations_;
   }
 
  private:
-  std::vector<Operation> operations_;
+  // Tasks hold pointers to what is inside, which stays where it is as more is added.
+  std::deque<Operation> operations_;
   Clock::time_point begin_ = Clock::now();
 };
 
@@ -103,6 +100,9 @@ class Watched : public mx::Primitive {
 
   const char* name() const override {
     return inner_->name();
+  }
+  const std::shared_ptr<mx::Primitive>& inner() const {
+    return inner_;
   }
 
  private:
@@ -145,12 +145,24 @@ std::vector<mx::array> graph(const std::vector<mx::array>& arrays) {
   return found;
 }
 
-void watch(mx::array& node, const std::shared_ptr<Record>& record) {
-  auto watched = std::make_shared<Watched>(node.primitive_ptr(), record);
+void replace(mx::array& node, const std::shared_ptr<mx::Primitive>& primitive) {
   for (auto& sibling : node.siblings()) {
-    sibling.primitive_ptr() = watched;
+    sibling.primitive_ptr() = primitive;
   }
-  node.primitive_ptr() = std::move(watched);
+  node.primitive_ptr() = primitive;
+}
+
+void watch(mx::array& node, const std::shared_ptr<Record>& record) {
+  replace(node, std::make_shared<Watched>(node.primitive_ptr(), record));
+}
+
+// What a failure left undone may be evaluated once more, when nobody asks for a profile.
+void unwatch(const std::vector<mx::array>& arrays) {
+  for (auto& node : graph(arrays)) {
+    if (auto watched = std::dynamic_pointer_cast<Watched>(node.primitive_ptr())) {
+      replace(node, watched->inner());
+    }
+  }
 }
 
 // Takes the nodes, so that each is freed as early as in any other evaluation.
@@ -206,17 +218,22 @@ extern "C" int graft_profile_eval(
             "[profile] Operations on a GPU are timed apart only: they run behind the host.");
       }
     }
-    auto record = std::make_shared<Record>(nodes.size());
+    auto record = std::make_shared<Record>();
     for (auto& node : nodes) {
       watch(node, record);
     }
     const auto start = record->now();
-    if (apart) {
-      evaluate_apart(std::move(nodes), *record);
-    } else {
-      // Another owner would keep MLX from writing a result over its input.
-      nodes.clear();
-      mx::eval(wanted);
+    try {
+      if (apart) {
+        evaluate_apart(std::move(nodes), *record);
+      } else {
+        // Another owner would keep MLX from writing a result over its input.
+        nodes.clear();
+        mx::eval(wanted);
+      }
+    } catch (...) {
+      unwatch(wanted);
+      throw;
     }
     const auto end = record->now();
     std::unordered_set<uintptr_t> kept;

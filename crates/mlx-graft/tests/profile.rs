@@ -209,6 +209,26 @@ fn failures_come_out_and_nothing_stays() -> Result<()> {
 }
 
 #[test]
+fn what_failed_is_evaluated_again_as_if_nobody_had_watched() -> Result<()> {
+    let _alone = alone();
+    for timing in TIMINGS {
+        let x = ones(&[4])?;
+        let mut y = ops::add(&sleep(&x, 0, true)?, &sleep(&x, 20, false)?)?;
+        for _ in 0..40 {
+            y = sleep(&ops::negative(&y)?, 0, false)?;
+        }
+        let error = profile::eval(&[&y], timing).unwrap_err();
+        assert!(matches!(error, Error::Kernel { .. }), "{error:?}");
+        // Where MLX throws as it schedules, it throws once more from the evaluation that waits.
+        let again = (0..3).find_map(|_| profile::eval(&[&y], timing).ok());
+        let count = again.expect("the failure is over").operations.len();
+        assert!(count < 125, "what has run is not told again: {count}");
+        assert!(y.to_vec::<f32>()?.iter().all(|y| y.is_nan() || *y == 2.0));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_function_that_is_traced_cannot_be_profiled() -> Result<()> {
     let _alone = alone();
     let f = transforms::compile(
