@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -140,12 +141,30 @@ void run(const Kernel& kernel, const std::vector<mx::array>& inputs, std::vector
   throw std::runtime_error(message);
 }
 
+// Makes the stream of a primitive the default one while its callback builds a graph. MLX's default
+// device is the whole process's and has no lock, so it is written only where it differs.
+class DefaultStream {
+ public:
+  explicit DefaultStream(mx::Stream stream) {
+    if (mx::default_device() != stream.device || mx::default_stream(stream.device) != stream) {
+      scope_.emplace(stream);
+    }
+  }
+
+ private:
+  std::optional<mx::StreamContext> scope_;
+};
+
 class GraftPrimitive : public mx::Primitive {
  public:
   GraftPrimitive(mx::Stream stream, std::shared_ptr<const Kernel> kernel)
       : Primitive(stream), kernel_(std::move(kernel)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    if (!kernel_->vtable->eval) {
+      pass(inputs, outputs);
+      return;
+    }
     size_t bytes = 0;
     for (const auto& out : outputs) {
       bytes += out.nbytes();
@@ -171,7 +190,11 @@ class GraftPrimitive : public mx::Primitive {
         });
   }
 
-  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    if (!kernel_->vtable->eval) {
+      pass(inputs, outputs);
+      return;
+    }
     throw std::runtime_error(
         "[" + kernel_->name +
         "] This operation has a CPU kernel only: apply it on a CPU stream or device.");
@@ -182,7 +205,7 @@ class GraftPrimitive : public mx::Primitive {
       const std::vector<mx::array>& cotangents,
       const std::vector<int>& argnums,
       const std::vector<mx::array>& outputs) override {
-    mx::StreamContext scope(stream());
+    DefaultStream scope(stream());
     VectorArray res, ins(primals), cots(cotangents), outs(outputs);
     check(
         "vjp",
@@ -199,13 +222,13 @@ class GraftPrimitive : public mx::Primitive {
       const std::vector<mx::array>& primals,
       const std::vector<mx::array>& tangents,
       const std::vector<int>& argnums) override {
-    mx::StreamContext scope(stream());
+    DefaultStream scope(stream());
     VectorArray res, ins(primals), tans(tangents);
     check(
         "jvp",
         kernel_->vtable->jvp(
             res.out(), ins, tans, argnums.data(), argnums.size(), kernel_->payload));
-    auto shapes = specs(primals).shapes;
+    auto shapes = output_shapes(primals);
     auto products = res.take(kernel_->name, "jvp", shapes.size());
     for (size_t i = 0; i < products.size(); ++i) {
       expect("jvp", products[i], shapes[i]);
@@ -216,7 +239,7 @@ class GraftPrimitive : public mx::Primitive {
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(
       const std::vector<mx::array>& inputs,
       const std::vector<int>& axes) override {
-    mx::StreamContext scope(stream());
+    DefaultStream scope(stream());
     VectorArray res, ins(inputs);
     VectorInt res_axes;
     check(
@@ -230,6 +253,7 @@ class GraftPrimitive : public mx::Primitive {
         batch = inputs[i].shape(axes[i]);
       }
     }
+    const auto num_outputs = applied.shapes.size();
     auto outputs = res.take(kernel_->name, "vmap", num_outputs);
     bool valid = out_axes.size() == num_outputs;
     for (size_t i = 0; valid && i < num_outputs; ++i) {
@@ -261,12 +285,33 @@ class GraftPrimitive : public mx::Primitive {
         kernel_->vtable->is_equivalent(kernel_->payload, that->kernel_->payload);
   }
 
+  // A trace has the outputs that there were when the operation was applied, and MLX takes their
+  // number, dtypes and dimensions from there.
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
-    return specs(inputs).shapes;
+    auto found = specs(inputs);
+    if (found.shapes.size() != applied.shapes.size()) {
+      throw std::runtime_error(
+          "[" + kernel_->name + "] output_specs gave " + std::to_string(found.shapes.size()) +
+          " outputs for other shapes, and " + std::to_string(applied.shapes.size()) +
+          " when the operation was applied.");
+    }
+    for (size_t i = 0; i < applied.shapes.size(); ++i) {
+      if (found.dtypes[i] != applied.dtypes[i] ||
+          found.shapes[i].size() != applied.shapes[i].size()) {
+        std::ostringstream message;
+        message << "[" << kernel_->name << "] output_specs gave output " << i << " as "
+                << found.dtypes[i] << " of shape " << found.shapes[i]
+                << " for other shapes, which differs in more than lengths from "
+                << applied.dtypes[i] << " of shape " << applied.shapes[i]
+                << " when the operation was applied.";
+        throw std::runtime_error(message.str());
+      }
+    }
+    return std::move(found.shapes);
   }
 
-  /// Known when the operation was applied.
-  size_t num_outputs = 0;
+  /// The outputs when the operation was applied.
+  Specs applied;
 
   Specs specs(const std::vector<mx::array>& inputs) const {
     Specs specs;
@@ -276,6 +321,16 @@ class GraftPrimitive : public mx::Primitive {
   }
 
  private:
+  // As MLX's operations without a kernel do: the output is the input.
+  void pass(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) const {
+    if (outputs.size() != 1 || inputs.empty() || outputs[0].shape() != inputs[0].shape() ||
+        outputs[0].dtype() != inputs[0].dtype()) {
+      throw std::runtime_error(
+          "[" + kernel_->name + "] Without a kernel the output is like the first input.");
+    }
+    outputs[0].copy_shared_buffer(inputs[0]);
+  }
+
   // Throws what the callback recorded: the call that runs it may be one of MLX's own, such as
   // Python's mx.grad, which reads nothing but the exception.
   void check(const char* what, int status) const {
@@ -346,7 +401,7 @@ extern "C" int graft_primitive_apply(
     auto primitive = std::make_shared<GraftPrimitive>(mlx_stream_get_(s), std::move(kernel));
     auto& ins = mlx_vector_array_get_(inputs);
     auto specs = primitive->specs(ins);
-    primitive->num_outputs = specs.shapes.size();
+    primitive->applied = specs;
     mlx_vector_array_set_(
         *res, mx::array::make_arrays(std::move(specs.shapes), specs.dtypes, primitive, ins));
   } catch (std::exception& e) {

@@ -57,11 +57,14 @@ int graft_primitive_specs_append(
     mlx_dtype dtype);
 
 /**
- * What a primitive does. Every callback is required. Those that return int return 0, or non-zero
- * for a failure. No callback may throw or unwind. A payload is shared between threads.
+ * What a primitive does. Every callback but `eval` is required. Those that return int return 0, or
+ * non-zero for a failure. No callback may throw or unwind. A payload is shared between threads.
  */
 typedef struct graft_primitive_vtable_ {
-  /** Append shape and dtype of each output. Called when applied and by shapeless compilation. */
+  /**
+   * Append shape and dtype of each output. Called when applied and by shapeless compilation, then
+   * with other lengths, for which the outputs differ in lengths alone.
+   */
   int (*output_specs)(
       graft_primitive_specs specs,
       const mlx_vector_array inputs,
@@ -70,7 +73,7 @@ typedef struct graft_primitive_vtable_ {
    * Fill all outputs. Runs on the thread of the stream. Upon failure, set `error` to a new string,
    * which is the text of the exception that evaluation throws; the outputs are then overwritten:
    * with zeros if the status is 2, otherwise with NaN (true for bool, all bits set for other
-   * integers).
+   * integers). Without this callback, the one output is the first input, on any device.
    */
   int (*eval)(
       mlx_string* error,

@@ -594,12 +594,13 @@ pub struct graft_primitive_specs_ {
 }
 /// The list that graft_primitive_vtable.output_specs fills.
 pub type graft_primitive_specs = graft_primitive_specs_;
-/// What a primitive does. Every callback is required. Those that return int return 0, or non-zero
-/// for a failure. No callback may throw or unwind. A payload is shared between threads.
+/// What a primitive does. Every callback but `eval` is required. Those that return int return 0, or
+/// non-zero for a failure. No callback may throw or unwind. A payload is shared between threads.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct graft_primitive_vtable_ {
-    /// Append shape and dtype of each output. Called when applied and by shapeless compilation.
+    /** Append shape and dtype of each output. Called when applied and by shapeless compilation, then
+    with other lengths, for which the outputs differ in lengths alone.*/
     pub output_specs: ::core::option::Option<
         unsafe extern "C" fn(
             specs: graft_primitive_specs,
@@ -610,7 +611,7 @@ pub struct graft_primitive_vtable_ {
     /** Fill all outputs. Runs on the thread of the stream. Upon failure, set `error` to a new string,
     which is the text of the exception that evaluation throws; the outputs are then overwritten:
     with zeros if the status is 2, otherwise with NaN (true for bool, all bits set for other
-    integers).*/
+    integers). Without this callback, the one output is the first input, on any device.*/
     pub eval: ::core::option::Option<
         unsafe extern "C" fn(
             error: *mut mlx_string,
@@ -665,8 +666,8 @@ pub struct graft_primitive_vtable_ {
     /// Frees a payload. May run on any thread.
     pub dtor: ::core::option::Option<unsafe extern "C" fn(payload: *mut core::ffi::c_void)>,
 }
-/// What a primitive does. Every callback is required. Those that return int return 0, or non-zero
-/// for a failure. No callback may throw or unwind. A payload is shared between threads.
+/// What a primitive does. Every callback but `eval` is required. Those that return int return 0, or
+/// non-zero for a failure. No callback may throw or unwind. A payload is shared between threads.
 pub type graft_primitive_vtable = graft_primitive_vtable_;
 /// What an operation reads or writes. Valid during the call only.
 #[repr(C)]

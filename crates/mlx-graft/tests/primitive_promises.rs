@@ -125,6 +125,22 @@ operation!(WrongDtype, "wrong_dtype", Dtype::Float32, Layout::RowContiguous, |_,
     Ok(())
 });
 
+// Whether each element is true, by its strides or one after the other.
+operation!(Truths, "truths", Dtype::Float32, Layout::Strided, |this, x, y| {
+    let y = y.as_mut_slice::<f32>()?;
+    if this.0 > 0.0 {
+        let x = x.strided::<bool>()?;
+        for (i, y) in (0..).zip(y) {
+            *y = f32::from(u8::from(x.get(&[i]) == Some(true)));
+        }
+    } else {
+        for (y, x) in y.iter_mut().zip(x.as_slice::<bool>()?) {
+            *y = f32::from(u8::from(*x));
+        }
+    }
+    Ok(())
+});
+
 fn one<P: Primitive>(primitive: P, x: &Array) -> Result<Array> {
     Ok(apply(primitive, &[x])?.remove(0))
 }
@@ -361,5 +377,84 @@ fn a_panic_in_a_derivative_unwinds_to_the_caller() -> Result<()> {
 
     let error = transforms::jvp(|x| apply(Halves, &[&x[0]]), &x, &x).unwrap_err();
     assert!(error.to_string().contains("jvp returned 1 arrays instead of 2"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_boolean_of_another_byte_is_refused_or_true() -> Result<()> {
+    away_from_the_main_thread();
+    let bytes = |bytes: &[u8]| -> Result<Array> {
+        ops::view(&Array::from_slice(bytes, &[bytes.len() as i32])?, Dtype::Bool)
+    };
+    for strided in [0.0, 1.0] {
+        let y = one(Truths(strided), &bytes(&[0, 1, 1, 0])?)?;
+        assert_eq!(y.to_vec::<f32>()?, [0.0, 1.0, 1.0, 0.0]);
+    }
+    let odd = bytes(&[0, 1, 2, 255])?;
+    assert_eq!(one(Truths(1.0), &odd)?.to_vec::<f32>()?, [0.0, 1.0, 1.0, 1.0]);
+    let error = one(Truths(0.0), &odd)?.eval().unwrap_err();
+    assert!(matches!(&error, Error::Kernel { op, .. } if op == "truths"), "{error:?}");
+    assert!(error.to_string().contains("a byte of 2, which is no bool"), "{error}");
+    Ok(())
+}
+
+/// Copies its input, to as many outputs, of such dtypes and dimensions as its length says.
+#[derive(PartialEq)]
+struct Fickle;
+
+impl Primitive for Fickle {
+    const NAME: &'static str = "fickle";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let of = |dtype| ArraySpec::new(inputs[0].shape.clone(), dtype);
+        Ok(match inputs[0].shape[0] {
+            1 => vec![of(Dtype::Float32)],
+            3 => vec![of(Dtype::Float32); 3],
+            4 => vec![of(Dtype::Float32), of(Dtype::Int64)],
+            5 => Vec::new(),
+            6 => vec![ArraySpec::new([6, 1], Dtype::Float32); 2],
+            _ => vec![of(Dtype::Float32); 2],
+        })
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        for output in outputs {
+            output.as_mut_slice::<f32>()?.copy_from_slice(inputs[0].as_slice::<f32>()?);
+        }
+        Ok(())
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
+        Err(Error::unsupported_transform(Self::NAME, "vjp"))
+    }
+
+    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
+        Err(Error::unsupported_transform(Self::NAME, "jvp"))
+    }
+
+    fn vmap(&self, _: &[Array], _: &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        Err(Error::unsupported_transform(Self::NAME, "vmap"))
+    }
+}
+
+#[test]
+fn outputs_for_other_shapes_differ_in_lengths_alone() -> Result<()> {
+    away_from_the_main_thread();
+    for traced in [1, 2] {
+        let both = transforms::compile(|x| apply(Fickle, &[&x[0]]), true)?;
+        assert_eq!(both.call(&[&numbers(&[traced])])?.len(), traced as usize);
+        for other in [1, 3, 4, 5, 6] {
+            if other == traced {
+                continue;
+            }
+            let error = both.call(&[&numbers(&[other])]).unwrap_err();
+            assert!(error.to_string().starts_with("[fickle] output_specs "), "{error}");
+        }
+        assert_eq!(both.call(&[&numbers(&[traced])])?[0].shape(), [traced]);
+    }
     Ok(())
 }

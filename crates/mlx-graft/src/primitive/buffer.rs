@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, transmute_copy};
 use std::ptr::NonNull;
 use std::slice;
 
@@ -75,7 +75,8 @@ impl<'a> InputBuffer<'a> {
     ///
     /// # Errors
     /// If the elements are not `T`, or do not lie in row-major order, which happens only for an
-    /// input of [`Layout::Strided`](super::Layout).
+    /// input of [`Layout::Strided`](super::Layout); for `bool`, if a byte is neither 0 nor 1, as in
+    /// a view of other numbers or in a file. [`Strided::get`] takes such a byte for true.
     pub fn as_slice<T: Element>(&self) -> Result<&'a [T], KernelError> {
         let data = typed::<T>(self.raw.data.cast(), self.raw.size, self.dtype)?;
         if !self.raw.row_contiguous {
@@ -83,8 +84,19 @@ impl<'a> InputBuffer<'a> {
                 "the input is strided: ask for `Layout::RowContiguous` or read it by its strides",
             ));
         }
+        if T::DTYPE == Dtype::Bool {
+            // SAFETY: a row-contiguous array of booleans holds `size` bytes from `data` on.
+            let bytes: &[u8] = unsafe { slice_of(data.as_ptr().cast(), self.raw.size) };
+            // Anything else is no value of the type in Rust.
+            if let Some(byte) = bytes.iter().find(|&&byte| byte > 1) {
+                return Err(KernelError::new(format!(
+                    "the buffer has a byte of {byte}, which is no bool: \
+                     compare its view as uint8 with zero first"
+                )));
+            }
+        }
         // SAFETY: a row-contiguous array holds `size` elements from `data` on; `T` is its sealed
-        // element type, checked above with the alignment.
+        // element type, checked above with the alignment and what a boolean may be.
         Ok(unsafe { slice_of(data.as_ptr(), self.raw.size) })
     }
 
@@ -123,7 +135,8 @@ impl<'a, T: Element> Strided<'a, T> {
         self.strides
     }
 
-    /// The element at `index`, or `None` outside of the shape.
+    /// The element at `index`, or `None` outside of the shape. A boolean is true if its byte is not
+    /// zero.
     pub fn get(&self, index: &[i32]) -> Option<T> {
         if index.len() != self.shape.len() {
             return None;
@@ -135,12 +148,21 @@ impl<'a, T: Element> Strided<'a, T> {
             }
             offset += i as isize * stride as isize;
         }
-        // SAFETY: every index inside of the shape is an element of the array, of the sealed type
-        // `T`, and MLX keeps the buffer alive and unwritten during the kernel.
-        Some(unsafe { *self.data.as_ptr().offset(offset) })
+        // SAFETY: every index inside of the shape is an element of the array, and MLX keeps the
+        // buffer alive and unwritten during the kernel.
+        let element = unsafe { self.data.as_ptr().offset(offset) };
+        if T::DTYPE == Dtype::Bool {
+            // SAFETY: as above; an element of this dtype is one byte, of any value.
+            let truth = unsafe { *element.cast::<u8>() } != 0;
+            // SAFETY: the sealed type of this dtype is `bool`.
+            return Some(unsafe { transmute_copy::<bool, T>(&truth) });
+        }
+        // SAFETY: as above; any bytes are a value of the other sealed types.
+        Some(unsafe { *element })
     }
 
-    /// The address of the element at index zero; not to be read if the shape has no element.
+    /// The address of the element at index zero; not to be read if the shape has no element. The
+    /// byte of a boolean may hold other values than 0 and 1, so read it as `u8`.
     pub fn as_ptr(&self) -> *const T {
         self.data.as_ptr()
     }

@@ -8,7 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Poison, Primitive, failure};
 use crate::containers::{self, Text, VectorArray};
 use crate::handles::Live;
-use crate::{Array, Dtype, Error, Result, call, error, stream, sys};
+use crate::stream::{self, on_stream};
+use crate::{Array, Dtype, Error, Result, Stream, call, error, sys};
 
 /// A primitive without its type, so that one table serves all of them.
 trait Erased: Send + Sync {
@@ -89,13 +90,22 @@ impl<P: Primitive> Erased for P {
     }
 }
 
-/// What C++ holds of a primitive.
+/// What C++ holds of a primitive. Kernels, which run on threads of MLX, use the first alone.
 struct Payload {
     primitive: Box<dyn Erased>,
+    // Where it was applied, and so what its rules build: C++ makes the stream the default one, but
+    // a scope of the caller would come before that.
+    stream: Stream,
     _live: Live,
 }
 
-static VTABLE: sys::graft_primitive_vtable = sys::graft_primitive_vtable {
+/// For a primitive without a kernel, whose output is its first input, on any device.
+static WITHOUT_KERNEL: sys::graft_primitive_vtable =
+    sys::graft_primitive_vtable { eval: None, ..TABLE };
+
+static VTABLE: sys::graft_primitive_vtable = TABLE;
+
+const TABLE: sys::graft_primitive_vtable = sys::graft_primitive_vtable {
     output_specs: Some(output_specs),
     eval: Some(eval),
     vjp: Some(vjp),
@@ -106,11 +116,28 @@ static VTABLE: sys::graft_primitive_vtable = sys::graft_primitive_vtable {
 };
 
 pub(super) fn apply<P: Primitive>(primitive: P, inputs: &[Array]) -> Result<Vec<Array>> {
+    add(primitive, inputs, &VTABLE)
+}
+
+pub(super) fn pass<P: Primitive>(primitive: P, inputs: &[Array]) -> Result<Vec<Array>> {
+    add(primitive, inputs, &WITHOUT_KERNEL)
+}
+
+fn add<P: Primitive>(
+    primitive: P,
+    inputs: &[Array],
+    vtable: &'static sys::graft_primitive_vtable,
+) -> Result<Vec<Array>> {
     let name: CString = call::c_string(P::NAME, P::NAME)?;
     let inputs = VectorArray::from_arrays(inputs)?;
     let mut res = VectorArray::new();
     stream::with_current(P::NAME, |stream| {
-        let payload = Payload { primitive: Box::new(primitive), _live: Live::new() };
+        let own_stream = Stream::filled(P::NAME, |res| {
+            // SAFETY: the stream in scope is live, and is copied into a null handle.
+            unsafe { sys::mlx_stream_set(res, stream) }
+        })?;
+        let primitive = Box::new(primitive);
+        let payload = Payload { primitive, stream: own_stream, _live: Live::new() };
         let payload = Box::into_raw(Box::new(payload));
         call::status(P::NAME, || {
             // SAFETY: all handles are live; the table is static and matches the payload, which the
@@ -119,7 +146,7 @@ pub(super) fn apply<P: Primitive>(primitive: P, inputs: &[Array]) -> Result<Vec<
                 sys::graft_primitive_apply(
                     res.as_mut_raw(),
                     name.as_ptr(),
-                    &raw const VTABLE,
+                    vtable,
                     payload.cast(),
                     inputs.as_raw(),
                     stream,
@@ -131,10 +158,22 @@ pub(super) fn apply<P: Primitive>(primitive: P, inputs: &[Array]) -> Result<Vec<
 }
 
 /// # Safety
-/// `payload` is one that [`apply`] gave to C++, and not dropped yet.
+/// `payload` is one that [`add`] gave to C++, and not dropped yet.
 unsafe fn primitive<'a>(payload: *const c_void) -> &'a dyn Erased {
     // SAFETY: the caller says so; C++ only ever shares it.
     unsafe { &*(*payload.cast::<Payload>()).primitive }
+}
+
+/// Runs a rule of a primitive, whose operations belong on its stream.
+///
+/// # Safety
+/// As for [`primitive`].
+unsafe fn rule(payload: *const c_void, f: impl FnOnce(&dyn Erased) -> Result<()>) -> c_int {
+    error::guarded(|| {
+        // SAFETY: the caller says so; C++ only ever shares it.
+        let Payload { primitive, stream, .. } = unsafe { &*payload.cast::<Payload>() };
+        on_stream(stream, || f(&**primitive))
+    })
 }
 
 unsafe extern "C" fn output_specs(
@@ -231,10 +270,10 @@ unsafe extern "C" fn vjp(
     outputs: sys::mlx_vector_array,
     payload: *const c_void,
 ) -> c_int {
-    error::guarded(|| {
-        // SAFETY: C++ calls with a live payload, live lists, `num_argnums` numbers and a slot.
+    let run = |primitive: &dyn Erased| {
+        // SAFETY: C++ calls with live lists, `num_argnums` numbers and a slot.
         unsafe {
-            let products = primitive(payload).vjp(
+            let products = primitive.vjp(
                 &containers::vec_from_raw(primals)?,
                 &containers::vec_from_raw(cotangents)?,
                 &containers::numbers(argnums, num_argnums, |n| n as usize),
@@ -242,7 +281,9 @@ unsafe extern "C" fn vjp(
             )?;
             containers::fill(res, &products)
         }
-    })
+    };
+    // SAFETY: C++ calls with a live payload.
+    unsafe { rule(payload, run) }
 }
 
 unsafe extern "C" fn jvp(
@@ -253,17 +294,19 @@ unsafe extern "C" fn jvp(
     num_argnums: usize,
     payload: *const c_void,
 ) -> c_int {
-    error::guarded(|| {
-        // SAFETY: C++ calls with a live payload, live lists, `num_argnums` numbers and a slot.
+    let run = |primitive: &dyn Erased| {
+        // SAFETY: C++ calls with live lists, `num_argnums` numbers and a slot.
         unsafe {
-            let products = primitive(payload).jvp(
+            let products = primitive.jvp(
                 &containers::vec_from_raw(primals)?,
                 &containers::vec_from_raw(tangents)?,
                 &containers::numbers(argnums, num_argnums, |n| n as usize),
             )?;
             containers::fill(res, &products)
         }
-    })
+    };
+    // SAFETY: C++ calls with a live payload.
+    unsafe { rule(payload, run) }
 }
 
 unsafe extern "C" fn vmap(
@@ -274,17 +317,19 @@ unsafe extern "C" fn vmap(
     num_axes: usize,
     payload: *const c_void,
 ) -> c_int {
-    error::guarded(|| {
-        // SAFETY: C++ calls with a live payload, a live list, `num_axes` numbers and two slots.
+    let run = |primitive: &dyn Erased| {
+        // SAFETY: C++ calls with a live list, `num_axes` numbers and two slots.
         unsafe {
-            let (outputs, axes) = primitive(payload).vmap(
+            let (outputs, axes) = primitive.vmap(
                 &containers::vec_from_raw(inputs)?,
                 &containers::numbers(axes, num_axes, containers::axis),
             )?;
             containers::fill_axes(res_axes, &axes)?;
             containers::fill(res, &outputs)
         }
-    })
+    };
+    // SAFETY: C++ calls with a live payload.
+    unsafe { rule(payload, run) }
 }
 
 unsafe extern "C" fn is_equivalent(payload: *const c_void, other: *const c_void) -> bool {
@@ -295,7 +340,7 @@ unsafe extern "C" fn is_equivalent(payload: *const c_void, other: *const c_void)
 }
 
 unsafe extern "C" fn drop_payload(payload: *mut c_void) {
-    // SAFETY: C++ gives back the box made in `apply`, once.
+    // SAFETY: C++ gives back the box made in `add`, once.
     let payload = unsafe { Box::from_raw(payload.cast::<Payload>()) };
     // A destructor runs inside C++ and must not unwind into it.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));

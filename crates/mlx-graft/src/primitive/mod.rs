@@ -112,7 +112,8 @@ pub enum Layout {
     Strided,
 }
 
-/// What a failed kernel leaves in its outputs: operations that follow in the graph still run.
+/// What a failed kernel leaves in its outputs: operations that follow in the graph still run, and
+/// whoever reads an array of theirs after the failure sees what they made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poison {
     /// NaN, so that it shows in what is computed from it: true for `bool_`, all bits set for other
@@ -138,6 +139,9 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
     const POISON: Poison = Poison::Nan;
 
     /// The outputs for inputs of these specs.
+    ///
+    /// A function compiled without shapes asks again for the shapes it is called with. The outputs
+    /// may differ in lengths then, but not in number, dtypes or dimensions, or the call fails.
     ///
     /// # Errors
     /// Wrong inputs; the error comes out of [`apply`] unchanged.
@@ -209,4 +213,10 @@ pub fn apply<P: Primitive>(primitive: P, inputs: &[&Array]) -> Result<Vec<Array>
         })
         .collect::<Result<Vec<_>>>()?;
     callbacks::apply(primitive, &inputs)
+}
+
+/// Adds an operation whose one output is its first input, on any device: it has no kernel, and what
+/// it is for are its specs, which are asked for again when a shapeless trace meets other shapes.
+pub(crate) fn pass<P: Primitive>(primitive: P, inputs: &[Array]) -> Result<Array> {
+    Ok(callbacks::pass(primitive, inputs)?.remove(0))
 }
