@@ -6,7 +6,7 @@ mod main_thread;
 mod numbers;
 
 use main_thread::away_from_the_main_thread;
-use mlx_graft::{Array, Element, Error, ErrorKind, Result, index, ops, transforms};
+use mlx_graft::{Array, Dtype, Element, Error, ErrorKind, Result, index, ops, transforms};
 use numbers::numbers;
 
 type Scatter = fn(&Array, &[Array], &Array, &[i32]) -> Result<Array>;
@@ -208,6 +208,91 @@ fn a_compiled_function_checks_the_lengths_it_is_called_with() -> Result<()> {
     assert_eq!(rows.call(&[&numbers(&[5]), &index])?[0].to_vec::<f32>()?, [4.0]);
     let error = rows.call(&[&numbers(&[3]), &index]).and_then(|y| y[0].eval()).unwrap_err();
     assert!(matches!(error, Error::Index { index: 4, length: 3, .. }), "{error:?}");
+    Ok(())
+}
+
+/// What fails because no index at all is in range.
+#[track_caller]
+fn assert_no_room(result: Result<Array>, message: &str) {
+    let error = result.and_then(|y| y.eval()).expect_err("nothing fits");
+    assert_eq!(error.kind(), ErrorKind::OutOfRange, "{error:?}");
+    assert!(error.to_string().ends_with(message), "{error}");
+}
+
+#[test]
+fn where_no_index_is_in_range_nothing_runs() -> Result<()> {
+    away_from_the_main_thread();
+    // MLX would read the millionth element of nothing.
+    let index = lazy(&ops::zeros(&[1, 3_000_000], Dtype::Int32)?);
+    let nothing = ops::zeros(&[0, 3_000_000], Dtype::Float32)?;
+    let none = "a length of 0 has no index";
+    assert_no_room(ops::take_along_axis(&nothing, &index, 0), none);
+    let zero = lazy(&indices(&[0]));
+    assert_no_room(ops::take_axis(&numbers(&[2, 0]), &zero, 1), none);
+    assert_no_room(ops::take(&numbers(&[0]), &zero), none);
+    let cut = ops::slice_dynamic(&numbers(&[3]), &zero, &[0], &[5]);
+    assert_no_room(cut, "a slice of 5 does not fit into a length of 3");
+    // Without an index none is wrong.
+    let no_index = lazy(&indices::<i32>(&[]));
+    assert_eq!(ops::take(&numbers(&[0]), &no_index)?.to_vec::<f32>()?, [0.0; 0]);
+    assert_eq!(ops::take_along_axis(&numbers(&[0]), &no_index, 0)?.to_vec::<f32>()?, [0.0; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_compiled_function_refuses_lengths_without_a_valid_index() -> Result<()> {
+    away_from_the_main_thread();
+    let start = indices(&[0]);
+    let cut = |v: &[Array]| Ok(vec![ops::slice_dynamic(&v[0], &v[1], &[0], &[5])?]);
+    let cut = transforms::compile(cut, true)?;
+    let five = cut.call(&[&numbers(&[6]), &indices(&[1])])?.remove(0);
+    assert_eq!(five.to_vec::<f32>()?, [1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_no_room(
+        cut.call(&[&numbers(&[3]), &start]).map(|mut y| y.remove(0)),
+        "a slice of 5 does not fit into a length of 3",
+    );
+    let rows = transforms::compile(|v| Ok(vec![ops::take_along_axis(&v[0], &v[1], 0)?]), true)?;
+    let index = ops::zeros(&[1, 4], Dtype::Int32)?;
+    assert_eq!(rows.call(&[&numbers(&[2, 4]), &index])?[0].shape(), [1, 4]);
+    let index = ops::zeros(&[1, 3_000_000], Dtype::Int32)?;
+    let nothing = ops::zeros(&[0, 3_000_000], Dtype::Float32)?;
+    let result = rows.call(&[&nothing, &index]).map(|mut y| y.remove(0));
+    assert_no_room(result, "a length of 0 has no index");
+    Ok(())
+}
+
+#[test]
+fn a_compiled_function_checks_the_updates_it_is_called_with() -> Result<()> {
+    away_from_the_main_thread();
+    let put = |v: &[Array]| Ok(vec![ops::slice_update_dynamic(&v[0], &v[1], &v[2], &[0])?]);
+    let put = transforms::compile(put, true)?;
+    let (a, start) = (numbers(&[5]), indices(&[3]));
+    assert_eq!(put.call(&[&a, &numbers(&[2]), &start])?[0].to_vec::<f32>()?[3..], [0.0, 1.0]);
+    // Four numbers from the third on would be written past the end.
+    let error = put.call(&[&a, &numbers(&[4]), &start]).and_then(|y| y[0].eval()).unwrap_err();
+    assert!(matches!(error, Error::Index { index: 3, length: 5, .. }), "{error:?}");
+    assert_no_room(
+        put.call(&[&a, &numbers(&[1 << 20]), &start]).map(|mut y| y.remove(0)),
+        "a slice of 1048576 does not fit into a length of 5",
+    );
+    // The array is a constant, the update is not.
+    let put = |v: &[Array]| {
+        Ok(vec![ops::slice_update_dynamic(&numbers(&[5]), &v[0], &indices(&[3]), &[0])?])
+    };
+    let put = transforms::compile(put, true)?;
+    assert_eq!(put.call(&[&numbers(&[2])])?[0].shape(), [5]);
+    let error = put.call(&[&numbers(&[4])]).and_then(|y| y[0].eval()).unwrap_err();
+    assert!(matches!(error, Error::Index { index: 3, length: 5, .. }), "{error:?}");
+    Ok(())
+}
+
+#[test]
+fn an_array_that_failed_is_there_with_what_the_failure_left() -> Result<()> {
+    away_from_the_main_thread();
+    // MLX takes what has run as evaluated: the documentation says what is in it.
+    let y = ops::take(&numbers(&[3]), &lazy(&indices(&[1, 7])))?;
+    assert!(matches!(y.eval(), Err(Error::Index { index: 7, length: 3, .. })));
+    assert_eq!(y.to_vec::<f32>()?, [0.0, 0.0]);
     Ok(())
 }
 

@@ -3,14 +3,16 @@
 //!
 //! The operations that take indices call this module first. Indices that are evaluated are read at
 //! once. Others pass through a node of the graph, [`CheckIndices`], which fails the evaluation; the
-//! operation behind it then sees zeros. A GPU has no such node: there, indices are moved to the
-//! nearest that is in range.
+//! operation behind it then sees zeros. On a GPU, which cannot run it, indices are moved to the
+//! nearest that is in range. Neither helps where no index is in range, because the axis is empty or
+//! shorter than the slice: that is an error at once, and for a trace that meets other shapes, before
+//! anything of it runs.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 
-use super::check_node::{CheckIndices, Extent, Limit};
-use crate::{Array, Device, DeviceType, Dtype, Error, Result, ops, primitive};
+use super::check_node::{Bound, CheckIndices, Extent, Limit, Size, check_now, check_room};
+use crate::{Array, DeviceType, Dtype, Error, Result, ops, stream};
 
 thread_local! {
     static UNCHECKED: Cell<bool> = const { Cell::new(false) };
@@ -30,7 +32,8 @@ pub(super) fn without<R>(f: impl FnOnce() -> R) -> R {
 
 /// Indices of the flat array.
 pub(crate) fn flat<'i>(op: &'static str, a: &Array, indices: &'i Array) -> Result<Cow<'i, Array>> {
-    check(op, a, indices, vec![Limit::new(Extent::Leading { without: 0 }, 1, true)])
+    let limit = Limit::new(Extent::Leading { without: 0 }, Size::Fixed(1), true);
+    check(op, a, None, indices, vec![limit])
 }
 
 /// Indices along an axis.
@@ -46,7 +49,8 @@ pub(crate) fn along<'i>(
         return Ok(Cow::Borrowed(indices));
     }
     let axis = axis.rem_euclid(ndim) as usize;
-    check(op, a, indices, vec![Limit::new(Extent::Axis(axis), 1, true)])
+    let limit = Limit::new(Extent::Axis(axis), Size::Fixed(1), true);
+    check(op, a, None, indices, vec![limit])
 }
 
 /// Where slices of `sizes` start, one array for each axis.
@@ -72,7 +76,8 @@ pub(crate) fn starts<'i, A: AsRef<Array>>(
                 return integers(op, indices).map(|()| Cow::Borrowed(indices));
             }
             let axis = axes[i] as usize;
-            check(op, a, indices, vec![Limit::new(Extent::Axis(axis), sizes[axis], true)])
+            let limit = Limit::new(Extent::Axis(axis), Size::Fixed(sizes[axis]), true);
+            check(op, a, None, indices, vec![limit])
         })
         .collect()
 }
@@ -98,6 +103,18 @@ pub(crate) fn start<'i>(
     axes: &[i32],
     sizes: &[i32],
 ) -> Result<Cow<'i, Array>> {
+    let sizes: Vec<Size> = sizes.iter().map(|&size| Size::Fixed(size)).collect();
+    start_of(op, a, None, start, axes, &sizes)
+}
+
+fn start_of<'i>(
+    op: &'static str,
+    a: &Array,
+    update: Option<&Array>,
+    start: &'i Array,
+    axes: &[i32],
+    sizes: &[Size],
+) -> Result<Cow<'i, Array>> {
     if UNCHECKED.get() {
         return Ok(Cow::Borrowed(start));
     }
@@ -115,7 +132,7 @@ pub(crate) fn start<'i>(
             Limit::new(Extent::Axis(axis), sizes[axis], false)
         })
         .collect();
-    ops::contiguous(&*check(op, a, start, limits)?, false).map(Cow::Owned)
+    ops::contiguous(&*check(op, a, update, start, limits)?, false).map(Cow::Owned)
 }
 
 /// Where a slice that `update` replaces starts, one number for each axis.
@@ -136,14 +153,14 @@ pub(crate) fn update_start<'i>(
     let selected = |axis: usize| {
         axes.iter().any(|&a_axis| a_axis.rem_euclid(a.ndim().max(1) as i32) as usize == axis)
     };
-    let sizes: Vec<i32> = (0..a.ndim())
+    let sizes: Vec<Size> = (0..a.ndim())
         .map(|axis| match axis.checked_sub(given) {
-            Some(at) => update.shape()[at].min(a.shape()[axis]),
-            None if selected(axis) => 1,
-            None => a.shape()[axis],
+            Some(at) => Size::OfUpdate(at),
+            None if selected(axis) => Size::Fixed(1),
+            None => Size::Fixed(a.shape()[axis]),
         })
         .collect();
-    self::start(op, a, start, axes, &sizes)
+    start_of(op, a, Some(update), start, axes, &sizes)
 }
 
 /// Numbers of matrices in a batch.
@@ -152,8 +169,8 @@ pub(crate) fn batch<'i>(
     a: &Array,
     indices: Option<&'i Array>,
 ) -> Result<Option<Cow<'i, Array>>> {
-    let limit = Limit::new(Extent::Leading { without: 2 }, 1, false);
-    indices.map(|indices| check(op, a, indices, vec![limit])).transpose()
+    let limit = Limit::new(Extent::Leading { without: 2 }, Size::Fixed(1), false);
+    indices.map(|indices| check(op, a, None, indices, vec![limit])).transpose()
 }
 
 /// Starts and ends of segments of the inner dimension of a matrix product.
@@ -172,7 +189,7 @@ pub(crate) fn segments<'i>(
             format!("the inner lengths {columns} and {rows} differ"),
         ));
     }
-    check(op, a, segments, vec![Limit::new(Extent::Axis(1), 0, false)])
+    check(op, a, None, segments, vec![Limit::new(Extent::Axis(1), Size::Fixed(0), false)])
 }
 
 /// Steps of a slice: MLX divides by them.
@@ -196,6 +213,7 @@ fn integers(op: &'static str, indices: &Array) -> Result<()> {
 fn check<'i>(
     op: &'static str,
     a: &Array,
+    update: Option<&Array>,
     indices: &'i Array,
     limits: Vec<Limit>,
 ) -> Result<Cow<'i, Array>> {
@@ -203,73 +221,132 @@ fn check<'i>(
         return Ok(Cow::Borrowed(indices));
     }
     integers(op, indices)?;
+    let bounds = Bound::of_all(&limits, a.shape(), update.map(Array::shape).unwrap_or_default());
     // The lengths of a placeholder may be others when a compiled function runs.
-    let traced = a.is_tracer();
+    let traced = a.is_tracer() || update.is_some_and(Array::is_tracer);
     if !traced && indices.is_available() {
-        let lengths: Vec<i64> = limits.iter().map(|limit| limit.extent.length(a.shape())).collect();
-        super::check_node::check_now(op, indices, &limits, &lengths)?;
+        check_now(op, indices, &bounds)?;
         return Ok(Cow::Borrowed(indices));
     }
-    if Device::default_device()?.kind == DeviceType::Gpu {
-        return clamp(a, indices, &limits, traced).map(Cow::Owned);
+    check_room(op, indices.shape(), &bounds)?;
+    let mut inputs = vec![indices.clone()];
+    if traced {
+        for other in [Some(a), update].into_iter().flatten() {
+            inputs.push(ops::stop_gradient(other)?);
+        }
     }
-    let node = CheckIndices::new(op, limits, a.shape());
-    let checked = if traced {
-        primitive::apply(node, &[indices, &ops::stop_gradient(a)?])?
-    } else {
-        primitive::apply(node, &[indices])?
-    };
-    Ok(Cow::Owned(checked[0].clone()))
+    if stream::current_device()?.kind == DeviceType::Gpu {
+        return clamp(op, limits, bounds, inputs).map(Cow::Owned);
+    }
+    CheckIndices::new(op, limits, bounds).apply(&inputs).map(Cow::Owned)
 }
 
-/// The indices, moved to the nearest that is in range, by operations of MLX.
-fn clamp(a: &Array, indices: &Array, limits: &[Limit], traced: bool) -> Result<Array> {
+/// The first of the inputs, moved to the nearest indices that are in range, by operations of MLX.
+fn clamp(
+    op: &'static str,
+    limits: Vec<Limit>,
+    bounds: Vec<Bound>,
+    mut inputs: Vec<Array>,
+) -> Result<Array> {
     let number = |value: i64| Array::scalar(value);
-    let column = |of: &dyn Fn(&Limit) -> Result<Array>| -> Result<Array> {
-        let values = limits.iter().map(of).collect::<Result<Vec<_>>>()?;
+    let column = |of: &dyn Fn(&Limit, &Bound) -> Result<Array>| -> Result<Array> {
+        let values = limits.iter().zip(&bounds).map(|(limit, bound)| of(limit, bound));
+        let values = values.collect::<Result<Vec<_>>>()?;
         if let [value] = &values[..] { Ok(value.clone()) } else { ops::stack(&values) }
     };
-    let lengths = column(&|limit| {
-        if traced {
-            ops::number_of_elements(a, &limit.extent.axes(a.ndim()), false, Dtype::Int64)
-        } else {
-            number(limit.extent.length(a.shape()))
-        }
+    let count = |a: &Array, axes: &[i32]| ops::number_of_elements(a, axes, false, Dtype::Int64);
+    let lengths = column(&|limit, bound| match inputs.get(1) {
+        Some(a) => count(a, &limit.extent.axes(a.ndim())),
+        None => number(bound.length),
     })?;
-    let sizes = column(&|limit| number(i64::from(limit.size)))?;
+    let sizes = column(&|limit, bound| match (limit.size, inputs.get(2)) {
+        (Size::OfUpdate(axis), Some(update)) => count(update, &[axis as i32]),
+        _ => number(bound.size),
+    })?;
     let zero = number(0)?;
-    let mut wide = ops::astype(indices, Dtype::Int64)?;
+    let mut wide = ops::astype(&inputs[0], Dtype::Int64)?;
     if limits[0].negative {
         wide = ops::where_(&ops::less(&wide, &zero)?, &ops::add(&wide, &lengths)?, &wide)?;
     }
     let last = ops::maximum(&ops::subtract(&lengths, &sizes)?, &zero)?;
-    ops::clip(&wide, Some(&zero), Some(&last))
+    inputs[0] = ops::clip(&wide, Some(&zero), Some(&last))?;
+    if inputs.len() == 1 {
+        return Ok(inputs.remove(0));
+    }
+    CheckIndices::of_shapes(op, limits, bounds).apply(&inputs)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ErrorKind, transforms};
 
     /// What a GPU does, here with the operations of the CPU.
     #[test]
     fn clamped_indices_are_in_range() -> Result<()> {
         let a = ops::zeros(&[4, 5], Dtype::Float32)?;
-        let axis = |axis, size, negative| vec![Limit::new(Extent::Axis(axis), size, negative)];
+        let axis = |axis, size, negative| {
+            vec![Limit::new(Extent::Axis(axis), Size::Fixed(size), negative)]
+        };
         let indices = Array::from_slice(&[-9, -5, -1, 0, 3, 4, 5, 99], &[8])?;
         for traced in [false, true] {
             let clamped = |limits: &[Limit]| -> Result<Vec<i64>> {
-                clamp(&a, &indices, limits, traced)?.to_vec()
+                let bounds = Bound::of_all(limits, a.shape(), &[]);
+                let mut inputs = vec![indices.clone()];
+                inputs.extend(traced.then(|| a.clone()));
+                clamp("test", limits.to_vec(), bounds, inputs)?.to_vec()
             };
             assert_eq!(clamped(&axis(1, 1, true))?, [0, 0, 4, 0, 3, 4, 4, 4]);
             assert_eq!(clamped(&axis(0, 3, true))?, [0, 0, 1, 0, 1, 1, 1, 1]);
             assert_eq!(clamped(&axis(1, 1, false))?, [0, 0, 0, 0, 3, 4, 4, 4]);
-            let flat = Limit::new(Extent::Leading { without: 0 }, 1, true);
+            let flat = Limit::new(Extent::Leading { without: 0 }, Size::Fixed(1), true);
             assert_eq!(clamped(&[flat])?, [11, 15, 19, 0, 3, 4, 5, 19]);
             let two = [axis(0, 1, false), axis(1, 1, false)].concat();
             assert_eq!(clamped(&two.repeat(4))?, [0, 0, 0, 0, 3, 4, 3, 4]);
         }
         let large = Array::from_slice(&[u64::MAX, 2], &[2])?;
-        assert_eq!(clamp(&a, &large, &axis(0, 1, true), false)?.to_vec::<i64>()?, [3, 2]);
+        let (limits, bounds) = (axis(0, 1, true), Bound::of_all(&axis(0, 1, true), &[4, 5], &[]));
+        assert_eq!(clamp("test", limits, bounds, vec![large])?.to_vec::<i64>()?, [3, 2]);
+        Ok(())
+    }
+
+    /// There too a trace refuses lengths and updates for which no index is in range.
+    #[test]
+    fn clamped_indices_need_a_range() -> Result<()> {
+        let limits = vec![Limit::new(Extent::Axis(0), Size::OfUpdate(0), false)];
+        let f = transforms::compile(
+            move |v: &[Array]| {
+                let bounds = Bound::of_all(&limits, v[1].shape(), v[2].shape());
+                Ok(vec![clamp("test", limits.clone(), bounds, v.to_vec())?])
+            },
+            true,
+        )?;
+        let indices = Array::from_slice(&[-1, 1, 9], &[3])?;
+        let zeros = |length| ops::zeros(&[length], Dtype::Float32);
+        let call = |a, update| f.call(&[indices.clone(), zeros(a)?, zeros(update)?]);
+        assert_eq!(call(5, 2)?[0].to_vec::<i64>()?, [0, 1, 3]);
+        assert_eq!(call(9, 5)?[0].to_vec::<i64>()?, [0, 1, 4]);
+        assert_eq!(call(5, 5)?[0].to_vec::<i64>()?, [0, 0, 0]);
+        for (a, update) in [(5, 6), (0, 1), (1, 2)] {
+            let error = call(a, update).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutOfRange, "{error}");
+        }
+        let none = f.call(&[ops::zeros(&[0], Dtype::Int32)?, zeros(1)?, zeros(2)?])?;
+        assert_eq!(none[0].shape(), [0]);
+        // Vectorized over everything.
+        let rows = |v: &[Array]| {
+            let limits = vec![Limit::new(Extent::Axis(0), Size::OfUpdate(0), false)];
+            let bounds = Bound::of_all(&limits, v[1].shape(), v[2].shape());
+            Ok(vec![clamp("test", limits, bounds, v.to_vec())?])
+        };
+        let inputs = [
+            Array::from_slice(&[-1, 9], &[2, 1])?,
+            ops::zeros(&[5, 2], Dtype::Float32)?,
+            ops::zeros(&[2, 3], Dtype::Float32)?,
+        ];
+        let axes = [Some(0), Some(1), Some(0)];
+        let mapped = transforms::vmap(rows, &inputs, &axes, &[Some(0)])?;
+        assert_eq!(mapped[0].to_vec::<i64>()?, [0, 2]);
         Ok(())
     }
 }

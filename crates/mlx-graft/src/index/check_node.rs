@@ -1,9 +1,11 @@
 //! The node of the graph that fails if an index is out of range.
 
+use std::borrow::Cow;
+
 use crate::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Poison, Primitive,
 };
-use crate::{Array, Dtype, Element, Error, Result, ops, primitive};
+use crate::{Array, Dtype, Element, Error, ErrorKind, Result, ops, primitive};
 
 /// What an index counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,24 +32,72 @@ impl Extent {
     }
 }
 
+/// How many places belong to an index.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Size {
+    Fixed(i32),
+    /// As many as an axis of the update has, which another call of a trace may have more of.
+    OfUpdate(usize),
+}
+
 /// Which indices are in range: a slice of `size` that starts there lies inside.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Limit {
     pub(super) extent: Extent,
-    pub(super) size: i32,
+    pub(super) size: Size,
     /// Whether negative ones count from the end.
     pub(super) negative: bool,
 }
 
 impl Limit {
-    pub(super) fn new(extent: Extent, size: i32, negative: bool) -> Self {
+    pub(super) fn new(extent: Extent, size: Size, negative: bool) -> Self {
         Self { extent, size, negative }
     }
 
-    fn holds(&self, index: i64, length: i64) -> bool {
-        let start = if index < 0 && self.negative { index + length } else { index };
-        start >= 0 && start <= length - i64::from(self.size)
+    fn bound(&self, shape: &[i32], update: &[i32]) -> Bound {
+        let size = match self.size {
+            Size::Fixed(size) => size,
+            Size::OfUpdate(axis) => update[axis],
+        };
+        let length = self.extent.length(shape);
+        Bound { length, size: size.into(), negative: self.negative }
     }
+}
+
+/// A limit for arrays of known shapes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Bound {
+    pub(super) length: i64,
+    pub(super) size: i64,
+    negative: bool,
+}
+
+impl Bound {
+    pub(super) fn of_all(limits: &[Limit], shape: &[i32], update: &[i32]) -> Vec<Self> {
+        limits.iter().map(|limit| limit.bound(shape, update)).collect()
+    }
+
+    fn holds(&self, index: i64) -> bool {
+        let start = if index < 0 && self.negative { index + self.length } else { index };
+        start >= 0 && start <= self.length - self.size
+    }
+}
+
+/// Fails if no index at all is in range, as then there is none that the operation could be given in
+/// place of a wrong one.
+pub(super) fn check_room(op: &'static str, indices: &[i32], bounds: &[Bound]) -> Result<()> {
+    let none = indices.contains(&0);
+    let Some(Bound { length, size, .. }) =
+        bounds.iter().find(|bound| bound.length < bound.size).filter(|_| !none)
+    else {
+        return Ok(());
+    };
+    let message = if *size == 1 {
+        format!("a length of {length} has no index")
+    } else {
+        format!("a slice of {size} does not fit into a length of {length}")
+    };
+    Err(Error::Mlx { kind: ErrorKind::OutOfRange, op, message })
 }
 
 /// An integer of any dtype; what does not fit is as far out of range.
@@ -87,50 +137,70 @@ macro_rules! with_index_type {
 }
 
 /// The first index out of range, with the length that it is out of.
-fn violation<T: Index>(indices: &[T], limits: &[Limit], lengths: &[i64]) -> Option<(i64, i64)> {
-    let limits = limits.iter().zip(lengths).cycle();
-    let mut pairs = indices.iter().map(|index| index.wide()).zip(limits);
-    let found = pairs.find(|(index, (limit, length))| !limit.holds(*index, **length));
-    found.map(|(index, (_, &length))| (index, length))
+fn violation<T: Index>(indices: &[T], bounds: &[Bound]) -> Option<(i64, i64)> {
+    let mut pairs = indices.iter().map(|index| index.wide()).zip(bounds.iter().cycle());
+    let found = pairs.find(|(index, bound)| !bound.holds(*index));
+    found.map(|(index, bound)| (index, bound.length))
 }
 
 /// Checks indices that are evaluated.
-pub(super) fn check_now(
-    op: &'static str,
-    indices: &Array,
-    limits: &[Limit],
-    lengths: &[i64],
-) -> Result<()> {
+pub(super) fn check_now(op: &'static str, indices: &Array, bounds: &[Bound]) -> Result<()> {
     let found = with_index_type!(
         indices.dtype(),
-        T => violation(&indices.as_slice::<T>()?, limits, lengths),
+        T => violation(&indices.as_slice::<T>()?, bounds),
         None
     );
     found.map_or(Ok(()), |(index, length)| Err(Error::Index { op, index, length }))
 }
 
-/// The first input, if each number in it is in range. Lengths are those of the second input if
-/// there is one, an array whose elements do not matter.
+/// The first input, if each number in it is in range. Where others follow, bounds are those of
+/// their shapes: of the array, and of the update if there is one; their elements do not matter.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CheckIndices {
     op: &'static str,
     limits: Vec<Limit>,
-    lengths: Vec<i64>,
+    bounds: Vec<Bound>,
+    /// Whether it looks at shapes only, and so needs no kernel.
+    only_shapes: bool,
 }
 
 impl CheckIndices {
-    pub(super) fn new(op: &'static str, limits: Vec<Limit>, shape: &[i32]) -> Self {
-        let lengths = limits.iter().map(|limit| limit.extent.length(shape)).collect();
-        Self { op, limits, lengths }
+    pub(super) fn new(op: &'static str, limits: Vec<Limit>, bounds: Vec<Bound>) -> Self {
+        Self { op, limits, bounds, only_shapes: false }
+    }
+
+    /// One for indices that are in range wherever there is a range.
+    pub(super) fn of_shapes(op: &'static str, limits: Vec<Limit>, bounds: Vec<Bound>) -> Self {
+        Self { op, limits, bounds, only_shapes: true }
+    }
+
+    pub(super) fn apply(self, inputs: &[Array]) -> Result<Array> {
+        if self.only_shapes {
+            return primitive::pass(self, inputs);
+        }
+        let inputs: Vec<&Array> = inputs.iter().collect();
+        Ok(primitive::apply(self, &inputs)?.remove(0))
+    }
+
+    fn bounds<'b>(&'b self, others: &[&[i32]]) -> Cow<'b, [Bound]> {
+        match others {
+            [] => Cow::Borrowed(&self.bounds),
+            [shape, rest @ ..] => {
+                let update = rest.first().copied().unwrap_or_default();
+                Cow::Owned(Bound::of_all(&self.limits, shape, update))
+            }
+        }
     }
 }
 
 impl Primitive for CheckIndices {
     const NAME: &'static str = "check_indices";
-    /// Zero is the index that does least harm to the operation that comes next.
+    /// Zero is in range wherever any index is, which `output_specs` sees to.
     const POISON: Poison = Poison::Zero;
 
     fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let others: Vec<&[i32]> = inputs[1..].iter().map(|other| &*other.shape).collect();
+        check_room(self.op, &inputs[0].shape, &self.bounds(&others))?;
         Ok(vec![inputs[0].clone()])
     }
 
@@ -139,17 +209,13 @@ impl Primitive for CheckIndices {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let lengths = match inputs.get(1) {
-            Some(a) => {
-                &self.limits.iter().map(|limit| limit.extent.length(a.shape())).collect::<Vec<_>>()
-            }
-            None => &self.lengths,
-        };
+        let others: Vec<&[i32]> = inputs[1..].iter().map(InputBuffer::shape).collect();
+        let bounds = self.bounds(&others);
         with_index_type!(
             inputs[0].dtype(),
             T => {
                 let indices = inputs[0].as_slice::<T>()?;
-                if let Some((index, length)) = violation(indices, &self.limits, lengths) {
+                if let Some((index, length)) = violation(indices, &bounds) {
                     return Err(KernelError::index(self.op, index, length));
                 }
                 outputs[0].as_mut_slice::<T>()?.copy_from_slice(indices);
@@ -190,15 +256,15 @@ impl Primitive for CheckIndices {
             inputs[0] = ops::moveaxis(&inputs[0], from, 0)?;
             axis = Some(0);
         }
-        if let Some(Some(mapped)) = axes.get(1) {
+        for (other, mapped) in inputs.iter_mut().zip(axes).skip(1) {
+            let Some(mapped) = mapped else { continue };
             // Only lengths are asked of it, which are the same for each member.
-            let (mut stop, ndim) = (inputs[1].shape().to_vec(), inputs[1].ndim());
+            let (mut stop, ndim) = (other.shape().to_vec(), other.ndim());
             stop[*mapped as usize] = 1;
-            let one = ops::slice(&inputs[1], &vec![0; ndim], &stop, &vec![1; ndim])?;
-            inputs[1] = ops::squeeze_axis(&one, *mapped)?;
+            let one = ops::slice(other, &vec![0; ndim], &stop, &vec![1; ndim])?;
+            *other = ops::squeeze_axis(&one, *mapped)?;
         }
-        let inputs: Vec<&Array> = inputs.iter().collect();
-        Ok((primitive::apply(self.clone(), &inputs)?, vec![axis]))
+        Ok((vec![self.clone().apply(&inputs)?], vec![axis]))
     }
 
     fn layout(&self, input: usize) -> Layout {

@@ -43,8 +43,13 @@
 //! They are errors ([`Error::Index`](crate::Error::Index)): here and in the operations that take
 //! indices, such as [`ops::take`](crate::ops::take) and [`ops::scatter`](crate::ops::scatter). MLX
 //! itself does not look at them. Evaluated ones are checked at once, others when the result is
-//! evaluated. On a GPU, indices that are not evaluated yet are moved to the nearest in range. A
-//! range beyond the end is cut, as in Python. [`unchecked`] leaves the checks out.
+//! evaluated. On a GPU, indices that are not evaluated yet are moved to the nearest in range. Where
+//! there is none, as in an empty axis, an index that is not evaluated yet is an error at once, of the
+//! kind [`OutOfRange`](crate::ErrorKind). A range beyond the end is cut, as in Python. [`unchecked`]
+//! leaves the checks out.
+//!
+//! An evaluation that failed is over for MLX: to evaluate or read the same array once more succeeds,
+//! and gives what index 0 selects.
 
 mod at;
 pub(crate) mod check;
