@@ -1,7 +1,7 @@
 //! Transformations against closed forms: custom rules, trees, compiled state, nesting, and what
 //! fails inside.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -9,7 +9,9 @@ use std::rc::Rc;
 use mlx_graft::closure::{CustomJvp, CustomVjp, CustomVmap};
 use mlx_graft::transforms::trees::{self, Wrt};
 use mlx_graft::transforms::{self, CustomFunction, Traces};
-use mlx_graft::{Array, Closure, ClosureKwargs, Error, ErrorKind, Result, Tree, ValueAndGrad, ops};
+use mlx_graft::{
+    Array, Closure, ClosureKwargs, Error, ErrorKind, Result, Tree, ValueAndGrad, ops, stream,
+};
 
 fn vector(values: &[f32]) -> Array {
     Array::from_slice(values, &[values.len() as i32]).unwrap()
@@ -286,6 +288,92 @@ fn a_trace_may_own_a_compiled_function() {
             transforms::clear_compile_cache().unwrap();
         }
     }
+}
+
+/// A compiled function that calls itself for all but the last element, as `kind` says how it is
+/// made; `given` are the arrays for that call.
+fn recursive(
+    kind: &str,
+    given: fn(&Array) -> Result<Array>,
+) -> Rc<dyn Fn(&Array) -> Result<Vec<Array>>> {
+    type Call = Rc<dyn Fn(&Array) -> Result<Vec<Array>>>;
+    let this: Rc<RefCell<Option<Call>>> = Rc::default();
+    let inner = this.clone();
+    let f = move |x: &[Array]| {
+        let length = x[0].shape()[0];
+        if length == 1 {
+            return Ok(vec![ops::square(&x[0])?]);
+        }
+        let call = inner.borrow().clone().expect("set below");
+        let rest = call(&given(&x[0])?)?;
+        Ok(vec![ops::add(&ops::sum(&x[0], false)?, &rest[0])?])
+    };
+    let call: Call = match kind {
+        "compile" => {
+            let f = transforms::compile(f, false).unwrap();
+            Rc::new(move |x| f.call(&[x]))
+        }
+        "compile_closure" => {
+            let f = transforms::compile_closure(&Closure::new(f), false).unwrap();
+            Rc::new(move |x| f.call(&[x]))
+        }
+        "traces" => {
+            let (traces, f) = (Traces::new(), Rc::new(f));
+            Rc::new(move |x| {
+                let f = f.clone();
+                Ok(traces.call(move |x: &[Array]| Ok((f(x)?, ())), &[x], false, &[])?.0)
+            })
+        }
+        _ => {
+            let f = trees::compile(
+                move |x: &Tree, _: &mut Tree| Ok(Tree::from(f(&x.leaves())?.remove(0))),
+                false,
+            );
+            Rc::new(move |x| {
+                Ok(f.call(&Tree::from(x.clone()), &mut Tree::List(Vec::new()))?.leaves())
+            })
+        }
+    };
+    *this.borrow_mut() = Some(call.clone());
+    call
+}
+
+#[test]
+fn a_function_that_is_traced_calls_itself_with_what_it_is_given_only() {
+    for kind in ["compile", "compile_closure", "traces", "trees"] {
+        // The trace goes on in the same graph.
+        let f = recursive(kind, |x| ops::slice(x, &[1], &[x.shape()[0]], &[1]));
+        let y = f(&vector(&[1.0, 2.0, 3.0])).unwrap();
+        assert_eq!(host(&y[0]), [6.0 + 5.0 + 9.0], "{kind}");
+        // Another trace of the same function would move the one that MLX is writing.
+        let f = recursive(kind, |x| Ok(vector(&vec![1.0; x.shape()[0] as usize - 1])));
+        for _ in 0..2 {
+            let error = f(&vector(&[1.0; 8])).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{kind}: {error:?}");
+            assert!(error.to_string().contains("while it is traced"), "{kind}: {error}");
+        }
+        assert_eq!(host(&f(&vector(&[3.0])).unwrap()[0]), [9.0], "{kind}");
+    }
+}
+
+#[test]
+fn a_trace_cannot_forget_itself() {
+    for forget in [transforms::clear_compile_cache, stream::clear_streams] {
+        let f = transforms::compile(
+            move |x| {
+                forget()?;
+                sum_of_squares(x)
+            },
+            false,
+        )
+        .unwrap();
+        let error = f.call(&[vector(&[1.0])]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error:?}");
+        assert!(error.to_string().contains("while a function is traced"), "{error}");
+    }
+    transforms::clear_compile_cache().unwrap();
+    let f = transforms::compile(sum_of_squares, false).unwrap();
+    assert_eq!(host(&f.call(&[vector(&[2.0])]).unwrap()[0]), [4.0]);
 }
 
 /// Every way in which `f` can be called by MLX.

@@ -1,7 +1,7 @@
 //! Compilation of a function into one graph.
 #![allow(unsafe_code)]
 
-use super::traces::{Cache, Siblings, Traces};
+use super::traces::{self, Cache, Siblings, Traces};
 use crate::{Array, Closure, Result, call, sys};
 
 /// A compiled function.
@@ -9,11 +9,13 @@ use crate::{Array, Closure, Result, call, sys};
 /// The function is traced once per combination of input shapes and dtypes, and each trace stays
 /// in memory until this is dropped. Arrays that the function captures are constants of the trace;
 /// numbers it captures are frozen at the first call: pass what changes as an input.
+///
+/// While it is traced, the function may call itself with arrays of the trace, but not with others.
 pub struct Compiled {
     function: Closure,
     siblings: Siblings,
     // Dropped after the function: the traces go.
-    _traces: Traces,
+    traces: Traces,
 }
 
 /// Compiles `f`.
@@ -37,7 +39,7 @@ where
 {
     let traces = Traces::new();
     let (function, siblings) = traces.compile(f, shapeless)?;
-    Ok(Compiled { function, siblings, _traces: traces })
+    Ok(Compiled { function, siblings, traces })
 }
 
 /// Compiles a closure; the result is a closure too, and its traces go with its last clone.
@@ -54,10 +56,9 @@ where
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn compile_closure(f: &Closure, shapeless: bool) -> Result<Closure> {
-    Closure::derived("compile", |res| {
-        // SAFETY: the closure is live and MLX keeps its own copy.
-        unsafe { sys::mlx_compile(res, f.as_raw(), shapeless) }
-    })
+    let f = f.clone();
+    let compiled = compile(move |inputs| f.call(inputs), shapeless)?;
+    Ok(Closure::new(move |inputs| compiled.call(inputs)))
 }
 
 impl Compiled {
@@ -65,10 +66,14 @@ impl Compiled {
     ///
     /// # Errors
     /// The function's own error while it is traced, or what MLX reports.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if the function calls this, while it is
+    /// traced, with arrays that are not part of the trace.
     pub fn call<A: AsRef<Array>>(&self, inputs: &[A]) -> Result<Vec<Array>> {
-        let outputs = self.function.call(inputs);
-        self.siblings.release();
-        outputs
+        self.traces.call_with(inputs, || {
+            let outputs = self.function.call(inputs);
+            self.siblings.release();
+            outputs
+        })
     }
 }
 
@@ -146,7 +151,7 @@ pub fn enable_compile() -> Result<()> {
 /// Forgets the traces of all functions compiled on this thread; the next call of each traces anew.
 ///
 /// # Errors
-/// What MLX reports.
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind) while a function is traced; what MLX reports.
 ///
 /// ```
 /// use mlx_graft::{Array, ops, transforms};
@@ -159,5 +164,6 @@ pub fn enable_compile() -> Result<()> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn clear_compile_cache() -> Result<()> {
+    traces::check_none_is_made("clear_compile_cache")?;
     Cache::of_this_thread()?.clear()
 }

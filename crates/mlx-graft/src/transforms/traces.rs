@@ -11,7 +11,44 @@ use std::thread::{self, ThreadId};
 
 use crate::closure::{ClosureExtra, without_drops};
 use crate::handles::Live;
-use crate::{Array, Closure, Result, VectorArray, call, sys};
+use crate::{Array, Closure, Error, Result, VectorArray, call, sys};
+
+thread_local! {
+    /// The functions that are traced on this thread, the innermost last.
+    static TRACED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Ends the trace of a function, also by a panic.
+struct Traced;
+
+impl Traced {
+    /// Notes that `id` is traced, if it is: else MLX runs it as it is.
+    fn begin(id: usize, inputs: &[Array]) -> Option<Self> {
+        let traced = inputs.is_empty() || inputs.iter().any(Array::is_tracer);
+        traced.then(|| {
+            TRACED.with_borrow_mut(|traced| traced.push(id));
+            Self
+        })
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        TRACED.with_borrow_mut(|traced| traced.pop());
+    }
+}
+
+/// Fails while a function is traced on this thread: MLX is writing to the cache then.
+pub(crate) fn check_none_is_made(op: &'static str) -> Result<()> {
+    // A thread that ends has no list any more.
+    if TRACED.try_with(|traced| traced.borrow().is_empty()).unwrap_or(true) {
+        return Ok(());
+    }
+    Err(Error::invalid_argument(
+        op,
+        "forgets traces, which is not possible while a function is traced: call it afterwards",
+    ))
+}
 
 /// MLX's cache of traces, of which every thread has one.
 pub(super) struct Cache {
@@ -100,6 +137,8 @@ impl Traces {
     ///
     /// # Errors
     /// The function's own error while it is traced, or what MLX reports.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if the function calls this, while it is
+    /// traced, with arrays that are not part of the trace.
     pub fn call<F, T, A>(
         &self,
         f: F,
@@ -114,15 +153,40 @@ impl Traces {
     {
         self.use_this_thread()?;
         let siblings = Siblings::default();
-        let kept = siblings.clone();
+        let (kept, id) = (siblings.clone(), self.id());
         let f = move |inputs: &[Array]| {
+            let _traced = Traced::begin(id, inputs);
             let (outputs, value) = f(inputs)?;
             kept.keep(&outputs, inputs)?;
             Ok((outputs, value))
         };
-        let result = ClosureExtra::new(f).compiled(self.id(), shapeless, constants)?.call(inputs);
-        siblings.release();
-        result
+        let compiled = ClosureExtra::new(f).compiled(id, shapeless, constants)?;
+        self.call_with(inputs, || {
+            let result = compiled.call(inputs);
+            drop(compiled);
+            siblings.release();
+            result
+        })
+    }
+
+    /// Calls a function that was compiled with its traces here.
+    pub(super) fn call_with<A: AsRef<Array>, R>(
+        &self,
+        inputs: &[A],
+        call: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        // MLX writes to the entry of a trace until it is made, and another one of the same function
+        // would move it. With placeholders MLX makes none, but goes on in the outer one.
+        if TRACED.with_borrow(|traced| traced.contains(&self.id()))
+            && !inputs.iter().any(|input| input.as_ref().is_tracer())
+        {
+            return Err(Error::invalid_argument(
+                "compile",
+                "the compiled function was called, while it is traced, with arrays that are not \
+                 part of the trace: call the function that was compiled instead",
+            ));
+        }
+        call()
     }
 
     /// A compiled function with its traces here. Whoever calls it releases the siblings afterwards.
@@ -132,8 +196,9 @@ impl Traces {
     {
         self.use_this_thread()?;
         let siblings = Siblings::default();
-        let kept = siblings.clone();
+        let (kept, id) = (siblings.clone(), self.id());
         let f = Closure::new(move |inputs| {
+            let _traced = Traced::begin(id, inputs);
             let outputs = f(inputs)?;
             kept.keep(&outputs, inputs)?;
             Ok(outputs)
