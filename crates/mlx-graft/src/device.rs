@@ -7,7 +7,7 @@ use std::ptr::null;
 
 use crate::containers::VectorString;
 use crate::handles::Live;
-use crate::{Error, Result, call, sys};
+use crate::{Error, Result, call, stream, sys};
 
 /// The kind of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,7 +90,8 @@ impl Device {
     }
 
     /// Makes this the default device of the whole process; [`with_device`](crate::with_device)
-    /// does it for a scope.
+    /// does it for a scope. Inside of such a scope it counts until that ends. MLX has no lock for
+    /// it: set it before other threads use MLX.
     ///
     /// # Errors
     /// There is no such device.
@@ -104,6 +105,12 @@ impl Device {
     /// # Ok::<(), mlx_graft::Error>(())
     /// ```
     pub fn set_default(self) -> Result<()> {
+        self.set_of_process()?;
+        stream::replace_device(&self.to_raw())
+    }
+
+    /// [`Device::set_default`] for MLX alone, not for the scope of this thread.
+    pub(crate) fn set_of_process(self) -> Result<()> {
         let raw = self.to_raw();
         // SAFETY: the handle is live.
         call::status("set_default_device", || unsafe { sys::mlx_set_default_device(raw.0) })

@@ -1,10 +1,13 @@
 //! Devices, streams and limits: what is there works, what is not is a typed error.
 
+use std::rc::Rc;
+
 use mlx_graft::memory::{self, LimitGuard, Limits};
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::stream::{self, current_device, on_stream};
 use mlx_graft::{
-    Array, Device, DeviceType, DeviceValue, ErrorKind, Stream, ThreadLocalStream, cuda, metal, ops,
-    with_device, with_stream,
+    Array, Device, DeviceType, DeviceValue, ErrorKind, Result, Stream, ThreadLocalStream, cuda, io,
+    metal, ops, transforms, with_device, with_stream,
 };
 
 const FOURTH: Device = Device { kind: DeviceType::Cpu, index: 3 };
@@ -114,11 +117,7 @@ fn scopes_nest_and_end() {
 
 #[test]
 fn an_operation_runs_on_the_stream_that_is_named() {
-    // A stream of another thread cannot be evaluated on: the failure shows where the node was put.
-    // It is named by number, as handles do not cross.
-    let foreign = std::thread::spawn(|| Stream::new(Device::cpu()).unwrap().index().unwrap());
-    let index = foreign.join().unwrap();
-    let foreign = stream::all().unwrap().into_iter().find(|s| s.index().unwrap() == index).unwrap();
+    let foreign = of_another_thread();
     let y = on_stream(&foreign, || ops::exp(&x())).unwrap();
     assert_eq!(y.eval().unwrap_err().kind(), ErrorKind::Runtime);
     assert!(ops::exp(&x()).unwrap().eval().is_ok());
@@ -158,4 +157,104 @@ fn limits_are_put_back() {
 #[test]
 fn the_version_is_that_of_the_build() {
     assert_eq!(mlx_graft::version().unwrap(), mlx_graft::sys::MLX_VERSION);
+}
+
+/// A stream that this thread cannot evaluate on: a failure shows where a node was put.
+fn of_another_thread() -> Stream {
+    // It is named by number, as handles do not cross.
+    let foreign = std::thread::spawn(|| Stream::new(Device::cpu()).unwrap().index().unwrap());
+    let index = foreign.join().unwrap();
+    stream::all().unwrap().into_iter().find(|s| s.index().unwrap() == index).unwrap()
+}
+
+/// Twice its input, with derivatives and a map made of operations.
+#[derive(PartialEq)]
+struct Twice;
+
+impl Primitive for Twice {
+    const NAME: &'static str = "twice";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        Ok(inputs.to_vec())
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        let places = outputs[0].as_mut_slice::<f32>()?.iter_mut();
+        places.zip(inputs[0].as_slice::<f32>()?).for_each(|(y, x)| *y = 2.0 * x);
+        Ok(())
+    }
+
+    fn vjp(&self, _: &[Array], dy: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
+        assert_eq!(current_device()?, Device::cpu());
+        Ok(vec![ops::add(&dy[0], &dy[0])?])
+    }
+
+    fn jvp(&self, _: &[Array], dx: &[Array], _: &[usize]) -> Result<Vec<Array>> {
+        Ok(vec![ops::add(&dx[0], &dx[0])?])
+    }
+
+    fn vmap(&self, x: &[Array], axes: &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        Ok((apply(Self, &[&x[0]])?, axes.to_vec()))
+    }
+}
+
+#[test]
+fn the_rules_of_a_primitive_stay_on_its_stream() {
+    let foreign = of_another_thread();
+    let own = Rc::new(Stream::new(Device::cpu()).unwrap());
+    let twice = || {
+        let own = own.clone();
+        move |x: &[Array]| on_stream(&own, || apply(Twice, &[&x[0]]))
+    };
+    let (dx, products, rows) = on_stream(&foreign, || {
+        let (_, dx) = transforms::vjp(twice(), &[x()], &[x()]).unwrap();
+        let (_, products) = transforms::jvp(twice(), &[x()], &[x()]).unwrap();
+        let rows = transforms::vmap(twice(), &[x()], &[Some(0)], &[Some(0)]).unwrap();
+        (dx, products, rows)
+    });
+    for y in [&dx[0], &products[0], &rows[0]] {
+        assert_eq!(y.to_vec::<f32>().unwrap(), [2.0, 4.0]);
+    }
+}
+
+#[test]
+fn an_explicit_stream_decides_where_indices_are_checked_and_files_are_read() {
+    let own = Stream::new(Device::cpu()).unwrap();
+    let foreign = of_another_thread();
+    let zero = Array::from_slice(&[0], &[1]).unwrap();
+    let y = with_stream(&foreign, || {
+        on_stream(&own, || {
+            let lazy = ops::add(&zero, &zero).unwrap();
+            ops::take(&x(), &lazy).unwrap()
+        })
+    });
+    assert_eq!(y.unwrap().to_vec::<f32>().unwrap(), [1.0]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    io::save(&path, &x()).unwrap();
+    let y = with_stream(&foreign, || on_stream(&own, || io::load(&path))).unwrap().unwrap();
+    assert_eq!(y.to_vec::<f32>().unwrap(), [1.0, 2.0]);
+}
+
+#[test]
+fn a_default_that_is_set_in_a_scope_counts_there() {
+    let (outer, inner) = (Stream::new(Device::cpu()).unwrap(), of_another_thread());
+    let before = Stream::default_of(Device::cpu()).unwrap();
+    with_stream(&outer, || {
+        Device::cpu().set_default().unwrap();
+        inner.set_default().unwrap();
+        assert!(ops::exp(&x()).unwrap().eval().is_err(), "put on the stream set last");
+    })
+    .unwrap();
+    assert_eq!(Stream::default_of(Device::cpu()).unwrap(), before);
+    with_device(Device::cpu(), || {
+        assert!(with_device(FOURTH, || ops::exp(&x())).unwrap().is_err());
+        assert_eq!(current_device().unwrap(), Device::cpu());
+        assert!(ops::exp(&x()).unwrap().eval().is_ok());
+    })
+    .unwrap();
 }

@@ -135,7 +135,7 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 /// Runs `f` on the stream in scope, or on the default stream of the CPU if that one is a GPU's:
 /// only the CPU reads files.
 fn on_cpu<R>(op: &'static str, f: impl FnOnce(sys::mlx_stream) -> Result<R>) -> Result<R> {
-    if Device::default_device()? == Device::cpu() {
+    if streams::current_device()? == Device::cpu() {
         return streams::with_current(op, f);
     }
     with_stream(&Stream::default_of(Device::cpu())?, || streams::with_current(op, f))?

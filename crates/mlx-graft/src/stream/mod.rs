@@ -1,8 +1,10 @@
 //! Streams, and scopes in which operations run on one.
 //!
 //! Operations take no stream argument. They run on the default stream of the default device, and
-//! [`with_stream`] and [`with_device`] change that for the length of a closure. The scopes are
-//! MLX's own, so Python's `mx.stream(...)` around a call into Rust is honoured too.
+//! [`with_stream`] and [`with_device`] change that for the length of a closure. The scopes set
+//! MLX's own defaults too, and outside of them MLX's are asked, so Python's `mx.stream(...)` around a
+//! call into Rust is honoured. Inside of a scope, its device stays for the operations of this crate,
+//! whatever Python or other threads make MLX's default.
 //!
 //! # Threads
 //! A [`Stream`] belongs to the thread that made it: MLX registers what encodes its commands there,
@@ -26,10 +28,10 @@ use std::ptr::null_mut;
 use crate::containers::VectorStream;
 use crate::device::RawDevice;
 use crate::handles::Live;
-use crate::{Device, DeviceType, Result, call, sys};
+use crate::{Device, DeviceType, Result, call, sys, transforms};
 
 pub use scope::{current_device, on_stream, with_device, with_stream};
-pub(crate) use scope::{explicit, with_current};
+pub(crate) use scope::{explicit, replace_device, with_current};
 pub use thread_local::ThreadLocalStream;
 
 /// A stream of operations on one device, bound to the thread that made it.
@@ -293,7 +295,7 @@ pub fn all() -> Result<Vec<Stream>> {
 /// are made on a new stream.
 ///
 /// # Errors
-/// What MLX reports.
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind) while a function is traced; what MLX reports.
 ///
 /// ```
 /// std::thread::spawn(|| {
@@ -306,6 +308,7 @@ pub fn all() -> Result<Vec<Stream>> {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn clear_streams() -> Result<()> {
+    transforms::check_none_is_made("clear_streams")?;
     // SAFETY: takes no argument.
     call::status("clear_streams", || unsafe { sys::mlx_clear_streams() })
 }

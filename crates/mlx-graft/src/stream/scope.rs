@@ -2,17 +2,116 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, UnsafeCell};
+use std::mem::ManuallyDrop;
+use std::ptr::null_mut;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::device::RawDevice;
-use crate::{Device, Result, Stream, call, sys};
+use crate::{Device, Result, Stream, call, fork, sys};
 
-/// Puts back the default device when a scope ends, also by a panic.
-struct RestoreDevice(Device);
+/// The scopes of all threads that set MLX's default device, which is the process's: the number of
+/// each and what was the default before, in the order in which they began.
+struct Scopes {
+    next: u64,
+    open: Vec<(u64, Device)>,
+}
 
-impl Drop for RestoreDevice {
+impl Scopes {
+    fn begin(&mut self, former: Device) -> u64 {
+        self.next += 1;
+        self.open.push((self.next, former));
+        self.next
+    }
+
+    /// The device that is the default again, unless a scope that began later still runs: on another
+    /// thread, and that one inherits what was the default before both.
+    fn end(&mut self, number: u64) -> Option<Device> {
+        let at = self.open.iter().rposition(|(other, _)| *other == number)?;
+        let (_, former) = self.open.remove(at);
+        match self.open.get_mut(at) {
+            Some((_, of_later)) => {
+                *of_later = former;
+                None
+            }
+            None => Some(former),
+        }
+    }
+}
+
+static SCOPES: Mutex<Scopes> = Mutex::new(Scopes { next: 0, open: Vec::new() });
+
+fn scopes() -> MutexGuard<'static, Scopes> {
+    SCOPES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a device MLX's default until a scope ends, also by a panic.
+struct ProcessDefault(u64);
+
+impl ProcessDefault {
+    fn set(device: Device) -> Result<Self> {
+        // In a forked child the lock may belong to a thread that is not there.
+        fork::check("set_default_device")?;
+        let mut scopes = scopes();
+        let former = Device::default_device()?;
+        // MLX reads it without a lock, so it is written only where it changes.
+        if former != device {
+            device.set_of_process()?;
+        }
+        Ok(Self(scopes.begin(former)))
+    }
+}
+
+impl Drop for ProcessDefault {
     fn drop(&mut self) {
-        // The device was the default a moment ago, so this cannot fail; a drop must not panic.
-        let _ = self.0.set_default();
+        if fork::check("set_default_device").is_err() {
+            return;
+        }
+        let mut scopes = scopes();
+        let Some(former) = scopes.end(self.0) else { return };
+        if Device::default_device().is_ok_and(|now| now != former) {
+            // The device was the default before, so this cannot fail; a drop must not panic.
+            let _ = former.set_of_process();
+        }
+    }
+}
+
+/// Puts back what this thread's operations choose their stream by, also by a panic.
+struct RestoreThread {
+    explicit: sys::mlx_stream,
+    device: sys::mlx_device,
+}
+
+impl RestoreThread {
+    fn replace(device: &RawDevice) -> Self {
+        STREAMS.with(|streams| Self {
+            explicit: streams.explicit.replace(super::null()),
+            device: streams.device.replace(device.0),
+        })
+    }
+}
+
+impl Drop for RestoreThread {
+    fn drop(&mut self) {
+        STREAMS.with(|streams| {
+            streams.explicit.set(self.explicit);
+            streams.device.set(self.device);
+        });
+    }
+}
+
+/// A device for the operations of this thread, and as MLX's default.
+struct DeviceScope {
+    // Dropped in this order: the thread borrows the handle.
+    _thread: RestoreThread,
+    _process: ProcessDefault,
+    _device: RawDevice,
+}
+
+impl DeviceScope {
+    fn enter(device: Device) -> Result<Self> {
+        let process = ProcessDefault::set(device)?;
+        let device = device.to_raw();
+        Ok(Self { _thread: RestoreThread::replace(&device), _process: process, _device: device })
     }
 }
 
@@ -42,6 +141,11 @@ impl Drop for RestoreExplicit {
 
 /// Runs `f` with `device` as the default device.
 ///
+/// Operations of this crate on this thread run there, whatever other threads do. What MLX or Python
+/// itself puts on the default device follows MLX's own setting, which is the whole process's: there,
+/// of scopes on several threads the one that began last counts. When all have ended, the default is
+/// what it was before.
+///
 /// # Errors
 /// What MLX reports if the device is not there; `f` has not run then.
 ///
@@ -54,13 +158,14 @@ impl Drop for RestoreExplicit {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn with_device<R>(device: Device, f: impl FnOnce() -> R) -> Result<R> {
-    let _restore = RestoreDevice(Device::default_device()?);
-    device.set_default()?;
-    let _inner = RestoreExplicit::replace(super::null());
+    let _scope = DeviceScope::enter(device)?;
     Ok(f())
 }
 
 /// Runs `f` with `stream` as the default stream and its device as the default device.
+///
+/// Default streams are each thread's own; of the device, [`with_device`] says what other threads
+/// notice.
 ///
 /// # Errors
 /// What MLX reports; `f` has not run then.
@@ -78,11 +183,9 @@ pub fn with_device<R>(device: Device, f: impl FnOnce() -> R) -> Result<R> {
 /// ```
 pub fn with_stream<R>(stream: &Stream, f: impl FnOnce() -> R) -> Result<R> {
     let device = stream.device()?;
-    let _restore =
-        (RestoreStream(Stream::default_of(device)?), RestoreDevice(Device::default_device()?));
-    device.set_default()?;
+    let _scope = DeviceScope::enter(device)?;
+    let _restore = RestoreStream(Stream::default_of(device)?);
     stream.set_default()?;
-    let _inner = RestoreExplicit::replace(super::null());
     Ok(f())
 }
 
@@ -105,6 +208,19 @@ pub fn on_stream<R>(stream: &Stream, f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// A device that is set as the default one inside of a scope counts until that ends.
+pub(crate) fn replace_device(device: &RawDevice) -> Result<()> {
+    let mut of_scope = STREAMS.with(|streams| streams.device.get());
+    if of_scope.ctx.is_null() {
+        return Ok(());
+    }
+    call::plain_status("set_default_device", || {
+        // SAFETY: the scope keeps its handle live, and this thread alone has it; the value inside
+        // is replaced.
+        unsafe { sys::mlx_device_set(&raw mut of_scope, device.0) }
+    })
+}
+
 /// The device on which operations run: that of the stream in scope, or the default device.
 ///
 /// # Errors
@@ -117,7 +233,14 @@ pub fn on_stream<R>(stream: &Stream, f: impl FnOnce() -> R) -> R {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 pub fn current_device() -> Result<Device> {
-    let Some(stream) = explicit() else { return Device::default_device() };
+    let Some(stream) = explicit() else {
+        let device = STREAMS.with(|streams| streams.device.get());
+        if device.ctx.is_null() {
+            return Device::default_device();
+        }
+        // The scope owns the handle.
+        return ManuallyDrop::new(RawDevice(device)).describe();
+    };
     let mut device = RawDevice::null();
     call::status("stream_device", || {
         // SAFETY: the scope keeps the stream handle live; the call fills a null handle.
@@ -130,6 +253,9 @@ pub fn current_device() -> Result<Device> {
 struct Streams {
     /// The stream of the innermost `on_stream`, borrowed for its length; null outside.
     explicit: Cell<sys::mlx_stream>,
+    /// The device of the innermost `with_device` or `with_stream`, borrowed for its length; null
+    /// outside. MLX's own default device is the process's, and other threads may set it meanwhile.
+    device: Cell<sys::mlx_device>,
     /// A handle that every operation fills anew instead of allocating: MLX's default stream may
     /// change between two operations, by our scopes or by Python's.
     default: UnsafeCell<sys::mlx_stream>,
@@ -147,7 +273,11 @@ impl Drop for Streams {
 
 thread_local! {
     static STREAMS: Streams = const {
-        Streams { explicit: Cell::new(super::null()), default: UnsafeCell::new(super::null()) }
+        Streams {
+            explicit: Cell::new(super::null()),
+            device: Cell::new(sys::mlx_device { ctx: null_mut() }),
+            default: UnsafeCell::new(super::null()),
+        }
     };
 }
 
@@ -158,7 +288,7 @@ pub(crate) fn explicit() -> Option<sys::mlx_stream> {
 }
 
 /// Calls `f` with the stream in scope: the one that the scope names, or the default stream of the
-/// default device.
+/// device that it names, or that of the default device.
 ///
 /// The handle is valid during `f` only, and `f` must not call this again before it is done with
 /// the handle; operations pass it straight to one C call.
@@ -174,10 +304,17 @@ pub(crate) fn with_current<R>(
             return explicit;
         }
         let default = streams.default.get();
+        let device = streams.device.get();
         let filled = call::plain_status(op, || {
             // SAFETY: the cell belongs to this thread, no other reference to it exists, and the
-            // call keeps the handle valid, reusing its memory.
-            unsafe { sys::graft_get_default_stream(default) }
+            // calls keep the handle valid, reusing its memory; a scope keeps its device live.
+            unsafe {
+                if device.ctx.is_null() {
+                    sys::graft_get_default_stream(default)
+                } else {
+                    sys::mlx_get_default_stream(default, device)
+                }
+            }
         });
         failed = filled.err();
         // SAFETY: as above.
@@ -186,5 +323,28 @@ pub(crate) fn with_current<R>(
     match failed {
         Some(error) => Err(error),
         None => f(stream),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_put_back_in_whatever_order_scopes_end() {
+        let [cpu, gpu] = [Device::cpu(), Device::gpu()];
+        let other = Device { index: 1, ..gpu };
+        // Nested, as on one thread.
+        let mut scopes = Scopes { next: 0, open: Vec::new() };
+        let (outer, inner) = (scopes.begin(cpu), scopes.begin(gpu));
+        assert_eq!([scopes.end(inner), scopes.end(outer)], [Some(gpu), Some(cpu)]);
+        // Interleaved, as of several: the last to end puts back what was there before all.
+        let (first, second, third) = (scopes.begin(cpu), scopes.begin(gpu), scopes.begin(other));
+        assert_eq!(scopes.end(second), None);
+        assert_eq!(scopes.end(first), None);
+        assert_eq!(scopes.end(third), Some(cpu));
+        let (first, second) = (scopes.begin(cpu), scopes.begin(gpu));
+        assert_eq!([scopes.end(first), scopes.end(second)], [None, Some(cpu)]);
+        assert!(scopes.open.is_empty() && scopes.end(first).is_none());
     }
 }
