@@ -102,10 +102,10 @@ format: $(SETUP) ## Format all sources.
 	ruff format .
 	ruff check --fix .
 
-bench: install ## Measure against mlx-lm, PyTorch and llama.cpp; writes bench/out/report.md.
+bench: install ## Measure against mlx-lm, PyTorch and llama.cpp; writes docs/benchmarks.md.
 	cargo build --release --package graft-train
 	cargo bench --no-run --package graft-kernels --package graft-lm
-	$(WITH_MLX) python bench/run.py $(BENCH)
+	$(WITH_MLX) python bench/run.py --page benchmarks $(BENCH)
 
 bench-peers: ## Install PyTorch, PEFT and llama.cpp into .venv-peers: gigabytes, and minutes.
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers

@@ -128,8 +128,21 @@ def conditions(results: Results) -> str:
     return "\n\n".join(f"{', '.join(names)}:\n\n{text}" for text, names in groups.items())
 
 
+def findings(page: str, results: Results) -> str:
+    """Returns what a person found of a page's results: nothing if those are of another processor.
+
+    The first line of the file names the processor, in a comment.
+    """
+    path = BENCH / "findings" / f"{page}.md"
+    if not path.exists():
+        return ""
+    head, text = path.read_text().split("\n", 1)
+    processors = {f"<!-- {result['machine']['processor']} -->" for result in results.values()}
+    return text.strip() if processors == {head} else ""
+
+
 def write(folder: Path, page: str | None = None) -> None:
-    """Writes the report, or a page of `docs` with what a person found of that page's results."""
+    """Writes the report, or a page of `docs` with what a person found on the same processor."""
     results = load(folder)
     path = DOCS / f"{page}.md" if page else REPORT
     pictures = plots.draw(results, path.with_suffix(""))
@@ -139,9 +152,8 @@ def write(folder: Path, page: str | None = None) -> None:
         "## Targets and results",
         markdown(["work", "target", "result", "met"], rows),
     ]
-    findings = BENCH / "findings" / path.name
-    if page and findings.exists():
-        parts += ["## What falls short, and why", findings.read_text().strip()]
+    if page and (text := findings(page, results)):
+        parts += ["## What falls short, and why", text]
     parts.append("## Plots")
     parts += [
         f"![{title}]({picture.relative_to(path.parent)})" for title, picture in pictures.items()

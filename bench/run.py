@@ -1,7 +1,8 @@
 """Runs the benchmarks, each into a file of its own in `bench/out/results`, and writes the report.
 
-The report is `bench/out/report.md`. `--page benchmarks` publishes it as `docs/benchmarks.md`
-instead, with what `bench/findings` says of that page's results.
+The report is `bench/out/report.md`; `--page benchmarks`, as in `make bench`, writes
+`docs/benchmarks.md` instead. What `bench/findings` says of a page stands in it if the results are of
+the same processor.
 
 A run that was stopped goes on where it was: what has a result already is left as it is, unless
 `--fresh` is given or the result came from a `--quick` run and this one is not quick.
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="measure again what has a result")
     parser.add_argument(
         "--page",
-        help="write docs/PAGE.md with its findings, instead of bench/out/report.md",
+        help="write docs/PAGE.md instead of bench/out/report.md",
     )
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
