@@ -34,7 +34,7 @@ impl Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        TRACED.with_borrow_mut(|traced| traced.pop());
+        TRACED.with_borrow_mut(Vec::pop);
     }
 }
 
