@@ -226,7 +226,7 @@ fn what_failed_is_evaluated_again_as_if_nobody_had_watched() -> Result<()> {
         assert!(matches!(error, Error::Kernel { .. }), "{error:?}");
         let count = profile::eval(&[&y], timing)?.operations.len();
         assert!(count < 125, "what has run is not told again: {count}");
-        assert!(y.to_vec::<f32>()?.iter().all(|y| y.is_nan() || *y == 2.0));
+        assert!(y.to_vec::<f32>()?.iter().all(|y| y.is_nan()));
     }
     Ok(())
 }
