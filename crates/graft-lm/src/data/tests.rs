@@ -223,3 +223,20 @@ fn a_state_of_other_data_is_refused() {
     let message = batches.restore(state).unwrap_err().to_string();
     assert!(message.contains("an epoch of 2 batches, but the data has 3"), "{message}");
 }
+
+#[test]
+fn a_batch_without_targets_is_named() {
+    let row = |length, offset| Row { tokens: vec![1; length], offset, sort_key: 1 };
+    let check = |rows: &[Row], size| {
+        let data = Dataset::new(rows.to_vec(), "rows");
+        Batches::new(&data, size, 64, true)?.check_targets(&data)
+    };
+    // Cut to 64 tokens, of which the first is no target.
+    let rows = [row(90, 63), row(9, 8), row(90, 64), row(1, 0)];
+    let message = check(&rows, 1).unwrap_err().to_string();
+    assert!(message.starts_with("rows:3: no token is left to learn: "), "{message}");
+    // A row without targets is no harm beside one with some, as in mlx-lm.
+    check(&rows, 2).unwrap();
+    let message = check(&[row(90, 80), row(70, 64)], 2).unwrap_err().to_string();
+    assert!(message.starts_with("rows:1: no token is left to learn, nor in"), "{message}");
+}
