@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,9 @@ from mlx_graft.accelerate import _products
 __all__ = ["REPLACEMENTS", "paused"]
 
 Function = Callable[..., Any]
+
+_FLOATS = (mx.float32, mx.bfloat16, mx.float16)
+"""The dtypes that native operations compute."""
 
 _state = threading.local()
 
@@ -55,15 +59,18 @@ def _on(stream: Any, function: Function, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
-def _is_last(axis: int | Sequence[int] | None, ndim: int) -> bool:
+def _is_last(axis: Any, ndim: int) -> bool:
     """Whether an operation over `axis` is one over the last axis."""
     if axis is None:
         return ndim == 1
-    if not isinstance(axis, int):
-        if len(axis) != 1:
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        try:
+            [number] = map(operator.index, axis)
+        except (IndexError, TypeError, ValueError):
             return False
-        axis = axis[0]
-    return axis in (-1, ndim - 1)
+    return number in (-1, ndim - 1)
 
 
 def _matmul(original: Function) -> Function:
@@ -98,8 +105,11 @@ def _addmm(original: Function) -> Function:
     def addmm(
         c: Any, a: Any, b: Any, /, alpha: float = 1.0, beta: float = 1.0, *, stream: Any = None
     ) -> Any:
-        if _arrays(c, a, b) and _products.adds_to_product(c.shape, a.shape, b.shape):
-            return _on(stream, _products.addmm, c, a, b, alpha, beta)
+        # No loop: this is called for each layer with a bias.
+        if _arrays(c, a, b) and c.dtype in _FLOATS and a.dtype in _FLOATS and b.dtype in _FLOATS:
+            factors = _products.factor(alpha), _products.factor(beta)
+            if None not in factors and _products.adds_to_product(c.shape, a.shape, b.shape):
+                return _on(stream, _products.addmm, c, a, b, *factors)
         return original(c, a, b, alpha, beta, stream=stream)
 
     return addmm

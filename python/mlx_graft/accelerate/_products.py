@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ import mlx.core as mx
 
 from mlx_graft import kernels
 
-__all__ = ["Contraction", "addmm", "adds_to_product", "contracted", "tensordot"]
+__all__ = ["Contraction", "addmm", "adds_to_product", "contracted", "factor", "tensordot"]
 
 Shape = Sequence[int]
+
+# Factors of which float32 has all digits.
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127
 
 
 def adds_to_product(c: Shape, a: Shape, b: Shape) -> bool:
@@ -28,22 +32,43 @@ def adds_to_product(c: Shape, a: Shape, b: Shape) -> bool:
         return False
 
 
+def factor(value: Any) -> float | None:
+    """Returns a factor as a float, or None if MLX is to take it.
+
+    A factor that is 0 in float32 leaves out what it is multiplied with, infinities included.
+    """
+    if type(value) is not float:
+        # float() would read text too.
+        if not hasattr(value, "__float__"):
+            return None
+        try:
+            value = float(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return value if _SMALLEST <= abs(value) <= _LARGEST else None
+
+
 def addmm(c: mx.array, a: mx.array, b: mx.array, alpha: float, beta: float) -> mx.array:
-    """Computes `alpha * a @ b + beta * c`."""
+    """Computes `alpha * a @ b + beta * c` of floats."""
+    dtype = c.dtype
+    alike = a.dtype == dtype and b.dtype == dtype
+    as_they_are = alike and alpha == beta == 1.0
+    if not as_they_are and not (alike and dtype == mx.float32):
+        # A product of 16 bits would be rounded, or overflow, before its factor and `c` meet it.
+        c, a, b = (x.astype(mx.float32) for x in (c, a, b))
     product = kernels.matmul(a, b)
     if alpha != 1.0:
         product = alpha * product
-    return product + (c if beta == 1.0 else beta * c)
+    result = product + (c if beta == 1.0 else beta * c)
+    return result.astype(dtype) if alike and not as_they_are else result
 
 
 def contracted(a: Shape, b: Shape, axes: Any) -> tuple[list[int], list[int]] | None:
     """Returns the axes of both that `tensordot` sums over, or None if they do not fit."""
-    if isinstance(axes, int):
-        if not 0 < axes <= min(len(a), len(b)):
-            return None
-        pair = [list(range(len(a) - axes, len(a))), list(range(axes))]
-    else:
-        pair = [list(part) for part in axes]
+    try:
+        pair = _axes_of_both(a, b, axes)
+    except (IndexError, TypeError):
+        return None
     if len(pair) != 2 or len(pair[0]) != len(pair[1]) or not pair[0]:
         return None
     for numbers, shape in zip(pair, (a, b), strict=True):
@@ -55,6 +80,17 @@ def contracted(a: Shape, b: Shape, axes: Any) -> tuple[list[int], list[int]] | N
     if any(a[i] != b[j] for i, j in zip(*pair, strict=True)):
         return None
     return pair[0], pair[1]
+
+
+def _axes_of_both(a: Shape, b: Shape, axes: Any) -> list[list[int]]:
+    """Returns what `tensordot` is told to sum over, none if it is more than there is."""
+    try:
+        count = operator.index(axes)
+    except TypeError:
+        return [[operator.index(axis) for axis in part] for part in axes]
+    if not 0 < count <= min(len(a), len(b)):
+        return []
+    return [list(range(len(a) - count, len(a))), list(range(count))]
 
 
 def tensordot(a: mx.array, b: mx.array, a_axes: list[int], b_axes: list[int]) -> mx.array:

@@ -1,0 +1,224 @@
+"""Arguments that are seldom passed give with `accelerate()` what MLX gives without: values, dtypes,
+errors and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+import mlx_graft as mg
+from mlx_graft import kernels
+
+INF, NAN = float("inf"), float("nan")
+TOLERANCE = {mx.float32: 1e-5, mx.float16: 4e-3, mx.bfloat16: 3e-2}
+
+
+@contextmanager
+def accelerated() -> Iterator[None]:
+    mg.accelerate()
+    try:
+        yield
+    finally:
+        mg.accelerate(False)
+
+
+def numbers(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
+    values = np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+    return mx.array(values).astype(dtype)
+
+
+def outcome(call: Callable[[], mx.array]) -> mx.array | tuple[type, str]:
+    try:
+        found = call()
+        mx.eval(found)
+    except Exception as error:
+        # What was passed follows, by its place or by its name.
+        return type(error), str(error).partition("\n")[0]
+    return found
+
+
+def assert_same(call: Callable[[], mx.array], wanted: Callable[[], mx.array] | None = None) -> None:
+    """Asserts that a call does what it, or another, does without the native operations."""
+    theirs = outcome(wanted or call)
+    like = outcome(call)
+    with accelerated():
+        ours = outcome(call)
+    if isinstance(like, tuple):
+        assert ours == like
+        return
+    assert isinstance(ours, mx.array), ours
+    assert (ours.dtype, ours.shape) == (like.dtype, like.shape)
+    tolerance = TOLERANCE[ours.dtype]
+    x, y = (np.array(z.astype(mx.float32)) for z in (ours, theirs))
+    np.testing.assert_allclose(x, y, tolerance, tolerance)
+
+
+# Sums and products
+
+A, B, C = numbers(1, 4, 5), numbers(2, 5, 6), numbers(3, 6)
+HALVES = [x.astype(mx.float16) for x in (C, A, B)]
+NARROW = [x.astype(mx.bfloat16) for x in (C, A, B)]
+WHOLE = mx.ones((2, 2), mx.int32)
+ADDMM: dict[str, Callable[[], mx.array]] = {
+    "of a dtype that is promoted": lambda: mx.addmm(
+        mx.zeros((1, 1)),
+        mx.array([[1, 1]], mx.bfloat16),
+        mx.array([[1], [2**-8]], mx.bfloat16),
+    ),
+    "of three dtypes": lambda: mx.addmm(HALVES[0], NARROW[1], B, alpha=0.5),
+    "of halves, and a float": lambda: mx.addmm(C, *HALVES[1:]),
+    "of whole numbers": lambda: mx.addmm(mx.ones((2, 2)), WHOLE, WHOLE),
+    "of nothing but whole numbers": lambda: mx.addmm(WHOLE, WHOLE, WHOLE),
+    "of whole numbers and halves": lambda: mx.addmm(
+        mx.array(3), mx.ones((2, 2), mx.float16), mx.ones((2, 2), mx.float16), beta=0.5
+    ),
+    "beyond halves": lambda: mx.addmm(
+        mx.zeros((1, 1, 1), mx.float16),
+        mx.full((1, 1, 16), 100, mx.float16),
+        mx.full((1, 16, 1), 100, mx.float16),
+        alpha=0.01,
+    ),
+    "without c": lambda: mx.addmm(mx.array([[NAN]]), mx.ones((1, 4)), mx.ones((4, 1)), beta=0),
+    "without the product": lambda: mx.addmm(
+        mx.ones((1, 1)), mx.array([[INF, 1]]), mx.ones((2, 1)), alpha=0
+    ),
+    "without either": lambda: mx.addmm(C, A, B, alpha=0, beta=0),
+    "of nothing": lambda: mx.addmm(C, A[:, :0], B[:0], alpha=2, beta=3),
+}
+FACTORS = [
+    np.float64(0.5),
+    np.float32(0.5),
+    np.int64(2),
+    True,
+    3,
+    -2.5,
+    mx.array(0.5),
+    1e-50,
+    1e300,
+    NAN,
+    10**400,
+    "2",
+    b"2",
+    None,
+]
+
+
+@pytest.mark.parametrize("name", ADDMM)
+def test_addmm(name: str) -> None:
+    assert_same(ADDMM[name])
+
+
+@pytest.mark.parametrize(
+    "factor", FACTORS, ids=lambda factor: f"{type(factor).__name__}-{factor}"[:20]
+)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_factors_of_addmm(dtype: mx.Dtype, factor: Any) -> None:
+    c, a, b = (x.astype(dtype) for x in (C, A, B))
+    assert_same(lambda: mx.addmm(c, a, b, factor))
+    assert_same(lambda: mx.addmm(c, a, b, beta=factor))
+
+
+@pytest.mark.parametrize("dtypes", [(mx.float32,) * 3, (mx.float32, mx.bfloat16, mx.float16)])
+@pytest.mark.parametrize("argument", range(3))
+def test_gradients_of_addmm(argument: int, dtypes: tuple[mx.Dtype, ...]) -> None:
+    arrays = [x.astype(dtype) for x, dtype in zip((C, A, B), dtypes, strict=True)]
+
+    def loss(*arrays: mx.array) -> mx.array:
+        c, a, b = arrays
+        return mx.addmm(c, a, b, alpha=np.float64(0.5), beta=2).square().sum()
+
+    wide = [x.astype(mx.float32) for x in arrays]
+    assert_same(
+        lambda: mx.grad(loss, argument)(*arrays),
+        lambda: mx.grad(loss, argument)(*wide),
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_a_layer_with_a_bias_is_native(dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    native, seen = kernels.matmul, []
+    monkeypatch.setattr(
+        kernels, "matmul", lambda a, b: seen.append((a.dtype, b.dtype)) or native(a, b)
+    )
+    layer = nn.Linear(5, 6)
+    layer.set_dtype(dtype)
+    with accelerated():
+        layer(A.astype(dtype))
+    assert seen == [(dtype, dtype)]
+
+
+# Numbers of NumPy
+
+AXES = [
+    np.int64(-1),
+    np.int32(0),
+    np.array(1),
+    np.array([1]),
+    [np.int64(1)],
+    (np.int64(0), 1),
+    True,
+    1.0,
+    [1.0],
+    "a",
+    [],
+    mx.array(1),
+    mx.array([1]),
+]
+OF_AXES = {
+    "softmax": mx.softmax,
+    "logsumexp": mx.logsumexp,
+    "method": lambda x, axis: x.logsumexp(axis),
+}
+
+
+@pytest.mark.parametrize("axis", AXES, ids=repr)
+@pytest.mark.parametrize("name", OF_AXES)
+def test_axes(name: str, axis: Any) -> None:
+    def call() -> mx.array:
+        function = {**OF_AXES, "softmax": mx.softmax, "logsumexp": mx.logsumexp}[name]
+        return function(A, axis)
+
+    assert_same(call)
+
+
+SUMMED = [
+    np.int64(1),
+    np.array(1),
+    [[np.int64(-1)], [np.int64(0)]],
+    np.array([[1], [0]]),
+    True,
+    1.0,
+    [[1.0], [0]],
+    [1, 0],
+    "ab",
+    None,
+    mx.array(1),
+    mx.array([[1], [0]]),
+]
+
+
+@pytest.mark.parametrize("axes", SUMMED, ids=repr)
+def test_summed_axes(axes: Any) -> None:
+    assert_same(lambda: mx.tensordot(A, B, axes))
+
+
+def test_numbers_of_numpy_as_axes_are_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    for name in ("softmax", "logsumexp", "matmul"):
+        native = getattr(kernels, name)
+        monkeypatch.setattr(
+            kernels,
+            name,
+            lambda *x, name=name, native=native, **rest: called.append(name) or native(*x, **rest),
+        )
+    with accelerated():
+        mx.softmax(A, axis=np.int64(-1))
+        mx.logsumexp(A, axis=[np.int64(1)])
+        mx.tensordot(A, B, np.int64(1))
+    assert called == ["softmax", "logsumexp", "matmul"]
