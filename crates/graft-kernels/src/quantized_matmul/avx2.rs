@@ -4,7 +4,7 @@
 //! what that leaves becomes multiples of a power of two 2¹⁵ times smaller. Both are words of 16 bits,
 //! as the codes are, and meet them in multiply-adds of pairs, whose sums are exact. A step is some
 //! registers of words, each lane of whose sums belongs to one group, and is scaled once per step.
-//! The biases meet the sums of groups of `x`.
+//! The biases meet the sums of the same multiples, as codes and biases may cancel.
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop)] // tiles of registers, by their row and column
 
@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use super::avx2_codes::{Codes, Float4, MOST_READ, Spread, WORDS, Whole, step_of};
 use super::format::{Format, Mode};
-use super::multiples::{self, is_tame, round, unit_of};
+use super::multiples::{is_tame, round, unit_of};
 use super::operands::{Row, Scratch};
 use super::product::Product;
 use crate::avx2::{LANES, sum};
@@ -80,7 +80,7 @@ pub(super) struct Rows {
     words: Vec<Words>,
     /// For each row and step: what 1 is worth in each lane.
     units: Vec<Lanes>,
-    /// For each row and group: the sum of the numbers.
+    /// For each row and group: the sum of the multiples.
     sums: Vec<f32>,
     tame: bool,
 }
@@ -118,7 +118,6 @@ impl Rows {
         let mut units = vec![0.0; x.len() / group_size];
         let groups = x.chunks_exact(group_size).zip(all.chunks_mut(group_size));
         for ((x, multiples), unit) in groups.zip(&mut units) {
-            self.sums.push(multiples::sum(x));
             let per_unit;
             (*unit, per_unit) = unit_of(x);
             for (multiple, x) in multiples.iter_mut().zip(x) {
@@ -126,6 +125,10 @@ impl Rows {
                 let whole = round(x);
                 *multiple = [whole as i16, round((x - whole as f32) / FINER) as i16];
             }
+            let sum =
+                |plane: usize| multiples.iter().map(|x| i32::from(x[plane])).sum::<i32>() as f32;
+            let finer = if self.planes == 1 { 0.0 } else { sum(1) * FINER };
+            self.sums.push(*unit * (sum(0) + finer));
         }
         for (step, multiples) in all.chunks_exact(C::STEP).enumerate() {
             let start = self.words.len();

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use super::avx2::{is_supported, with_codes};
 use super::avx2_codes::{Codes, Float4, MOST_READ, Spread, Whole, step_of};
 use super::format::{Format, Mode};
-use super::multiples::{round, sum, unit_of};
+use super::multiples::{round, unit_of};
 use super::operands::Scratch;
 use super::product::Product;
 use crate::avx2::{LANES, transposed};
@@ -50,7 +50,8 @@ struct RowPairs([[i16; 2]; LANES]);
 #[repr(C, align(64))]
 struct Columns([f32; COLUMNS]);
 
-/// What rows are multiplied with in a group: what 1 is worth, and the sum of the numbers.
+/// What rows are multiplied with in a group: what 1 is worth, and the sum of the multiples,
+/// which the biases meet, as codes and biases may cancel.
 #[derive(Clone, Copy, Default)]
 struct RowGroup {
     units: [f32; ROWS],
@@ -122,10 +123,11 @@ impl Rows {
             for ((x, multiples), group) in parts.zip(&mut groups) {
                 let (unit, per_unit) = unit_of(x);
                 group.units[row] = unit;
-                group.sums[row] = sum(x);
                 for (multiple, x) in multiples.iter_mut().zip(x) {
                     *multiple = round(x * per_unit) as i16;
                 }
+                let sum = multiples.iter().map(|&x| i32::from(x)).sum::<i32>();
+                group.sums[row] = unit * sum as f32;
             }
             let steps = multiples.chunks_exact(self.step);
             for (multiples, pairs) in steps.zip(pairs.chunks_mut(self.step / 2)) {

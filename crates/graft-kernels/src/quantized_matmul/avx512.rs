@@ -135,7 +135,8 @@ impl Part {
 /// Rows of `x` in the order in which codes come.
 pub(super) struct Rows {
     numbers: Numbers,
-    /// For each row and group: the sum of the numbers.
+    /// For each row and group: the sum of the numbers, or of the multiples in their place, as codes
+    /// and biases may cancel.
     sums: Vec<f32>,
     tile: Tile,
     tame: bool,
@@ -155,20 +156,18 @@ impl Rows {
     /// If it lacks the instructions.
     pub(super) fn new(product: &Product<'_>, as_multiples: bool) -> Self {
         let format = product.weight.format;
-        let mut sums = Vec::with_capacity(product.x.len() / format.group_size);
-        let mut tame = true;
-        for x in product.x.chunks_exact(product.length) {
-            sums.extend(x.chunks_exact(format.group_size).map(|x| x.iter().sum::<f32>()));
-            tame &= is_tame(x);
-        }
         let rows = product.x.chunks_exact(product.length);
+        let tame = rows.clone().all(is_tame);
+        let mut sums = Vec::with_capacity(product.x.len() / format.group_size);
         let numbers = if as_multiples {
             assert!(vnni::is_supported());
             let mut multiples = Multiples::default();
             // SAFETY: the instructions were found.
-            rows.for_each(|x| unsafe { multiples.push(format, x) });
+            rows.for_each(|x| unsafe { multiples.push(format, x, &mut sums) });
             Numbers::Multiples(multiples)
         } else {
+            let groups = product.x.chunks_exact(format.group_size);
+            sums.extend(groups.map(|x| x.iter().sum::<f32>()));
             Numbers::Floats(rows.flat_map(|x| in_order_of_codes(format, x)).collect())
         };
         Self { numbers, sums, tile: Tile::new(format, product.length), tame }

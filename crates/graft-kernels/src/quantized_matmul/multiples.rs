@@ -36,18 +36,6 @@ pub(super) fn unit_of(x: &[f32]) -> (f32, f32) {
     (f32::from_bits(exponent << 23), f32::from_bits((254 - exponent) << 23))
 }
 
-/// The sum of the numbers of a group, which are a multiple of eight.
-#[inline(always)]
-pub(super) fn sum(x: &[f32]) -> f32 {
-    let mut sums = [0.0; SUMS];
-    for x in x.as_chunks::<SUMS>().0 {
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum += x;
-        }
-    }
-    sums.iter().sum()
-}
-
 /// The nearest whole number, the even one of two, of a number below 2²².
 #[inline(always)]
 pub(super) fn round(x: f32) -> i32 {

@@ -489,17 +489,35 @@ mod tests {
                 let (weight, unpacked) = packed(format, rows, columns);
                 for transpose in [true, false] {
                     for m in [1, 2, 3, 7, 13] {
-                        check(&weight, &unpacked, transpose, m);
+                        let x = numbers(5, m * if transpose { columns } else { rows });
+                        check(&weight, &unpacked, transpose, &x);
                     }
                 }
             }
         }
     }
 
-    fn check(weight: &Weight<'_>, unpacked: &[[f64; 2]], transpose: bool, m: usize) {
+    /// Where codes and biases are large and what they stand for together is not, both meet the same
+    /// numbers, rounded or not.
+    #[test]
+    fn codes_and_biases_cancel() {
+        let format = Format::new("affine", Some(64), Some(4)).expect("known");
+        // Numbers .875, -1, and zeros.
+        let words = [0x8888_880f].into_iter().chain([0x8888_8888; 7]).collect();
+        let weight = Weight::from_parts(format, 1, words, Ok(vec![0.125]), Some(vec![-1.0]));
+        let mut unpacked = vec![[0.0, 2.0]; 64];
+        (unpacked[0], unpacked[1]) = ([0.875, 2.875], [-1.0, 1.0]);
+        let mut row = [0.1; 64];
+        row[..3].copy_from_slice(&[0.0, 0.0, 1000.0]);
+        for m in [1, 8, 40] {
+            check(&weight, &unpacked, true, &row.repeat(m));
+        }
+    }
+
+    fn check(weight: &Weight<'_>, unpacked: &[[f64; 2]], transpose: bool, x: &[f32]) {
         let (rows, columns) = (weight.rows, weight.columns);
         let (length, n) = if transpose { (columns, rows) } else { (rows, columns) };
-        let x = numbers(5, m * length);
+        let m = x.len() / length;
         let number = |k: usize, j: usize| {
             unpacked[if transpose { j * columns + k } else { k * columns + j }]
         };
@@ -518,21 +536,30 @@ mod tests {
         for path in paths {
             for arch in arches() {
                 let mut out = vec![f32::NAN; m * n];
-                let product = Product { x: &x, length, weight, index: 0, transpose, path };
+                let product = Product { x, length, weight, index: 0, transpose, path };
                 let output = Output::from_rows(&mut out, n);
                 compute(&[product], &Places::Stacked(&output), arch);
                 for (at, &found) in out.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
+                    let row = &x[i * length..][..length];
+                    let size = weight.format.group_size;
+                    let largest = |k: usize| {
+                        let group = row.chunks(size).nth(k / size).unwrap_or_default();
+                        f64::from(group.iter().fold(0.0_f32, |most, x| most.max(x.abs())))
+                    };
                     let (mut wanted, mut bound) = (0.0, 0.0);
-                    for (k, &x) in x[i * length..][..length].iter().enumerate() {
+                    for (k, &x) in row.iter().enumerate() {
                         let ([number, magnitude], x) = (number(k, j), f64::from(x));
                         wanted += x * number;
-                        // Sums of float32; numbers below 1 as multiples of a power of two.
+                        // Numbers as multiples of a power of two; sums of float32.
                         bound += match path {
                             #[cfg(target_arch = "x86_64")]
-                            Path::Vnni | Path::Avx2 | Path::Avx2ManyRows => magnitude / 16384.0,
-                            _ => magnitude * x.abs() * length as f64 * f64::from(f32::EPSILON),
+                            Path::Vnni | Path::Avx2 | Path::Avx2ManyRows => {
+                                number.abs() * largest(k) / 16384.0
+                            }
+                            _ => 0.0,
                         };
+                        bound += magnitude * x.abs() * length as f64 * f64::from(f32::EPSILON);
                     }
                     let close = (f64::from(found) - wanted).abs() <= bound + 1e-7;
                     assert!(close, "{path:?} {m} {length} {n}: {found} instead of {wanted}");

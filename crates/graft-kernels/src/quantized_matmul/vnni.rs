@@ -61,16 +61,18 @@ pub(super) struct Multiples {
 }
 
 impl Multiples {
-    /// Adds a row.
+    /// Adds a row, and for each of its groups the sum of the multiples to `sums`.
     ///
     /// # Safety
     /// The processor has the instructions.
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) unsafe fn push(&mut self, format: Format, x: &[f32]) {
+    pub(super) unsafe fn push(&mut self, format: Format, x: &[f32], sums: &mut Vec<f32>) {
         let Format { mode, bits, group_size } = format;
         let (per_byte, per_lane) = (8 / width(bits), 32 / width(bits));
         let is_float = mode != Mode::Affine;
-        for x in x.chunks(LANES * per_lane) {
+        let first_sum = sums.len();
+        sums.resize(first_sum + x.len() / group_size, 0.0);
+        for (register, x) in x.chunks(LANES * per_lane).enumerate() {
             let start = self.bytes.len();
             self.bytes.resize(start + per_byte, [Bytes([0; BYTES]); 2]);
             let mut units = Lanes([0.0; LANES]);
@@ -83,6 +85,9 @@ impl Multiples {
                 for (multiple, x) in multiples.iter_mut().zip(x) {
                     *multiple = round(x * per_unit);
                 }
+                // A group may be parts of two registers, each of which counts in a unit of its own.
+                let at = (register * LANES * per_lane + first) / group_size;
+                sums[first_sum + at] += unit * multiples.iter().sum::<i32>() as f32;
                 for (plane, [upper, lower]) in self.bytes[start..].iter_mut().enumerate() {
                     let places = first / per_byte..(first + x.len()) / per_byte;
                     let numbers = multiples.iter().skip(plane).step_by(per_byte);

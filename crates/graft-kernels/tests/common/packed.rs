@@ -91,7 +91,8 @@ impl Packed {
 
     /// Compares the product with one of float64, rounded to float32: it is within K roundings of
     /// float32, relative to the magnitudes that are added, and one of the dtype of the result.
-    /// Numbers of 16 bits may be taken as multiples of 2⁻¹³ of the largest around them.
+    /// Numbers of 16 bits may be taken as multiples of 2⁻¹³ of the largest around them, whatever
+    /// codes and biases reach.
     #[track_caller]
     pub fn check(&self, x: &Array) -> Result<()> {
         let found = self.multiply(x)?;
@@ -124,7 +125,7 @@ pub fn assert_product(found: &Array, x: &Array, numbers: &Array, reach: &Array) 
         let half = ops::multiply(&ops::abs(&x)?, &Array::scalar(1.0_f32 / 16384.0)?)?;
         let largest = ops::max_axis(&half, -1, true)?;
         let errors = ops::broadcast_to(&largest, x.shape())?;
-        bound = ops::add(&bound, &exact(&errors, reach)?)?;
+        bound = ops::add(&bound, &exact(&errors, &ops::abs(numbers)?)?)?;
     }
     assert_within(&wide(found)?, &wanted, &bound);
     Ok(())
