@@ -55,6 +55,14 @@ class VectorArray {
     }
     return arrays;
   }
+  // What a custom derivative gives may have another dtype than what it belongs to, which MLX hands
+  // on as it is. What has no direction to move in stays as it is here too.
+  void cast(size_t i, mx::Dtype dtype, mx::Stream s) {
+    auto& x = mlx_vector_array_get_(raw_)[i];
+    if (x.dtype() != dtype && mx::issubdtype(dtype, mx::inexact)) {
+      x = mx::astype(x, dtype, s);
+    }
+  }
 
  private:
   mlx_vector_array raw_;
@@ -207,6 +215,9 @@ class GraftPrimitive : public mx::Primitive {
       const std::vector<mx::array>& outputs) override {
     DefaultStream scope(stream());
     VectorArray res, ins(primals), cots(cotangents), outs(outputs);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      cots.cast(i, outputs[i].dtype(), stream());
+    }
     check(
         "vjp",
         kernel_->vtable->vjp(
@@ -224,6 +235,9 @@ class GraftPrimitive : public mx::Primitive {
       const std::vector<int>& argnums) override {
     DefaultStream scope(stream());
     VectorArray res, ins(primals), tans(tangents);
+    for (size_t i = 0; i < argnums.size(); ++i) {
+      tans.cast(i, primals[argnums[i]].dtype(), stream());
+    }
     check(
         "jvp",
         kernel_->vtable->jvp(

@@ -222,3 +222,86 @@ def test_numbers_of_numpy_as_axes_are_native(monkeypatch: pytest.MonkeyPatch) ->
         mx.logsumexp(A, axis=[np.int64(1)])
         mx.tensordot(A, B, np.int64(1))
     assert called == ["softmax", "logsumexp", "matmul"]
+
+
+# Derivatives
+
+
+@mx.custom_function
+def rounded(x: mx.array) -> mx.array:
+    """The nearest whole numbers, whose derivative is taken to be that of `x`, in float32."""
+    return mx.round(x)
+
+
+@rounded.vjp
+def _(_x: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+    return mx.array(1.0) * cotangent
+
+
+@mx.custom_function
+def widely(x: mx.array) -> mx.array:
+    """`x`, whose tangent is of float32."""
+    return x * 1
+
+
+@widely.jvp
+def _(_x: tuple[mx.array], tangent: tuple[mx.array]) -> mx.array:
+    return mx.array(1.0) * tangent[0]
+
+
+Q = numbers(4, 1, 2, 3, 8, dtype=mx.bfloat16)
+WEIGHT = mx.ones(8, mx.bfloat16)
+EXPERTS = numbers(5, 2, 8, 3)
+PACKED = [
+    x if x.dtype == mx.uint32 else x.astype(mx.bfloat16) for x in mx.quantize(numbers(6, 5, 64))
+]
+NATIVE: dict[str, tuple[Callable[[mx.array], mx.array], mx.array]] = {
+    "matmul": (lambda x: x @ mx.ones((8, 3), x.dtype), Q[0, 0]),
+    "matmul, other": (lambda x: mx.ones((2, 3), x.dtype) @ x, Q[0, 0]),
+    "gather_mm": (
+        lambda x: mx.gather_mm(
+            x[0, :, None], EXPERTS.astype(x.dtype), rhs_indices=mx.array([[0, 1, 1], [1, 0, 0]])
+        ),
+        Q,
+    ),
+    "quantized_matmul": (
+        lambda x: mx.quantized_matmul(x, *PACKED),
+        numbers(7, 3, 64, dtype=mx.bfloat16),
+    ),
+    "attention": (lambda x: mx.fast.scaled_dot_product_attention(x, x, x, scale=0.3), Q),
+    "softmax": (lambda x: mx.softmax(x, axis=-1), Q),
+    "logsumexp": (lambda x: mx.logsumexp(x, axis=-1), Q),
+    "rms_norm": (lambda x: mx.fast.rms_norm(x, WEIGHT.astype(x.dtype), 1e-5), Q),
+    "layer_norm": (lambda x: mx.fast.layer_norm(x, WEIGHT.astype(x.dtype), None, 1e-5), Q),
+    "rope": (
+        lambda x: mx.fast.rope(x, 8, traditional=False, base=1e4, scale=1.0, offset=2),
+        Q,
+    ),
+}
+
+
+def close(found: mx.array, wanted: mx.array, tolerance: float) -> None:
+    x, y = (np.array(z.astype(mx.float32)) for z in (found, wanted))
+    np.testing.assert_allclose(x, y, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_derivatives_of_another_dtype(name: str) -> None:
+    """A custom derivative may be wider than what it belongs to, which MLX hands on as it is."""
+    function, x = NATIVE[name]
+
+    def backwards(x: mx.array) -> mx.array:
+        return mx.grad(lambda x: rounded(3 * function(x)).sum())(x)
+
+    def forwards(x: mx.array) -> mx.array:
+        return mx.jvp(lambda x: function(widely(x)), [x], [mx.ones_like(x)])[1][0]
+
+    # The normalisations of MLX refuse a cotangent of another dtype, so the peer is one of float32.
+    wanted = [derivative(x.astype(mx.float32)) for derivative in (backwards, forwards)]
+    mx.eval(wanted)
+    with accelerated():
+        found = [derivative(x) for derivative in (backwards, forwards)]
+        mx.eval(found)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.dtype == mx.bfloat16
+        close(ours, theirs, 6e-2)

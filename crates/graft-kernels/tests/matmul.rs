@@ -291,3 +291,31 @@ fn other_dtypes_and_errors_are_those_of_mlx() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn derivatives_of_another_dtype() -> Result<()> {
+    let (a, b) = (of(Dtype::Bfloat16)(1, &[4, 5])?, of(Dtype::Bfloat16)(2, &[5, 3])?);
+    let wide = |x: &Array| ops::astype(x, Dtype::Float32);
+    let (wide_a, wide_b) = (wide(&a)?, wide(&b)?);
+    let other = b.clone();
+    let product = move |x: &[Array]| Ok(vec![graft_kernels::matmul(&x[0], &other)?]);
+    // MLX hands on what a custom derivative gives as it is.
+    let widened = transforms::custom_vjp(
+        |x: &[Array]| Ok(x.to_vec()),
+        |_, dy, _| Ok(vec![ops::astype(&dy[0], Dtype::Float32)?]),
+    )?;
+    let of_product = product.clone();
+    let loss = move |x: &[Array]| Ok(vec![ops::sum(&widened.call(&of_product(x)?)?[0], false)?]);
+    let ones = ops::ones(&[4, 3], Dtype::Float32)?;
+    let found = transforms::grad(loss, &[0], &[&a])?.remove(0);
+    let wanted = ops::matmul(&ones, &swapped(&wide_b)?)?;
+    let bound = ops::full_like(&wanted, &Array::scalar(0.02_f32)?, Dtype::Float32)?;
+    assert_eq!(found.dtype(), Dtype::Bfloat16);
+    assert_within(&wide(&found)?, &wanted, &bound);
+
+    let found = transforms::jvp(product, &[&a], &[&wide_a])?.1.remove(0);
+    let wanted = ops::matmul(&wide_a, &wide_b)?;
+    let bound = ops::full_like(&wanted, &Array::scalar(0.02_f32)?, Dtype::Float32)?;
+    assert_within(&wide(&found)?, &wanted, &bound);
+    Ok(())
+}
