@@ -305,3 +305,46 @@ def test_derivatives_of_another_dtype(name: str) -> None:
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == mx.bfloat16
         close(ours, theirs, 6e-2)
+
+
+def test_gradient_of_frequencies() -> None:
+    x, freqs = numbers(1, 2, 3, 5, 10), mx.array([1.0, 3.0, 10.0, 100.0])
+
+    def rotated(x: mx.array, freqs: mx.array, traditional: bool) -> mx.array:
+        return mx.fast.rope(
+            x, 8, traditional=traditional, base=None, scale=0.5, offset=3, freqs=freqs
+        )
+
+    def run() -> list[mx.array]:
+        results = []
+        for traditional in (False, True):
+
+            def once(x: mx.array, freqs: mx.array, traditional: bool = traditional) -> mx.array:
+                return rotated(x, freqs, traditional)
+
+            def loss(x: mx.array, freqs: mx.array, once: Any = once) -> mx.array:
+                return (once(x, freqs) * numbers(2, *x.shape)).square().sum()
+
+            def slope(x: mx.array, freqs: mx.array, loss: Any = loss) -> mx.array:
+                return sum(y.square().sum() for y in mx.grad(loss, (0, 1))(x, freqs))
+
+            results += mx.grad(loss, (0, 1))(x, freqs)
+            results += mx.grad(slope, (0, 1))(x, freqs)
+            results += mx.jvp(once, [x, freqs], [x, freqs])[1]
+            results += mx.jvp(lambda freqs, once=once: once(x, freqs), [freqs], [freqs])[1]
+            stack = mx.stack([freqs, 2 * freqs, 5 * freqs])
+            results.append(mx.vmap(once, (None, 0))(x, stack))
+            results.append(mx.vmap(once, (2, 0))(mx.stack([x, -x, 2 * x], 2), stack))
+            results.append(
+                mx.vmap(lambda y, z, loss=loss: mx.grad(loss, 1)(y, z), (None, 0))(x, stack)
+            )
+        mx.eval(results)
+        return results
+
+    wanted = run()
+    with accelerated():
+        found = run()
+    for i, (x, y) in enumerate(zip(found, wanted, strict=True)):
+        assert x.shape == y.shape, i
+        scale = max(1.0, mx.abs(y).max().item())
+        close(x / scale, y / scale, 1e-4)

@@ -8,9 +8,10 @@ use mlx_graft::fast::RopeOptions;
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, Strided, apply,
 };
-use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
+use mlx_graft::{Array, Dtype, Error, Result, fast, ops, transforms};
 use pulp::Simd;
 
+use crate::derivatives::{self, Composed};
 use crate::floats::{self, Float};
 use crate::is_active;
 use crate::matmul::matrix::Matrix;
@@ -94,8 +95,12 @@ pub fn rope_heads(x: &Array, heads: i32, rope: Rope, freqs: Option<&Array>) -> R
     if suits && is_active()? {
         return rotate(Rotation { rope, inverse: false, heads: Heads::Split(heads) }, x, freqs);
     }
-    let split = ops::unflatten(x, -1, &[heads, -1])?; // (B, T, H, D)
-    self::rope(&ops::swapaxes(&split, -2, -3)?, rope, freqs)
+    self::rope(&split(x, heads)?, rope, freqs)
+}
+
+/// `(B, T, H * D)` as `(B, H, T, D)`.
+fn split(x: &Array, heads: i32) -> Result<Array> {
+    ops::swapaxes(&ops::unflatten(x, -1, &[heads, -1])?, -2, -3)
 }
 
 impl Rope {
@@ -294,6 +299,24 @@ impl Rotation {
     }
 }
 
+impl Composed for Rotation {
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let x = match self.heads {
+            Heads::Split(heads) => split(&inputs[0], heads)?,
+            Heads::Apart | Heads::Join => inputs[0].clone(),
+        };
+        let Rope { dims, traditional, base, scale, offset } = self.rope;
+        // Positions that go the other way turn back.
+        let scale = if self.inverse { -scale } else { scale };
+        let options = RopeOptions::default().traditional(traditional).base(base).scale(scale);
+        let y = fast::rope(&x, dims, offset, &options.freqs(inputs.get(1)))?;
+        Ok(vec![match self.heads {
+            Heads::Join => ops::flatten(&ops::swapaxes(&y, -2, -3)?, -2, -1)?,
+            Heads::Apart | Heads::Split(_) => y,
+        }])
+    }
+}
+
 impl Primitive for Rotation {
     const NAME: &'static str = "rope";
 
@@ -337,21 +360,25 @@ impl Primitive for Rotation {
         argnums: &[usize],
         _outputs: &[Array],
     ) -> Result<Vec<Array>> {
-        if argnums.contains(&1) {
-            return Err(Error::unsupported_transform(Self::NAME, "vjp"));
-        }
         let heads = match self.heads {
             Heads::Apart => Heads::Apart,
             Heads::Split(_) => Heads::Join,
             Heads::Join => Heads::Split(primals[0].dim(1)?),
         };
         let back = Self { inverse: !self.inverse, heads, ..*self };
-        Ok(vec![rotate(back, &cotangents[0], primals.get(1))?])
+        let with_respect_to = |&arg: &usize| match arg {
+            0 => rotate(back, &cotangents[0], primals.get(1)),
+            // Frequencies are seldom trained.
+            _ => {
+                Ok(derivatives::vjp(derivatives::of(*self), primals, cotangents, &[arg])?.remove(0))
+            }
+        };
+        argnums.iter().map(with_respect_to).collect()
     }
 
     fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
         if argnums.contains(&1) {
-            return Err(Error::unsupported_transform(Self::NAME, "jvp"));
+            return derivatives::jvp(derivatives::of(*self), primals, tangents, argnums);
         }
         Ok(vec![rotate(*self, &tangents[0], primals.get(1))?])
     }
@@ -362,7 +389,8 @@ impl Primitive for Rotation {
         axes: &[Option<i32>],
     ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
         if let [_, Some(_)] = axes {
-            return Err(Error::unsupported_transform(Self::NAME, "vmap"));
+            let rotated = transforms::vmap(derivatives::of(*self), inputs, axes, &[Some(0)])?;
+            return Ok((rotated, vec![Some(0)]));
         }
         rows::vmap(&inputs[..1], &axes[..1], |x| {
             let length = x[0].dim(0)?;

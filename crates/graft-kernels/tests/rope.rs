@@ -67,6 +67,41 @@ fn kinds_of_rotations() -> Result<()> {
 }
 
 #[test]
+fn derivatives_of_frequencies() -> Result<()> {
+    let freqs = Array::from_slice(&[1.0_f32, 3.0, 10.0, 100.0], &[4])?;
+    let rotation = Rope { base: None, scale: 0.5, offset: 3, ..PLAIN };
+    let x = numbers(1, &[2, 5, 36])?;
+    let ours = move |x: &[Array]| Ok(vec![rope_heads(&x[0], 3, rotation, Some(&x[1]))?]);
+    let mlx = move |x: &[Array]| Ok(vec![theirs(&split(&x[0], 3)?, rotation, Some(&x[1]))?]);
+    let inputs = [x.clone(), freqs.clone()];
+    let cotangent = [numbers(2, &[2, 3, 5, 12])?];
+    // The derivative turns back, and joins the heads.
+    let back = move |g: &[Array]| Ok(transforms::vjp(ours, &g[..2], &g[2..])?.1);
+    let back_of_mlx = move |g: &[Array]| Ok(transforms::vjp(mlx, &g[..2], &g[2..])?.1);
+    let all = [x.clone(), freqs.clone(), cotangent[0].clone()];
+    let pairs = [
+        (transforms::vjp(ours, &inputs, &cotangent)?, transforms::vjp(mlx, &inputs, &cotangent)?),
+        (transforms::jvp(ours, &inputs, &inputs)?, transforms::jvp(mlx, &inputs, &inputs)?),
+        (transforms::vjp(back, &all, &inputs)?, transforms::vjp(back_of_mlx, &all, &inputs)?),
+    ];
+    for ((_, found), (_, wanted)) in pairs {
+        for (found, wanted) in found.iter().zip(&wanted) {
+            assert_close(found, wanted, 2e-3)?;
+        }
+    }
+    let stack = ops::stack(&[&freqs, &ops::square(&freqs)?])?;
+    for (inputs, axes) in [
+        ([x.clone(), stack.clone()], [None, Some(0)]),
+        ([ops::stack_axis(&[&x, &ops::negative(&x)?], 1)?, stack], [Some(1), Some(0)]),
+    ] {
+        let found = transforms::vmap(ours, &inputs, &axes, &[Some(0)])?;
+        let wanted = transforms::vmap(mlx, &inputs, &axes, &[Some(0)])?;
+        assert_close(&found[0], &wanted[0], 5e-5)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn heads_behind_positions() -> Result<()> {
     let x = ops::transpose_axes(&numbers(1, &[2, 5, 3, 8])?, &[0, 2, 1, 3])?;
     check(&x, PLAIN, None, 4e-6)?;
