@@ -348,3 +348,25 @@ def test_gradient_of_frequencies() -> None:
         assert x.shape == y.shape, i
         scale = max(1.0, mx.abs(y).max().item())
         close(x / scale, y / scale, 1e-4)
+
+
+# Cross-entropy
+
+LOGITS: list[tuple[list[list[float]], list[int]]] = [
+    ([[0, 1, 2], [0, 1, 2], [3, 1, 0]], [-1, -3, 1]),
+    ([[0, INF, 2]], [0]),
+    ([[0, INF, 2]], [1]),
+    ([[INF, INF, 0]], [2]),
+    ([[-INF, -INF]], [0]),
+    ([[-INF, 0]], [0]),
+    ([[-INF, 0]], [1]),
+    ([[NAN, 1, 2]], [1]),
+    ([[INF, NAN, 2]], [2]),
+]
+
+
+@pytest.mark.parametrize(("logits", "targets"), LOGITS, ids=str)
+def test_cross_entropy(logits: list[list[float]], targets: list[int]) -> None:
+    x, t = mx.array(logits), mx.array(targets)
+    assert_same(lambda: mx.fast.cross_entropy(x, t))
+    assert_same(lambda: mx.grad(lambda x: mx.fast.cross_entropy(x, t).sum())(x))

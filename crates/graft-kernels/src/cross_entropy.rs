@@ -12,11 +12,11 @@ use crate::{is_active, lanes, softmax};
 
 /// `logsumexp(logits) - logits[target]` over the last axis, as `mlx.nn.losses.cross_entropy`.
 ///
-/// `logits` is `(…, V)` and `targets` `(…)`, an integer below `V` for each row. Returns `(…)` of the
-/// dtype of `logits`.
+/// `logits` is `(…, V)` and `targets` `(…)`, an integer below `V` for each row; a negative one counts
+/// from the end. Returns `(…)` of the dtype of `logits`.
 ///
 /// `float32`, `bfloat16` and `float16` logits with `int32` targets on the CPU are read once by the loss and once by its
-/// gradient, and nothing of their size is stored besides; a target outside of `0..V` makes the
+/// gradient, and nothing of their size is stored besides; a target outside of `-V..V` makes the
 /// loss of its row NaN. All others run through MLX's own operations.
 ///
 /// # Errors
@@ -75,17 +75,22 @@ impl RowKernel<2> for Forward<'_> {
     ) {
         let logits = self.logits.part(rows::range(index, self.width), logits);
         let highest = lanes::maximum(simd, logits);
-        let sum = lanes::sum_exp(simd, logits, highest);
-        let score = score(logits, self.targets[index]);
-        loss[0] = score.map_or(f32::NAN, |&score| sum.ln() - (score - highest));
-        statistics.copy_from_slice(&[highest, 1.0 / sum]);
+        // The difference of two infinities is no number, but the loss may be infinite.
+        let is_finite = highest.is_finite();
+        let shift = if is_finite { highest } else { 0.0 };
+        let sum = lanes::sum_exp(simd, logits, shift);
+        let column = column(self.targets[index], self.width);
+        loss[0] = column.map_or(f32::NAN, |column| sum.ln() - (logits[column] - shift));
+        statistics.copy_from_slice(&[shift, if is_finite { 1.0 / sum } else { f32::NAN }]);
     }
 }
 
-/// The logit of the target, if there is one.
+/// The column of a target, if there is one.
 #[inline(always)]
-fn score(logits: &[f32], target: i32) -> Option<&f32> {
-    usize::try_from(target).ok().and_then(|target| logits.get(target))
+fn column(target: i32, width: usize) -> Option<usize> {
+    let distance = target.unsigned_abs() as usize;
+    let column = if target < 0 { width.checked_sub(distance)? } else { distance };
+    (column < width).then_some(column)
 }
 
 struct Backward<'a> {
@@ -111,15 +116,14 @@ impl RowKernel<1> for Backward<'_> {
             return;
         }
         let logits = self.logits.part(rows::range(index, self.width), logits);
-        let target = self.targets[index];
-        if score(logits, target).is_none() {
+        let Some(column) = column(self.targets[index], self.width) else {
             return dx.fill(f32::NAN);
-        }
+        };
         let (highest, scale) = (self.statistics[2 * index], self.statistics[2 * index + 1] * g);
         for (dx, &x) in dx.iter_mut().zip(logits) {
             *dx = lanes::exp(simd, x - highest) * scale;
         }
-        dx[target as usize] -= g;
+        dx[column] -= g;
     }
 }
 
@@ -186,8 +190,12 @@ impl Primitive for CrossEntropy {
 impl Composed for CrossEntropyGrad {
     fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
         let (logits, targets, g) = (&inputs[0], &inputs[1], &inputs[3]);
-        let columns = ops::arange(0.0, f64::from(logits.dim(-1)?), 1.0, Dtype::Int32)?;
-        let hits = ops::equal(&ops::expand_dims(targets, -1)?, &columns)?;
+        let width = logits.dim(-1)?;
+        let columns = ops::arange(0.0, f64::from(width), 1.0, Dtype::Int32)?;
+        let targets = ops::expand_dims(targets, -1)?;
+        let from_end = ops::add(&targets, &Array::scalar(width)?)?;
+        let targets = ops::where_(&ops::less(&targets, &Array::scalar(0)?)?, &from_end, &targets)?;
+        let hits = ops::equal(&targets, &columns)?;
         let hits = ops::astype(&hits, logits.dtype())?;
         let slopes = ops::subtract(&softmax(logits)?, &hits)?;
         Ok(vec![ops::multiply(&slopes, &ops::expand_dims(g, -1)?)?])

@@ -133,7 +133,7 @@ fn nan_and_infinity_spread_as_in_mlx() -> Result<()> {
 #[test]
 fn targets_out_of_range() -> Result<()> {
     let logits = numbers(1, &[4, 5])?;
-    let targets = Array::from_slice(&[-1, 4, 5, i32::MAX], &[4])?;
+    let targets = Array::from_slice(&[-6, 4, 5, i32::MAX], &[4])?;
     let losses = graft_kernels::cross_entropy(&logits, &targets)?.to_vec::<f32>()?;
     let refused: Vec<bool> = losses.iter().map(|x| x.is_nan()).collect();
     assert_eq!(refused, [true, false, true, true]);
@@ -149,6 +149,33 @@ fn targets_out_of_range() -> Result<()> {
     assert!(rows[0].iter().all(|x| x.is_nan()));
     assert!(rows[1].iter().sum::<f32>().abs() < 1e-6 && rows[1][4] < -0.5);
     assert_same(&gradient[10..], &[0.0; 10]);
+
+    // i32::MIN has no opposite.
+    let far = Array::from_slice(&[i32::MIN], &[1])?;
+    let loss = graft_kernels::cross_entropy(&numbers(1, &[1, 5])?, &far)?;
+    assert!(loss.to_vec::<f32>()?[0].is_nan());
+    Ok(())
+}
+
+#[test]
+fn targets_from_the_end() -> Result<()> {
+    let logits = numbers(1, &[3, 5])?;
+    let slopes = |targets: &[i32; 3]| {
+        let targets = Array::from_slice(targets, &[3])?;
+        let loss = move |x: &[Array]| {
+            let losses = graft_kernels::cross_entropy(&x[0], &targets)?;
+            Ok(vec![ops::sum(&ops::square(&losses)?, false)?])
+        };
+        let slope = move |x: &[Array]| {
+            let slope = transforms::grad(loss.clone(), &[0], x)?.remove(0);
+            Ok(vec![ops::sum(&ops::square(&slope)?, false)?])
+        };
+        let first = slope(std::slice::from_ref(&logits))?.remove(0);
+        Ok((first, transforms::grad(slope, &[0], &[&logits])?.remove(0)))
+    };
+    let (found, wanted) = (slopes(&[-1, -5, 2])?, slopes(&[4, 0, 2])?);
+    assert_same(&found.0.to_vec::<f32>()?, &wanted.0.to_vec::<f32>()?);
+    assert_same(&found.1.to_vec::<f32>()?, &wanted.1.to_vec::<f32>()?);
     Ok(())
 }
 
