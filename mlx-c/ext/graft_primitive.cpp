@@ -3,7 +3,9 @@
 #include "graft_backlog.hpp"
 #include "graft_error.h"
 
+#include <cstdint>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <optional>
 #include <sstream>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "mlx/allocator.h"
+#include "mlx/backend/common/utils.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
@@ -109,18 +112,49 @@ void poison(const graft_primitive_output& out, size_t itemsize, int status) {
   std::memset(out.data, status == 2 ? 0 : nan, out.size * itemsize);
 }
 
+bool is_aligned(const mx::array& in) {
+  return in.size() == 0 || reinterpret_cast<uintptr_t>(in.data<char>()) % in.itemsize() == 0;
+}
+
+// A copy in row-major order of elements that start anywhere, as those of a view of bytes may.
+struct AlignedCopy {
+  explicit AlignedCopy(const mx::array& in)
+      : data(new char[in.nbytes()]), strides(mx::make_contiguous_strides(in.shape())) {
+    const auto itemsize = static_cast<int64_t>(in.itemsize());
+    const char* from = in.data<char>();
+    std::vector<int> index(in.ndim());
+    for (char* to = data.get(); to < data.get() + in.nbytes(); to += itemsize) {
+      std::memcpy(to, from, itemsize);
+      for (int i = in.ndim(); i-- > 0;) {
+        from += in.strides(i) * itemsize;
+        if (++index[i] < in.shape(i)) {
+          break;
+        }
+        from -= in.shape(i) * in.strides(i) * itemsize;
+        index[i] = 0;
+      }
+    }
+  }
+
+  std::unique_ptr<char[]> data;
+  mx::Strides strides;
+};
+
 void run(const Kernel& kernel, const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   std::vector<graft_primitive_input> ins;
   ins.reserve(inputs.size());
+  // A list, as it keeps its elements where they are.
+  std::list<AlignedCopy> copies;
   for (const auto& in : inputs) {
+    auto copy = is_aligned(in) ? nullptr : &copies.emplace_back(in);
     ins.push_back(
-        {in.size() ? in.data<char>() : nullptr,
+        {in.size() ? (copy ? copy->data.get() : in.data<char>()) : nullptr,
          in.shape().data(),
-         in.strides().data(),
+         (copy ? copy->strides : in.strides()).data(),
          in.ndim(),
          in.size(),
          mlx_dtype_to_c(in.dtype()),
-         in.flags().row_contiguous});
+         copy || in.flags().row_contiguous});
   }
   std::vector<graft_primitive_output> outs;
   outs.reserve(outputs.size());

@@ -370,3 +370,35 @@ def test_cross_entropy(logits: list[list[float]], targets: list[int]) -> None:
     x, t = mx.array(logits), mx.array(targets)
     assert_same(lambda: mx.fast.cross_entropy(x, t))
     assert_same(lambda: mx.grad(lambda x: mx.fast.cross_entropy(x, t).sum())(x))
+
+
+# Views of bytes
+
+
+def bytes_at(offset: int, x: np.ndarray) -> mx.array:
+    """The bytes of numbers, `offset` bytes behind the beginning of a buffer."""
+    return mx.array(np.frombuffer(b"\0" * offset + x.tobytes(), np.uint8))[offset:]
+
+
+@pytest.mark.parametrize("offset", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16], ids=str)
+def test_numbers_that_start_anywhere(dtype: mx.Dtype, offset: int) -> None:
+    values = np.arange(24).astype(np.float32 if dtype == mx.float32 else np.float16)
+    w = bytes_at(offset, values).view(dtype).reshape(4, 6)
+    one = mx.ones((6, 2), dtype)
+    assert_same(lambda: w @ one)
+    # By strides: transposed, reversed, broadcast and with gaps.
+    assert_same(lambda: w.T @ one[:4])
+    assert_same(lambda: w[::-1, ::-2] @ one[:3])
+    assert_same(lambda: mx.broadcast_to(w, (3, 4, 6)) @ one)
+    assert_same(lambda: w[:, 1] @ one[:4])
+    assert_same(lambda: mx.softmax(w / 8, axis=-1))
+    assert_same(lambda: mx.fast.rms_norm(w, w[0], 1e-5))
+
+
+def test_packed_words_that_start_anywhere() -> None:
+    w, *rest = mx.quantize(numbers(1, 8, 64))
+    raw = bytes_at(1, np.array(w))
+    words = raw.view(mx.uint32).reshape(w.shape)
+    x = numbers(2, 3, 64)
+    assert_same(lambda: mx.quantized_matmul(x, words, *rest))

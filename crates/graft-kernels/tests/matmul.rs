@@ -319,3 +319,27 @@ fn derivatives_of_another_dtype() -> Result<()> {
     assert_within(&wide(&found)?, &wanted, &bound);
     Ok(())
 }
+
+#[test]
+fn numbers_that_start_anywhere() -> Result<()> {
+    for dtype in DTYPES {
+        let x = of(dtype)(1, &[6, 8])?;
+        let bytes = ops::flatten(&ops::view(&x, Dtype::Uint8)?, 0, -1)?;
+        let length = bytes.size() as i32;
+        let padding = ops::zeros(&[1], Dtype::Uint8)?;
+        let moved = ops::concatenate_axis(&[&padding, &bytes], 0)?;
+        let moved = ops::slice(&moved, &[1], &[length + 1], &[1])?;
+        let moved = ops::reshape(&ops::view(&moved, dtype)?, &[6, 8])?;
+        let gaps = |x: &Array| ops::slice(x, &[5, 1], &[-7, 8], &[-1, 3]);
+        let views: [fn(&Array) -> Result<Array>; 4] =
+            [|x| Ok(x.clone()), swapped, gaps, |x| ops::broadcast_to(x, &[3, 6, 8])];
+        for view in views {
+            let (x, moved) = (view(&x)?, view(&moved)?);
+            let b = of(dtype)(2, &[x.dim(-1)?, 5])?;
+            let found = graft_kernels::matmul(&moved, &b)?;
+            assert_eq!(found.to_bytes()?, graft_kernels::matmul(&x, &b)?.to_bytes()?);
+            check(&moved, &b)?;
+        }
+    }
+    Ok(())
+}
