@@ -1,8 +1,8 @@
 """Runs the benchmarks, each into a file of its own in `bench/out/results`, and writes the report.
 
 The report is `bench/out/report.md`; `--page benchmarks`, as in `make bench`, writes
-`docs/benchmarks.md` instead. What `bench/findings` says of a page stands in it if the results are of
-the same processor.
+`docs/benchmarks.md` instead. What `bench/findings` says of a page stands in it if the results are
+of the same processor.
 
 A run that was stopped goes on where it was: what has a result already is left as it is, unless
 `--fresh` is given or the result came from a `--quick` run and this one is not quick.
