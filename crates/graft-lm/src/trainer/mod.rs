@@ -365,7 +365,8 @@ impl Trainer {
 /// order. Source: `evaluate` of mlx-lm's trainer.
 ///
 /// # Errors
-/// Those of [`evaluation_batches`], and [`Error::Interrupted`] after a stop was asked for.
+/// [`Error::Usage`] if the data set has fewer rows than a batch, [`Error::Invalid`] for a batch
+/// without anything to learn, and [`Error::Interrupted`] after a stop was asked for.
 pub fn evaluate(
     model: &Model,
     args: &TrainArgs,
