@@ -290,13 +290,12 @@ fn a_trace_may_own_a_compiled_function() {
     }
 }
 
+/// A function of one array.
+type Call = Rc<dyn Fn(&Array) -> Result<Vec<Array>>>;
+
 /// A compiled function that calls itself for all but the last element, as `kind` says how it is
 /// made; `given` are the arrays for that call.
-fn recursive(
-    kind: &str,
-    given: fn(&Array) -> Result<Array>,
-) -> Rc<dyn Fn(&Array) -> Result<Vec<Array>>> {
-    type Call = Rc<dyn Fn(&Array) -> Result<Vec<Array>>>;
+fn recursive(kind: &str, given: fn(&Array) -> Result<Array>) -> Call {
     let this: Rc<RefCell<Option<Call>>> = Rc::default();
     let inner = this.clone();
     let f = move |x: &[Array]| {

@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn a_buffer_that_is_full_is_followed_by_another() -> Result<()> {
         let lengths = [3, 4, 2, 9, 1];
-        let arrays = lengths.map(|n| ops::full(&[n], f64::from(n), Dtype::Float32));
+        let full = |n: i32| ops::full(&[n], &Array::scalar(n as f32)?, Dtype::Float32);
+        let arrays = lengths.map(full);
         let arrays: Vec<Array> = arrays.into_iter().collect::<mlx_graft::Result<_>>()?;
         let params: Vec<Param> = arrays.iter().cloned().map(Param::trainable).collect();
         let layout = Layout::with_most(&params, 6);
