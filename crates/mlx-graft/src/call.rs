@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 use std::sync::Once;
 
 use crate::containers::Text;
-use crate::{Array, Error, Result, VectorArray, error, fork, stream, sys};
+use crate::{Array, Error, Result, VectorArray, error, fork, guard, stream, sys};
 
 static READY: Once = Once::new();
 
@@ -54,7 +54,7 @@ pub(crate) fn array(
     let done = stream::with_current(op, |s| status(op, || f(&raw mut res, s)));
     // SAFETY: `res` is null or a handle that mlx-c made for us; the wrapper frees it.
     let out = unsafe { Array::from_raw(res) };
-    done.map(|()| out)
+    done.and_then(|()| guard::possible(op, out))
 }
 
 /// Runs an operation with two outputs on the stream in scope.
@@ -66,8 +66,9 @@ pub(crate) fn array2(
     let mut second = sys::mlx_array { ctx: null_mut() };
     let done = stream::with_current(op, |s| status(op, || f(&raw mut first, &raw mut second, s)));
     // SAFETY: both are null or handles that mlx-c made for us; the wrappers free them.
-    let out = unsafe { (Array::from_raw(first), Array::from_raw(second)) };
-    done.map(|()| out)
+    let (first, second) = unsafe { (Array::from_raw(first), Array::from_raw(second)) };
+    done?;
+    Ok((guard::possible(op, first)?, guard::possible(op, second)?))
 }
 
 /// Runs an operation with a list of outputs on the stream in scope.
@@ -77,7 +78,7 @@ pub(crate) fn arrays(
 ) -> Result<Vec<Array>> {
     let mut res = VectorArray::new();
     stream::with_current(op, |s| status(op, || f(res.as_mut_raw(), s)))?;
-    res.to_vec()
+    res.to_vec()?.into_iter().map(|out| guard::possible(op, out)).collect()
 }
 
 /// The text that a C call stores in a string.

@@ -65,6 +65,7 @@ mod device;
 mod dtype;
 mod error;
 mod fork;
+mod guard;
 mod handles;
 mod limits;
 mod promotion;

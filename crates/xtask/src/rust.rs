@@ -26,6 +26,9 @@ pub fn file(group: &Group) -> String {
         code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *name)
     };
     let mut imports: Vec<&str> = names.into_iter().filter(uses).collect();
+    if code.contains("guard::") {
+        imports.push("guard");
+    }
     if code.contains("check::") {
         imports.push("index::check");
     }
@@ -137,13 +140,15 @@ fn function(op: &Op, suffix: &str, function: &Function, example: &str) -> String
     };
     let at = op.functions.iter().position(|(found, _)| found == suffix);
     let check = at.and_then(|at| op.check.get(at)).map_or("", String::as_str);
+    let then = at.and_then(|at| op.then.get(at)).map_or("", String::as_str);
+    let then = if then.is_empty() { String::new() } else { format!(".and_then({then})") };
     let prepared: String = function.params.iter().filter_map(|param| prepare(op, param)).collect();
     // A call costs less than a microsecond, of which moving results between functions is a part.
     let inline = if runner == "array" { "#[inline]\n" } else { "" };
     let _ = write!(
         text,
         "{inline}pub {qualifier}fn {}{suffix}({}) -> Result<{result}> {{\n{unpacked}{check}\n{prepared}\
-         call::{runner}({:?}, |{}| {{\n// SAFETY: {safety}\nunsafe {{ sys::{}({}) }}\n}})\n}}\n\n",
+         call::{runner}({:?}, |{}| {{\n// SAFETY: {safety}\nunsafe {{ sys::{}({}) }}\n}}){then}\n}}\n\n",
         op.rust,
         params.join(", "),
         op.name,

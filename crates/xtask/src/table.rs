@@ -30,6 +30,7 @@ struct Row {
     #[serde(rename = "unsafe")]
     safety: Option<String>,
     check: Option<Vec<String>>,
+    then: Option<Vec<String>>,
     c: Option<String>,
     rust: Option<String>,
     variants: Option<Vec<String>>,
@@ -72,6 +73,7 @@ impl Row {
             errors: self.errors.or(base.errors),
             safety: self.safety.or(base.safety),
             check: self.check.or(base.check),
+            then: self.then.or(base.then),
             c: self.c.or(base.c),
             rust: self.rust.or(base.rust),
             variants: self.variants.or(base.variants),
@@ -113,8 +115,10 @@ pub struct Op {
     pub errors: Option<String>,
     /// What its caller must see to.
     pub safety: Option<String>,
-    /// What checks the indices, for each C function.
+    /// What checks the arguments, for each C function.
     pub check: Vec<String>,
+    /// What is done with the result, for each C function.
+    pub then: Vec<String>,
     /// The C function, then its variants with their suffixes.
     pub functions: Vec<(String, Function)>,
     /// The Python signature without the stream.
@@ -211,7 +215,8 @@ impl Table {
 impl Op {
     /// Whether the operation takes indices, which the Rust function checks.
     pub fn checks_indices(&self) -> bool {
-        self.check.iter().any(|check| !check.contains("check::steps"))
+        let mut statements = self.check.iter().flat_map(|check| check.split(';'));
+        statements.any(|text| text.contains("check::") && !text.contains("check::steps"))
     }
 
     fn new(
@@ -241,8 +246,11 @@ impl Op {
             _ => None,
         };
         let check = row.check.unwrap_or_default();
-        if !check.is_empty() && check.len() != functions.len() {
-            bail!("`check` needs a text for each of {} functions", functions.len());
+        let then = row.then.unwrap_or_default();
+        for (key, texts) in [("check", &check), ("then", &then)] {
+            if !texts.is_empty() && texts.len() != functions.len() {
+                bail!("`{key}` needs a text for each of {} functions", functions.len());
+            }
         }
         let examples = match row.example {
             Some(Examples::One(example)) => vec![example],
@@ -265,6 +273,7 @@ impl Op {
             errors: row.errors,
             safety: row.safety,
             check,
+            then,
             functions,
             signature,
             options: options.cloned(),

@@ -53,7 +53,7 @@ def divide(a: _Scalar | array, b: _Scalar | array, stream: _StreamOrDevice = Non
     """
 
 def floor_divide(a: _Scalar | array, b: _Scalar | array, stream: _StreamOrDevice = None) -> array:
-    """Quotient of two arrays, rounded down.
+    """Quotient of two arrays, rounded down. A quotient of integers by 0 is 0, as in `NumPy`.
 
     Shape: the shapes of `a` and `b`, broadcast together.
 
@@ -61,7 +61,8 @@ def floor_divide(a: _Scalar | array, b: _Scalar | array, stream: _StreamOrDevice
     """
 
 def remainder(a: _Scalar | array, b: _Scalar | array, stream: _StreamOrDevice = None) -> array:
-    """Remainder of the division, with the sign of the divisor.
+    """Remainder of the division, with the sign of the divisor. A remainder of integers by 0 is
+    0, as in `NumPy`.
 
     Shape: the shapes of `a` and `b`, broadcast together.
 
@@ -69,7 +70,7 @@ def remainder(a: _Scalar | array, b: _Scalar | array, stream: _StreamOrDevice = 
     """
 
 def divmod(a: _Scalar | array, b: _Scalar | array, stream: _StreamOrDevice = None) -> list[array]:
-    """Quotient rounded down, and remainder.
+    """Quotient rounded down, and remainder. Of integers divided by 0, both are 0, as in `NumPy`.
 
     Shape: the shapes of `a` and `b`, broadcast together.
 
@@ -1027,7 +1028,7 @@ def reshape(a: array, /, shape: Sequence[int], *, stream: _StreamOrDevice = None
 
     Shape: `shape`.
 
-    Raises: The number of elements differs.
+    Raises: The number of elements differs, a length is below -1, or one is -1 beside a 0.
     """
 
 def flatten(
@@ -1057,7 +1058,7 @@ def unflatten(
 
     Shape: `shape` in place of the dimension.
 
-    Raises: The number of elements differs.
+    Raises: The number of elements differs, a length is below -1, or one is -1 beside a 0.
     """
 
 def transpose(
@@ -1781,7 +1782,7 @@ def gather_mm(
 
     Shape: the shape of the indices, then `(M, N)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, or there is no matrix to pick.
     """
 
 def segmented_mm(
@@ -1827,7 +1828,8 @@ def conv1d(
 
     Shape: input `(N, L, C)`, weight `(O, K, C / groups)`, result `(N, L', O)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below
+    1.
     """
 
 def conv2d(
@@ -1845,7 +1847,8 @@ def conv2d(
 
     Shape: input `(N, H, W, C)`, weight `(O, Kh, Kw, C / groups)`, result `(N, H', W', O)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below
+    1.
     """
 
 def conv3d(
@@ -1864,7 +1867,8 @@ def conv3d(
     Shape: input `(N, D, H, W, C)`, weight `(O, Kd, Kh, Kw, C / groups)`, result `(N, D', H',
     W', O)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below
+    1.
     """
 
 def conv_general(
@@ -1884,7 +1888,8 @@ def conv_general(
 
     Shape: input `(N, …, C)`, weight `(O, …, C / groups)`, result `(N, …, O)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below
+    1.
     """
 
 def conv_transpose1d(
@@ -1903,7 +1908,8 @@ def conv_transpose1d(
 
     Shape: input `(N, L, C)`, weight `(O, K, C / groups)`, result `(N, L', O)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below
+    1.
     """
 
 def conv_transpose2d(
@@ -1922,7 +1928,8 @@ def conv_transpose2d(
 
     Shape: input `(N, H, W, C)`, weight `(O, Kh, Kw, C / groups)`, result `(N, H', W', O)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below
+    1.
     """
 
 def conv_transpose3d(
@@ -1942,7 +1949,8 @@ def conv_transpose3d(
     Shape: input `(N, D, H, W, C)`, weight `(O, Kd, Kh, Kw, C / groups)`, result `(N, D', H',
     W', O)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below
+    1.
     """
 
 def quantize(
@@ -1982,7 +1990,8 @@ def dequantize(
 
     Shape: the last length times `32 / bits`.
 
-    Raises: The shapes do not fit the mode, bits and group size.
+    Raises: The shapes do not fit the mode, bits and group size, or the scales have other rows
+    than `w`.
     """
 
 def quantized_matmul(
@@ -2002,7 +2011,8 @@ def quantized_matmul(
 
     Shape: as `matmul` of the matrix that `w` packs.
 
-    Raises: The shapes do not fit the mode, bits and group size.
+    Raises: The shapes do not fit the mode, bits and group size, or the scales have other rows
+    than `w`.
     """
 
 def gather_qmm(
@@ -2025,7 +2035,7 @@ def gather_qmm(
 
     Shape: the shape of the indices, then `(M, N)`.
 
-    Raises: The shapes do not fit.
+    Raises: The shapes do not fit, or there is no matrix to pick.
     """
 
 def qqmm(
@@ -2045,7 +2055,7 @@ def qqmm(
 
     Shape: as `matmul`.
 
-    Raises: The mode is not supported on this device.
+    Raises: The mode is not supported on this device, or the shapes do not fit.
     """
 
 def gather_qqmm(
@@ -2068,7 +2078,7 @@ def gather_qqmm(
 
     Shape: the shape of the indices, then `(M, N)`.
 
-    Raises: The mode is not supported on this device.
+    Raises: The mode is not supported on this device, or the shapes do not fit.
     """
 
 _P = ParamSpec("_P")

@@ -81,7 +81,7 @@ def scaled_dot_product_attention(
     Shape: queries `(B, N, T, D)`, keys and values `(B, M, S, D)` with `N` a multiple of `M`;
     result as the queries.
 
-    Raises: The shapes or the mask do not fit.
+    Raises: The shapes or the mask do not fit, or the keys have no heads.
     """
 
 class _CustomKernel(Protocol):

@@ -67,7 +67,7 @@ def eigvalsh(a: array, UPLO: str = "L", *, stream: _StreamOrDevice = None) -> ar
     """
 
 def eig(a: array, *, stream: _StreamOrDevice = None) -> tuple[array, array]:
-    """Eigenvalues and eigenvectors of square matrices.
+    """Eigenvalues and eigenvectors of square matrices; NaN for a matrix with NaN or infinity.
 
     Shape: `(…, M)` and `(…, M, M)`, complex64.
 
@@ -76,7 +76,7 @@ def eig(a: array, *, stream: _StreamOrDevice = None) -> tuple[array, array]:
     """
 
 def eigvals(a: array, *, stream: _StreamOrDevice = None) -> array:
-    """Eigenvalues of square matrices.
+    """Eigenvalues of square matrices; NaN for a matrix with NaN or infinity.
 
     Shape: `(…, M)`, complex64.
 

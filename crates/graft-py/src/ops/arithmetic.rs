@@ -83,7 +83,7 @@ fn divide(a: Operand<'_>, b: Operand<'_>, stream: Option<&Bound<'_, PyAny>>) -> 
     run(stream, || ops::divide(&a, &b)).map(Out)
 }
 
-/// Quotient of two arrays, rounded down.
+/// Quotient of two arrays, rounded down. A quotient of integers by 0 is 0, as in `NumPy`.
 ///
 /// Shape: the shapes of `a` and `b`, broadcast together.
 ///
@@ -99,7 +99,8 @@ fn floor_divide(
     run(stream, || ops::floor_divide(&a, &b)).map(Out)
 }
 
-/// Remainder of the division, with the sign of the divisor.
+/// Remainder of the division, with the sign of the divisor. A remainder of integers by 0 is 0, as
+/// in `NumPy`.
 ///
 /// Shape: the shapes of `a` and `b`, broadcast together.
 ///
@@ -111,7 +112,7 @@ fn remainder(a: Operand<'_>, b: Operand<'_>, stream: Option<&Bound<'_, PyAny>>) 
     run(stream, || ops::remainder(&a, &b)).map(Out)
 }
 
-/// Quotient rounded down, and remainder.
+/// Quotient rounded down, and remainder. Of integers divided by 0, both are 0, as in `NumPy`.
 ///
 /// Shape: the shapes of `a` and `b`, broadcast together.
 ///

@@ -66,7 +66,7 @@ fn eigvalsh(a: In, UPLO: &str, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Ou
     run(stream, || linalg::eigvalsh(&a, UPLO)).map(Out)
 }
 
-/// Eigenvalues and eigenvectors of square matrices.
+/// Eigenvalues and eigenvectors of square matrices; NaN for a matrix with NaN or infinity.
 ///
 /// Shape: `(…, M)` and `(…, M, M)`, complex64.
 ///
@@ -78,7 +78,7 @@ fn eig(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
     run(stream, || linalg::eig(&a)).map(|(first, second)| (Out(first), Out(second)))
 }
 
-/// Eigenvalues of square matrices.
+/// Eigenvalues of square matrices; NaN for a matrix with NaN or infinity.
 ///
 /// Shape: `(…, M)`, complex64.
 ///

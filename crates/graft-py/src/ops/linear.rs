@@ -150,7 +150,7 @@ fn block_masked_mm(
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
 ///
-/// Raises: The shapes do not fit.
+/// Raises: The shapes do not fit, or there is no matrix to pick.
 #[pyfunction]
 #[pyo3(signature = (a, b, /, lhs_indices=None, rhs_indices=None, *, sorted_indices=false, stream=None), text_signature = "(a, b, /, lhs_indices=None, rhs_indices=None, *, sorted_indices=False, stream=None)")]
 fn gather_mm(
@@ -199,7 +199,7 @@ fn hadamard_transform(
 ///
 /// Shape: input `(N, L, C)`, weight `(O, K, C / groups)`, result `(N, L', O)`.
 ///
-/// Raises: The shapes do not fit.
+/// Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below 1.
 #[pyfunction]
 #[pyo3(signature = (input, weight, /, stride=Int(1), padding=Int(0), dilation=Int(1), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, groups=1, *, stream=None)")]
 fn conv1d(
@@ -229,7 +229,7 @@ fn conv1d(
 ///
 /// Shape: input `(N, H, W, C)`, weight `(O, Kh, Kw, C / groups)`, result `(N, H', W', O)`.
 ///
-/// Raises: The shapes do not fit.
+/// Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below 1.
 #[pyfunction]
 #[pyo3(signature = (input, weight, /, stride=Each([1; 2]), padding=Each([0; 2]), dilation=Each([1; 2]), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, groups=1, *, stream=None)")]
 fn conv2d(
@@ -260,7 +260,7 @@ fn conv2d(
 /// Shape: input `(N, D, H, W, C)`, weight `(O, Kd, Kh, Kw, C / groups)`, result `(N, D', H', W',
 /// O)`.
 ///
-/// Raises: The shapes do not fit.
+/// Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below 1.
 #[pyfunction]
 #[pyo3(signature = (input, weight, /, stride=Each([1; 3]), padding=Each([0; 3]), dilation=Each([1; 3]), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, groups=1, *, stream=None)")]
 fn conv3d(
@@ -290,7 +290,7 @@ fn conv3d(
 ///
 /// Shape: input `(N, L, C)`, weight `(O, K, C / groups)`, result `(N, L', O)`.
 ///
-/// Raises: The shapes do not fit.
+/// Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below 1.
 #[pyfunction]
 #[pyo3(signature = (input, weight, /, stride=Int(1), padding=Int(0), dilation=Int(1), output_padding=Int(0), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, output_padding=0, groups=1, *, stream=None)")]
 #[allow(clippy::too_many_arguments)]
@@ -323,7 +323,7 @@ fn conv_transpose1d(
 ///
 /// Shape: input `(N, H, W, C)`, weight `(O, Kh, Kw, C / groups)`, result `(N, H', W', O)`.
 ///
-/// Raises: The shapes do not fit.
+/// Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below 1.
 #[pyfunction]
 #[pyo3(signature = (input, weight, /, stride=Each([1; 2]), padding=Each([0; 2]), dilation=Each([1; 2]), output_padding=Each([0; 2]), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, output_padding=0, groups=1, *, stream=None)")]
 #[allow(clippy::too_many_arguments)]
@@ -357,7 +357,7 @@ fn conv_transpose2d(
 /// Shape: input `(N, D, H, W, C)`, weight `(O, Kd, Kh, Kw, C / groups)`, result `(N, D', H', W',
 /// O)`.
 ///
-/// Raises: The shapes do not fit.
+/// Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below 1.
 #[pyfunction]
 #[pyo3(signature = (input, weight, /, stride=Each([1; 3]), padding=Each([0; 3]), dilation=Each([1; 3]), output_padding=Each([0; 3]), groups=Int(1), *, stream=None), text_signature = "(input, weight, /, stride=1, padding=0, dilation=1, output_padding=0, groups=1, *, stream=None)")]
 #[allow(clippy::too_many_arguments)]

@@ -53,7 +53,8 @@ fn quantize(
 ///
 /// Shape: the last length times `32 / bits`.
 ///
-/// Raises: The shapes do not fit the mode, bits and group size.
+/// Raises: The shapes do not fit the mode, bits and group size, or the scales have other rows than
+/// `w`.
 #[pyfunction]
 #[pyo3(signature = (w, /, scales, biases=None, group_size=None, bits=None, mode="affine", global_scale=None, dtype=None, *, stream=None), text_signature = "(w, /, scales, biases=None, group_size=None, bits=None, mode='affine', global_scale=None, dtype=None, *, stream=None)")]
 #[allow(clippy::too_many_arguments)]
@@ -88,7 +89,8 @@ fn dequantize(
 ///
 /// Shape: as `matmul` of the matrix that `w` packs.
 ///
-/// Raises: The shapes do not fit the mode, bits and group size.
+/// Raises: The shapes do not fit the mode, bits and group size, or the scales have other rows than
+/// `w`.
 #[pyfunction]
 #[pyo3(signature = (x, w, /, scales, biases=None, transpose=true, group_size=None, bits=None, mode="affine", *, stream=None), text_signature = "(x, w, /, scales, biases=None, transpose=True, group_size=None, bits=None, mode='affine', *, stream=None)")]
 #[allow(clippy::too_many_arguments)]
@@ -123,7 +125,7 @@ fn quantized_matmul(
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
 ///
-/// Raises: The shapes do not fit.
+/// Raises: The shapes do not fit, or there is no matrix to pick.
 #[pyfunction]
 #[pyo3(signature = (x, w, /, scales, biases=None, lhs_indices=None, rhs_indices=None, transpose=true, group_size=None, bits=None, mode="affine", *, sorted_indices=false, stream=None), text_signature = "(x, w, /, scales, biases=None, lhs_indices=None, rhs_indices=None, transpose=True, group_size=None, bits=None, mode='affine', *, sorted_indices=False, stream=None)")]
 #[allow(clippy::too_many_arguments)]
@@ -166,7 +168,7 @@ fn gather_qmm(
 ///
 /// Shape: as `matmul`.
 ///
-/// Raises: The mode is not supported on this device.
+/// Raises: The mode is not supported on this device, or the shapes do not fit.
 #[pyfunction]
 #[pyo3(signature = (x, w, /, scales=None, group_size=None, bits=None, mode="nvfp4", global_scale_x=None, global_scale_w=None, *, stream=None), text_signature = "(x, w, /, scales=None, group_size=None, bits=None, mode='nvfp4', global_scale_x=None, global_scale_w=None, *, stream=None)")]
 #[allow(clippy::too_many_arguments)]
@@ -201,7 +203,7 @@ fn qqmm(
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
 ///
-/// Raises: The mode is not supported on this device.
+/// Raises: The mode is not supported on this device, or the shapes do not fit.
 #[pyfunction]
 #[pyo3(signature = (x, w, /, scales=None, lhs_indices=None, rhs_indices=None, group_size=None, bits=None, mode="nvfp4", global_scale_x=None, global_scale_w=None, *, sorted_indices=false, stream=None), text_signature = "(x, w, /, scales=None, lhs_indices=None, rhs_indices=None, group_size=None, bits=None, mode='nvfp4', global_scale_x=None, global_scale_w=None, *, sorted_indices=False, stream=None)")]
 #[allow(clippy::too_many_arguments)]

@@ -38,7 +38,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 ///
 /// Shape: `shape`.
 ///
-/// Raises: The number of elements differs.
+/// Raises: The number of elements differs, a length is below -1, or one is -1 beside a 0.
 #[pyfunction]
 #[pyo3(signature = (a, /, shape, *, stream=None), text_signature = "(a, /, shape, *, stream=None)")]
 fn reshape(a: In, shape: Shape, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
@@ -65,7 +65,7 @@ fn flatten(
 ///
 /// Shape: `shape` in place of the dimension.
 ///
-/// Raises: The number of elements differs.
+/// Raises: The number of elements differs, a length is below -1, or one is -1 beside a 0.
 #[pyfunction]
 #[pyo3(signature = (a, /, axis, shape, *, stream=None), text_signature = "(a, /, axis, shape, *, stream=None)")]
 fn unflatten(

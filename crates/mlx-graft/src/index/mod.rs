@@ -95,6 +95,11 @@ impl Array {
     }
 }
 
+/// [`unchecked`] for indices that this crate made itself.
+pub(crate) fn in_range<R>(f: impl FnOnce() -> R) -> R {
+    check::without(f)
+}
+
 /// Runs `f` without the checks of indices, as MLX itself works, on this thread.
 ///
 /// # Safety

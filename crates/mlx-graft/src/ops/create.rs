@@ -448,6 +448,9 @@ pub fn depends(
     inputs: &[impl AsRef<Array>],
     dependencies: &[impl AsRef<Array>],
 ) -> Result<Vec<Array>> {
+    if inputs.is_empty() {
+        return Ok(Vec::new());
+    }
     let inputs = VectorArray::from_arrays(inputs)?;
     let dependencies = VectorArray::from_arrays(dependencies)?;
     call::arrays("depends", |res, _| {

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::{Array, Dtype, Result, call, sys};
+use crate::{Array, Dtype, Result, call, guard, sys};
 
 /// A random key from a seed.
 ///
@@ -722,11 +722,15 @@ pub fn permutation(x: &Array, axis: i32, key: Option<&Array>) -> Result<Array> {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe { sys::mlx_random_permutation(res, x.as_raw(), axis, call::optional(key), stream) }
     })
+    .and_then(guard::empty)
 }
 
 /// The numbers below `x` in random order.
 ///
 /// Shape: `(x,)`.
+///
+/// # Errors
+/// `x` is negative.
 ///
 /// ```
 /// # use mlx_graft::random;
@@ -740,4 +744,5 @@ pub fn permutation_arange(x: i32, key: Option<&Array>) -> Result<Array> {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe { sys::mlx_random_permutation_arange(res, x, call::optional(key), stream) }
     })
+    .and_then(guard::empty)
 }

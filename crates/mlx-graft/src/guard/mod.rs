@@ -1,0 +1,114 @@
+//! What MLX takes for granted of its arguments, and what would end the process or reach into
+//! foreign memory where it does not hold.
+//!
+//! MLX checks most arguments itself, and those errors stay its own. The functions here are called
+//! for the rest, by rows of `ops.toml`: `check` before the call, `then` with its result. Where an
+//! operation on no elements has a right answer, it is given; otherwise there is an error. They look
+//! at shapes and options and cost a few comparisons.
+
+mod cumulative;
+mod division;
+mod linalg;
+mod quantized;
+
+pub(crate) use cumulative::{extreme, extreme_flat};
+pub(crate) use division::divisible;
+pub(crate) use linalg::{
+    finite, lu, named_norm, nan_for_infinity, nan_unless, nan_unless_pair, norm,
+};
+pub(crate) use quantized::{packing, picked, product, scales};
+
+use crate::{Array, Error, ErrorKind, Result, ops};
+
+/// The bytes that a process can address on the machines that MLX runs on.
+const ADDRESSABLE: u64 = 1 << 47;
+
+/// The result of an operation, if there can be such an array: MLX accepts lengths below zero and
+/// sizes that overflow, and then reads and writes beyond what it allocated.
+#[inline]
+pub(crate) fn possible(op: &'static str, out: Array) -> Result<Array> {
+    let mut bytes = out.itemsize() as u64;
+    let mut negative = false;
+    for &length in out.shape() {
+        negative |= length < 0;
+        bytes = bytes.saturating_mul(u64::from(length.unsigned_abs()));
+    }
+    if negative || bytes > ADDRESSABLE { Err(impossible(op, &out)) } else { Ok(out) }
+}
+
+#[cold]
+fn impossible(op: &'static str, out: &Array) -> Error {
+    let shape = out.shape();
+    if shape.iter().any(|&length| length < 0) {
+        let message = format!("the result would have shape {shape:?}: give no length below zero");
+        return Error::invalid_argument(op, message);
+    }
+    Error::Mlx {
+        kind: ErrorKind::OutOfMemory,
+        op,
+        message: format!(
+            "the result would have shape {shape:?} of {}, which is more than memory can hold: \
+             compute it in parts",
+            out.dtype()
+        ),
+    }
+}
+
+/// The result of an operation that MLX does not survive without elements; there is nothing to
+/// compute then. The call was made all the same: it checked the arguments, and knows the dtype.
+#[inline]
+pub(crate) fn empty(out: Array) -> Result<Array> {
+    if out.size() == 0 { ops::zeros(out.shape(), out.dtype()) } else { Ok(out) }
+}
+
+/// [`empty`] of two results.
+pub(crate) fn empty_pair((first, second): (Array, Array)) -> Result<(Array, Array)> {
+    Ok((empty(first)?, empty(second)?))
+}
+
+/// The lengths into which an axis is split: MLX divides by their product to deduce one.
+pub(crate) fn lengths(op: &'static str, shape: &[i32]) -> Result<()> {
+    if shape.iter().any(|&length| length < -1) {
+        return Err(Error::invalid_argument(
+            op,
+            format!("a shape of {shape:?}: a length is at least zero, or -1 to be deduced"),
+        ));
+    }
+    if shape.contains(&-1) && shape.contains(&0) {
+        return Err(Error::invalid_argument(
+            op,
+            format!("a shape of {shape:?}: no length can be deduced beside 0, so give it instead"),
+        ));
+    }
+    Ok(())
+}
+
+/// The weight of a convolution, `(C_out, …, C_in)`: MLX divides by the groups and the channels, and
+/// ends the process for a window without elements.
+pub(crate) fn convolution(op: &'static str, weight: &Array, groups: i32) -> Result<()> {
+    if groups < 1 {
+        let message = format!("{groups} groups: there must be at least one");
+        return Err(Error::invalid_argument(op, message));
+    }
+    if weight.shape().iter().skip(1).any(|&length| length == 0) {
+        return Err(Error::invalid_argument(
+            op,
+            format!(
+                "a weight of shape {:?}: its window and its input channels must not be empty",
+                weight.shape()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The heads of keys: MLX divides by their number.
+pub(crate) fn heads(op: &'static str, keys: &Array) -> Result<()> {
+    match keys.shape() {
+        [_, 0, _, _] => Err(Error::invalid_argument(
+            op,
+            format!("keys of shape {:?}: there must be at least one head", keys.shape()),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,115 @@
+//! Division of integers by zero, and of the smallest by -1, which processors refuse.
+
+use mlx_graft::{Array, Dtype, Element, Result, ops, transforms};
+
+/// Three ways to have a divisor: computed, not computed yet, and in a compiled function.
+fn all_ways(
+    f: impl Fn(&Array, &Array) -> Result<Array> + Copy + 'static,
+    a: &Array,
+    b: &Array,
+) -> Result<Vec<Array>> {
+    let lazy = ops::add(b, &ops::zeros_like(b)?)?;
+    let compiled = transforms::compile(move |x| Ok(vec![f(&x[0], &x[1])?]), false)?;
+    let mapped = transforms::vmap(
+        |x| Ok(vec![f(&x[0], &x[1])?]),
+        &[a.clone(), b.clone()],
+        &[Some(0), Some(0)],
+        &[Some(0)],
+    )?;
+    Ok(vec![f(a, b)?, f(a, &lazy)?, compiled.call(&[a, b])?[0].clone(), mapped[0].clone()])
+}
+
+fn check<T: Element + PartialEq + std::fmt::Debug>(
+    a: &[T],
+    b: &[T],
+    quotients: &[T],
+    remainders: &[T],
+) -> Result<()> {
+    let length = [a.len() as i32];
+    let (a, b) = (Array::from_slice(a, &length)?, Array::from_slice(b, &length)?);
+    for found in all_ways(ops::floor_divide, &a, &b)? {
+        assert_eq!(found.to_vec::<T>()?, quotients);
+    }
+    for found in all_ways(ops::remainder, &a, &b)? {
+        assert_eq!(found.to_vec::<T>()?, remainders);
+    }
+    for found in all_ways(|a, b| Ok(ops::divmod(a, b)?[0].clone()), &a, &b)? {
+        assert_eq!(found.to_vec::<T>()?, quotients);
+    }
+    for found in all_ways(|a, b| Ok(ops::divmod(a, b)?[1].clone()), &a, &b)? {
+        assert_eq!(found.to_vec::<T>()?, remainders);
+    }
+    Ok(())
+}
+
+#[test]
+fn by_zero_and_the_smallest_by_minus_one() -> Result<()> {
+    macro_rules! signed {
+        ($($ty:ty)*) => {$(
+            check::<$ty>(
+                &[7, 0, -7, <$ty>::MIN, <$ty>::MIN, 5, <$ty>::MAX, 6, <$ty>::MIN],
+                &[0, 0, 0, -1, 0, -1, 1, 4, <$ty>::MIN],
+                &[0, 0, 0, <$ty>::MIN, 0, -5, <$ty>::MAX, 1, 1],
+                &[0, 0, 0, 0, 0, 0, 0, 2, 0],
+            )?;
+        )*};
+    }
+    macro_rules! unsigned {
+        ($($ty:ty)*) => {$(
+            check::<$ty>(
+                &[7, 0, <$ty>::MAX, <$ty>::MAX, 6],
+                &[0, 0, 0, 1, 4],
+                &[0, 0, 0, <$ty>::MAX, 1],
+                &[0, 0, 0, 0, 2],
+            )?;
+        )*};
+    }
+    signed!(i8 i16 i32 i64);
+    unsigned!(u8 u16 u32 u64);
+    Ok(())
+}
+
+#[test]
+fn operands_of_different_dtypes() -> Result<()> {
+    let dtypes = [Dtype::Bool, Dtype::Int8, Dtype::Uint8, Dtype::Int32, Dtype::Uint32];
+    let a = Array::from_slice(&[1, 1], &[2])?;
+    let b = Array::from_slice(&[0, 1], &[2])?;
+    for left in dtypes {
+        for right in dtypes {
+            if (left, right) == (Dtype::Bool, Dtype::Bool) {
+                continue;
+            }
+            let (a, b) = (ops::astype(&a, left)?, ops::astype(&b, right)?);
+            let (quotient, remainder) = (ops::floor_divide(&a, &b)?, ops::remainder(&a, &b)?);
+            assert_eq!(quotient.dtype(), left.promote(right));
+            assert_eq!(remainder.dtype(), left.promote(right));
+            assert_eq!(ops::astype(&quotient, Dtype::Int32)?.to_vec::<i32>()?, [0, 1]);
+            assert_eq!(ops::astype(&remainder, Dtype::Int32)?.to_vec::<i32>()?, [0, 0]);
+        }
+    }
+    Ok(())
+}
+
+/// A divisor with what MLX gives for -7, 7 and 8.
+const QUOTIENTS: [(i32, [i32; 3], [i32; 3]); 3] = [
+    (3, [-2, 2, 2], [2, 1, 2]),
+    (-3, [2, -2, -2], [-1, -2, -1]),
+    (-1, [7, -7, -8], [0, 0, 0]),
+];
+
+/// A number as the divisor, and numbers with a fraction, divide as in MLX.
+#[test]
+fn what_is_safe_already() -> Result<()> {
+    let a = Array::from_slice(&[-7, 7, 8], &[3])?;
+    for (divisor, quotients, remainders) in QUOTIENTS {
+        let divisor = Array::scalar(divisor)?;
+        assert_eq!(ops::floor_divide(&a, &divisor)?.to_vec::<i32>()?, quotients);
+        assert_eq!(ops::remainder(&a, &divisor)?.to_vec::<i32>()?, remainders);
+    }
+    let zero = Array::scalar(0.0_f32)?;
+    let found = ops::floor_divide(&Array::scalar(1.0_f32)?, &zero)?.item::<f32>()?;
+    assert!(found.is_infinite());
+    assert!(ops::remainder(&Array::scalar(1.0_f32)?, &zero)?.item::<f32>()?.is_nan());
+    assert!(ops::remainder(&a, &Array::from_slice(&[1, 2], &[2])?).is_err());
+    Ok(())
+}
