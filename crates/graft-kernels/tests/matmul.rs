@@ -334,10 +334,8 @@ fn numbers_that_start_anywhere() -> Result<()> {
         let views: [fn(&Array) -> Result<Array>; 4] =
             [|x| Ok(x.clone()), swapped, gaps, |x| ops::broadcast_to(x, &[3, 6, 8])];
         for view in views {
-            let (x, moved) = (view(&x)?, view(&moved)?);
-            let b = of(dtype)(2, &[x.dim(-1)?, 5])?;
-            let found = graft_kernels::matmul(&moved, &b)?;
-            assert_eq!(found.to_bytes()?, graft_kernels::matmul(&x, &b)?.to_bytes()?);
+            let moved = view(&moved)?;
+            let b = of(dtype)(2, &[moved.dim(-1)?, 5])?;
             check(&moved, &b)?;
         }
     }

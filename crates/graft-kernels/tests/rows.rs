@@ -160,7 +160,7 @@ fn targets_out_of_range() -> Result<()> {
 #[test]
 fn targets_from_the_end() -> Result<()> {
     let logits = numbers(1, &[3, 5])?;
-    let slopes = |targets: &[i32; 3]| {
+    let slopes = |targets: &[i32; 3]| -> Result<(Array, Array)> {
         let targets = Array::from_slice(targets, &[3])?;
         let loss = move |x: &[Array]| {
             let losses = graft_kernels::cross_entropy(&x[0], &targets)?;

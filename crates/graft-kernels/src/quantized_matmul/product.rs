@@ -517,7 +517,12 @@ mod tests {
     fn check(weight: &Weight<'_>, unpacked: &[[f64; 2]], transpose: bool, x: &[f32]) {
         let (rows, columns) = (weight.rows, weight.columns);
         let (length, n) = if transpose { (columns, rows) } else { (rows, columns) };
-        let m = x.len() / length;
+        let (m, size) = (x.len() / length, weight.format.group_size);
+        let largest_of = |group: &[f32]| {
+            f64::from(group.iter().fold(0.0_f32, |largest, x| largest.max(x.abs())))
+        };
+        let largest: Vec<Vec<f64>> =
+            x.chunks_exact(length).map(|row| row.chunks(size).map(largest_of).collect()).collect();
         let number = |k: usize, j: usize| {
             unpacked[if transpose { j * columns + k } else { k * columns + j }]
         };
@@ -541,21 +546,15 @@ mod tests {
                 compute(&[product], &Places::Stacked(&output), arch);
                 for (at, &found) in out.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
-                    let row = &x[i * length..][..length];
-                    let size = weight.format.group_size;
-                    let largest = |k: usize| {
-                        let group = row.chunks(size).nth(k / size).unwrap_or_default();
-                        f64::from(group.iter().fold(0.0_f32, |most, x| most.max(x.abs())))
-                    };
                     let (mut wanted, mut bound) = (0.0, 0.0);
-                    for (k, &x) in row.iter().enumerate() {
+                    for (k, &x) in x[i * length..][..length].iter().enumerate() {
                         let ([number, magnitude], x) = (number(k, j), f64::from(x));
                         wanted += x * number;
                         // Numbers as multiples of a power of two; sums of float32.
                         bound += match path {
                             #[cfg(target_arch = "x86_64")]
                             Path::Vnni | Path::Avx2 | Path::Avx2ManyRows => {
-                                number.abs() * largest(k) / 16384.0
+                                number.abs() * largest[i][k / size] / 16384.0
                             }
                             _ => 0.0,
                         };
