@@ -91,11 +91,8 @@ fn operands_of_different_dtypes() -> Result<()> {
 }
 
 /// A divisor with what MLX gives for -7, 7 and 8.
-const QUOTIENTS: [(i32, [i32; 3], [i32; 3]); 3] = [
-    (3, [-2, 2, 2], [2, 1, 2]),
-    (-3, [2, -2, -2], [-1, -2, -1]),
-    (-1, [7, -7, -8], [0, 0, 0]),
-];
+const QUOTIENTS: [(i32, [i32; 3], [i32; 3]); 3] =
+    [(3, [-2, 2, 2], [2, 1, 2]), (-3, [2, -2, -2], [-1, -2, -1]), (-1, [7, -7, -8], [0, 0, 0])];
 
 /// A number as the divisor, and numbers with a fraction, divide as in MLX.
 #[test]

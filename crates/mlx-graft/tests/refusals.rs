@@ -193,8 +193,7 @@ fn packing_of_no_bits() {
 fn products_without_elements() -> Result<()> {
     let product = |x: &[i32], w: &[i32], scales: &[i32], transpose| {
         let scales = zeros(scales);
-        let options =
-            ops::QuantizedMatmulOptions::default().biases(&scales).transpose(transpose);
+        let options = ops::QuantizedMatmulOptions::default().biases(&scales).transpose(transpose);
         ops::quantized_matmul(&zeros(x), &packed(w), &scales, &options)
     };
     assert_shape(product(&[0, 64], &[8, 8], &[8, 1], true), &[0, 8]);
@@ -366,11 +365,8 @@ fn convolutions_of_nothing() {
             }
             for groups in [1, 2] {
                 for outputs in [0, 4] {
-                    let result = ops::$conv(
-                        &shape(1, 8, 0),
-                        &shape(outputs, 3, 0),
-                        &options.groups(groups),
-                    );
+                    let result =
+                        ops::$conv(&shape(1, 8, 0), &shape(outputs, 3, 0), &options.groups(groups));
                     assert_refused(result, op, "must not be empty");
                 }
             }

@@ -44,8 +44,10 @@ fn gradients_without_nan_are_those_of_mlx() -> Result<()> {
 fn gradients_with_nan_stay_in_the_array() -> Result<()> {
     let nan = f32::NAN;
     for scan in [ops::cummax_axis as Scan, ops::cummin_axis] {
-        for values in [&[nan, 1.0, 2.0][..], &[1.0, nan, 2.0], &[1.0, 2.0, nan], &[nan; 3], &[nan]] {
-            for (reverse, inclusive) in [(false, true), (true, true), (false, false), (true, false)] {
+        for values in [&[nan, 1.0, 2.0][..], &[1.0, nan, 2.0], &[1.0, 2.0, nan], &[nan; 3], &[nan]]
+        {
+            for (reverse, inclusive) in [(false, true), (true, true), (false, false), (true, false)]
+            {
                 let [_, found] = gradient(scan, values, reverse, inclusive)?;
                 assert_eq!(found.len(), values.len());
                 assert!(found.iter().all(|x| x.is_finite()), "{found:?}");
@@ -80,12 +82,8 @@ fn values_are_the_same_in_transformations() -> Result<()> {
         }
     }
     let flat = |x: &[Array]| Ok(vec![ops::sum(&ops::cummax(&x[0], false, true)?, false)?]);
-    let (_, gradients) = transforms::value_and_grad(flat, &[0], &[ops::slice(
-        &x,
-        &[0, 0],
-        &[2, 2],
-        &[1, 1],
-    )?])?;
+    let (_, gradients) =
+        transforms::value_and_grad(flat, &[0], &[ops::slice(&x, &[0, 0], &[2, 2], &[1, 1])?])?;
     assert_eq!(gradients[0].to_vec::<f32>()?, [4.0, 0.0, 0.0, 0.0]);
     Ok(())
 }
