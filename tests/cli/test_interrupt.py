@@ -82,7 +82,7 @@ def test_command(number: signal.Signals, command, flags, tmp_path) -> None:
 def test_a_validation_is_interrupted(command, flags, data, tmp_path) -> None:
     """The first comes before the first step: nothing was reached, and nothing is written."""
     many = shutil.copytree(data(), tmp_path / "data")
-    (many / "valid.jsonl").write_text((many / "valid.jsonl").read_text() * 5000)
+    (many / "valid.jsonl").write_text((many / "valid.jsonl").read_text() * 500)
     flags = [*flags, "--val-batches", -1, "--data", many]
     # The file is made when the training begins.
     run = interrupt_after_first_report([*command, *flags], tmp_path / "adapters", report="")
@@ -109,7 +109,9 @@ def test_reading_a_prompt_is_interrupted(number: signal.Signals, checkpoint) -> 
         process.kill()
     assert process.returncode == 130, err
     assert out.strip() == ""
-    assert err.strip() == "error: stopped while the prompt was read"
+    # Or before it, while it was tokenized.
+    assert err.startswith("error: stopped")
+    assert "Traceback" not in err
 
 
 def test_python(checkpoint, data, tmp_path) -> None:

@@ -2,21 +2,26 @@
 
 use mlx_graft::{Array, Dtype, Element, Result, ops, transforms};
 
-/// Three ways to have a divisor: computed, not computed yet, and in a compiled function.
+/// Ways to have a divisor: computed, not computed yet, of a batch, and in a compiled function, which
+/// takes a compiler a while, so for one dtype only.
 fn all_ways(
     f: impl Fn(&Array, &Array) -> Result<Array> + Copy + 'static,
     a: &Array,
     b: &Array,
 ) -> Result<Vec<Array>> {
     let lazy = ops::add(b, &ops::zeros_like(b)?)?;
-    let compiled = transforms::compile(move |x| Ok(vec![f(&x[0], &x[1])?]), false)?;
     let mapped = transforms::vmap(
-        |x| Ok(vec![f(&x[0], &x[1])?]),
+        move |x| Ok(vec![f(&x[0], &x[1])?]),
         &[a.clone(), b.clone()],
         &[Some(0), Some(0)],
         &[Some(0)],
     )?;
-    Ok(vec![f(a, b)?, f(a, &lazy)?, compiled.call(&[a, b])?[0].clone(), mapped[0].clone()])
+    let mut found = vec![f(a, b)?, f(a, &lazy)?, mapped[0].clone()];
+    if a.dtype() == Dtype::Int32 {
+        let compiled = transforms::compile(move |x| Ok(vec![f(&x[0], &x[1])?]), false)?;
+        found.extend(compiled.call(&[a, b])?);
+    }
+    Ok(found)
 }
 
 fn check<T: Element + PartialEq + std::fmt::Debug>(

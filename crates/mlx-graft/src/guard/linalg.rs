@@ -30,7 +30,7 @@ pub(crate) fn nan_for_infinity(a: &Array) -> Result<Array> {
 
 /// What a norm is computed of: those of matrices that are singular values begin with a decomposition.
 pub(crate) fn norm<'a>(a: &'a Array, ord: f64, axis: Option<&[i32]>) -> Result<Cow<'a, Array>> {
-    if ord.abs() == 2.0 && axis.map_or(a.ndim(), <[i32]>::len) == 2 {
+    if [2.0, -2.0].contains(&ord) && axis.map_or(a.ndim(), <[i32]>::len) == 2 {
         nan_for_infinity(a).map(Cow::Owned)
     } else {
         Ok(Cow::Borrowed(a))
