@@ -16,6 +16,8 @@ const TIMINGS: [Timing; 2] = [Timing::Together, Timing::Apart];
 /// Memory and handles are counted for the process: one test at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
+    // The first of all: a later thread may pass for one that has ended.
+    away_from_the_main_thread();
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -215,7 +217,6 @@ fn failures_come_out_and_nothing_stays() -> Result<()> {
 #[test]
 fn what_failed_is_evaluated_again_as_if_nobody_had_watched() -> Result<()> {
     let _alone = alone();
-    away_from_the_main_thread();
     for timing in TIMINGS {
         let x = ones(&[4])?;
         let mut y = ops::add(&sleep(&x, 0, true)?, &sleep(&x, 20, false)?)?;
