@@ -75,8 +75,11 @@ fn values_are_the_same_in_transformations() -> Result<()> {
         for (reverse, inclusive) in [(false, true), (true, true), (false, false), (true, false)] {
             let plain = bits(&scan(&x, 1, reverse, inclusive)?)?;
             let f = move |x: &[Array]| Ok(vec![scan(&x[0], -1, reverse, inclusive)?]);
-            let compiled = transforms::compile(f, false)?;
-            assert_eq!(bits(&compiled.call(&[&x])?[0])?, plain);
+            if reverse != inclusive {
+                // A compiler takes a while for each.
+                let compiled = transforms::compile(f, false)?;
+                assert_eq!(bits(&compiled.call(&[&x])?[0])?, plain);
+            }
             let mapped = transforms::vmap(f, &[x.clone()], &[Some(0)], &[Some(0)])?;
             assert_eq!(bits(&mapped[0])?, plain);
         }
