@@ -15,7 +15,7 @@ fn gradient(scan: Scan, values: &[f32], reverse: bool, inclusive: bool) -> Resul
         let y = ops::nan_to_num(&y, 0.0, Some(0.0), Some(0.0))?;
         Ok(vec![ops::sum(&ops::multiply(&y, &weights)?, false)?])
     };
-    let (_, gradients) = transforms::value_and_grad(f, &[0], &[x.clone()])?;
+    let (_, gradients) = transforms::value_and_grad(f, &[0], std::slice::from_ref(&x))?;
     Ok([scan(&x, 0, reverse, inclusive)?.to_vec()?, gradients[0].to_vec()?])
 }
 
@@ -80,7 +80,7 @@ fn values_are_the_same_in_transformations() -> Result<()> {
                 let compiled = transforms::compile(f, false)?;
                 assert_eq!(bits(&compiled.call(&[&x])?[0])?, plain);
             }
-            let mapped = transforms::vmap(f, &[x.clone()], &[Some(0)], &[Some(0)])?;
+            let mapped = transforms::vmap(f, std::slice::from_ref(&x), &[Some(0)], &[Some(0)])?;
             assert_eq!(bits(&mapped[0])?, plain);
         }
     }
