@@ -367,7 +367,7 @@ class TestRunning:
             text = "the parser returns a new list, and " * repeats
             (bench.data / f"{name}.jsonl").write_text((json.dumps({"text": text}) + "\n") * 64)
         before = snapshot(bench.adapters)["adapters.safetensors"]
-        run = bench.train("--max-seq-length", 20_000, "--batch-size", 64)
+        run = bench.train("--max-seq-length", 20_000, "--batch-size", 64, "--num-layers", 2)
         assert_refused(run, "memory", "--batch-size", "--max-seq-length", "--grad-checkpoint")
         assert snapshot(bench.adapters)["adapters.safetensors"] == before
 

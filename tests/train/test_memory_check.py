@@ -44,9 +44,9 @@ def test_what_earlier_steps_freed_is_there(checkpoint) -> None:
         trainer = mg.Trainer(model, mg.TrainConfig())
         for _ in range(2):
             step(trainer, 8, 512)
-        # The next needs 27 MB at the least.
-        limit(16 << 20)
-        step(trainer, 8, 480)
+        # The next needs 14 MB at the least.
+        limit(10 << 20)
+        step(trainer, 8, 256)
     """)
 
 

@@ -115,3 +115,28 @@ fn what_is_safe_already() -> Result<()> {
     assert!(ops::remainder(&a, &Array::from_slice(&[1, 2], &[2])?).is_err());
     Ok(())
 }
+
+/// In a batch, MLX itself reads the axis of the remainder from beyond what it has.
+#[test]
+fn quotient_and_remainder_in_traces() -> Result<()> {
+    let ints = [&[-7, 7, 8, -8, i32::MIN, 0][..], &[3, -3, 3, -4, 3, 5]];
+    let floats = [&[-7.5_f32, 7.5, -0.0, 8.0, -1e30, 0.3][..], &[2.0, -2.0, 3.0, -2.0, 3.0, 0.1]];
+    let ints = ints.map(|x| Array::from_slice(x, &[6])).into_iter().collect::<Result<Vec<_>>>()?;
+    let floats = floats.map(|x| Array::from_slice(x, &[6]));
+    let floats = floats.into_iter().collect::<Result<Vec<_>>>()?;
+    for inputs in [ints, floats] {
+        let f = |x: &[Array]| ops::divmod(&x[0], &x[1]);
+        let wanted = f(&inputs)?;
+        let mapped = transforms::vmap(f, &inputs, &[Some(0); 2], &[Some(0); 2])?;
+        let compiled = transforms::compile(f, false)?.call(&inputs)?;
+        for (wanted, found) in wanted.iter().zip(&mapped).chain(wanted.iter().zip(&compiled)) {
+            assert_eq!(found.dtype(), wanted.dtype());
+            assert_eq!(found.to_bytes()?, wanted.to_bytes()?);
+        }
+    }
+    let flags = Array::from_slice(&[true, false], &[2])?;
+    let f = |x: &[Array]| ops::divmod(&x[0], &x[0]);
+    let refused = transforms::vmap(f, &[flags], &[Some(0)], &[Some(0); 2]);
+    assert_eq!(refused.unwrap_err().kind(), mlx_graft::ErrorKind::InvalidArgument);
+    Ok(())
+}

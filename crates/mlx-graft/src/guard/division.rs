@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{Array, Dtype, DtypeCategory, Result, ops};
+use crate::{Array, Dtype, DtypeCategory, Error, Result, ops};
 
 /// Dividend and divisor with the same quotient and remainder, and the divisor not zero; for a
 /// divisor of zero, both are 0, as in `NumPy`.
@@ -28,6 +28,33 @@ pub(crate) fn divisible<'a>(
     let factor = ops::where_(&simple, b, &one)?;
     let divisor = ops::where_(&simple, &one, b)?;
     Ok((Cow::Owned(ops::multiply(a, &factor)?), Cow::Owned(divisor)))
+}
+
+/// The result of `divmod`; in a trace, from operations of their own. MLX's rule for a batch has one
+/// axis for both results, and reads that of the remainder from whatever lies behind it.
+pub(crate) fn divmod(out: Vec<Array>, a: &Array, b: &Array) -> Result<Vec<Array>> {
+    if !a.is_tracer() && !b.is_tracer() {
+        return Ok(out);
+    }
+    let dtype = a.dtype().promote(b.dtype());
+    let (quotient, remainder) = match dtype.category() {
+        DtypeCategory::Floating => (ops::floor_divide(a, b)?, ops::remainder(a, b)?),
+        DtypeCategory::Signedinteger | DtypeCategory::Unsignedinteger => {
+            let (quotient, remainder) = (ops::floor_divide(a, b)?, ops::remainder(a, b)?);
+            // That of integers is rounded towards zero.
+            let zero = Array::scalar(0)?;
+            let is_negative = ops::not_equal(&ops::less(a, &zero)?, &ops::less(b, &zero)?)?;
+            let is_above = ops::logical_and(&ops::not_equal(&remainder, &zero)?, &is_negative)?;
+            (ops::subtract(&quotient, &ops::astype(&is_above, dtype)?)?, remainder)
+        }
+        _ => {
+            return Err(Error::invalid_argument(
+                "divmod",
+                format!("operands of {dtype} in a trace: convert one of them to a number first"),
+            ));
+        }
+    };
+    Ok(vec![quotient, remainder])
 }
 
 /// The value of a single integer that is computed.

@@ -12,7 +12,7 @@ mod linalg;
 mod quantized;
 
 pub(crate) use cumulative::{extreme, extreme_flat};
-pub(crate) use division::divisible;
+pub(crate) use division::{divisible, divmod};
 pub(crate) use linalg::{
     finite, lu, named_norm, nan_for_infinity, nan_unless, nan_unless_pair, norm,
 };

@@ -156,6 +156,7 @@ pub fn divmod(a: &Array, b: &Array) -> Result<Vec<Array>> {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe { sys::mlx_divmod(res, a.as_raw(), b.as_raw(), stream) }
     })
+    .and_then(|out| guard::divmod(out, &a, &b))
 }
 
 /// First array to the power of the second.
