@@ -245,8 +245,8 @@ def widely(x: mx.array) -> mx.array:
 
 
 @widely.jvp
-def _(_x: tuple[mx.array], tangent: tuple[mx.array]) -> mx.array:
-    return mx.array(1.0) * tangent[0]
+def _(_x: mx.array, tangent: mx.array) -> mx.array:
+    return mx.array(1.0) * tangent
 
 
 Q = numbers(4, 1, 2, 3, 8, dtype=mx.bfloat16)
@@ -296,11 +296,13 @@ def test_derivatives_of_another_dtype(name: str) -> None:
     def forwards(x: mx.array) -> mx.array:
         return mx.jvp(lambda x: function(widely(x)), [x], [mx.ones_like(x)])[1][0]
 
+    # MLX has no tangents of its `gather_mm`.
+    derivatives = [backwards] if name == "gather_mm" else [backwards, forwards]
     # The normalisations of MLX refuse a cotangent of another dtype, so the peer is one of float32.
-    wanted = [derivative(x.astype(mx.float32)) for derivative in (backwards, forwards)]
+    wanted = [derivative(x.astype(mx.float32)) for derivative in derivatives]
     mx.eval(wanted)
     with accelerated():
-        found = [derivative(x) for derivative in (backwards, forwards)]
+        found = [derivative(x) for derivative in derivatives]
         mx.eval(found)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == mx.bfloat16
