@@ -7,8 +7,7 @@ against better ones than MLX's.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,26 +22,11 @@ from mlx.utils import tree_flatten
 
 import mlx_graft as mg
 from mlx_graft import kernels
+from support.accelerated import TOLERANCE, accelerated, numbers
 
 Function = Callable[..., mx.array]
 
-# How far results may be off, relative to the largest number of the wanted result.
-TOLERANCE = {mx.float32: 1e-5, mx.float16: 4e-3, mx.bfloat16: 3e-2}
 DTYPES = [pytest.param(dtype, id=str(dtype).removeprefix("mlx.core.")) for dtype in TOLERANCE]
-
-
-@contextmanager
-def accelerated() -> Iterator[None]:
-    mg.accelerate()
-    try:
-        yield
-    finally:
-        mg.accelerate(False)
-
-
-def numbers(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
-    values = np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
-    return mx.array(values).astype(dtype)
 
 
 def assert_close(found: mx.array, wanted: mx.array, tolerance: float, what: str = "") -> None:

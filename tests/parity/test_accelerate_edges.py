@@ -3,8 +3,7 @@ errors and gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -12,25 +11,10 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-import mlx_graft as mg
 from mlx_graft import kernels
+from support.accelerated import TOLERANCE, accelerated, numbers
 
 INF, NAN = float("inf"), float("nan")
-TOLERANCE = {mx.float32: 1e-5, mx.float16: 4e-3, mx.bfloat16: 3e-2}
-
-
-@contextmanager
-def accelerated() -> Iterator[None]:
-    mg.accelerate()
-    try:
-        yield
-    finally:
-        mg.accelerate(False)
-
-
-def numbers(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
-    values = np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
-    return mx.array(values).astype(dtype)
 
 
 def outcome(call: Callable[[], mx.array]) -> mx.array | tuple[type, str]:
