@@ -27,7 +27,9 @@ def contestants(model: Model, quick: bool) -> list[Contestant]:
     folder = model.folder
     # Packed weights take MLX minutes for a step.
     slow: dict[str, Any] = {"warmup": 0, "turns": 1 if model.form == "4-bit" else 2}
-    pace: dict[str, Any] = {"warmup": 1, "turns": 2} if quick else {"warmup": 2, "turns": STEADY}
+    pace: dict[str, Any] = (
+        {"warmup": 1, "turns": 2, "slow_turns": 1} if quick else {"warmup": 2, "turns": STEADY}
+    )
     found = []
     if not quick:
         found.append(ours("mlx_lm_lora.py", folder, name="mlx-lm", **slow))

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <list>
 #include <memory>
 #include <optional>
 #include <sstream>
@@ -15,7 +14,6 @@
 #include <vector>
 
 #include "mlx/allocator.h"
-#include "mlx/backend/common/utils.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
@@ -112,49 +110,18 @@ void poison(const graft_primitive_output& out, size_t itemsize, int status) {
   std::memset(out.data, status == 2 ? 0 : nan, out.size * itemsize);
 }
 
-bool is_aligned(const mx::array& in) {
-  return in.size() == 0 || reinterpret_cast<uintptr_t>(in.data<char>()) % in.itemsize() == 0;
-}
-
-// A copy in row-major order of elements that start anywhere, as those of a view of bytes may.
-struct AlignedCopy {
-  explicit AlignedCopy(const mx::array& in)
-      : data(new char[in.nbytes()]), strides(mx::make_contiguous_strides(in.shape())) {
-    const auto itemsize = static_cast<int64_t>(in.itemsize());
-    const char* from = in.data<char>();
-    std::vector<int> index(in.ndim());
-    for (char* to = data.get(); to < data.get() + in.nbytes(); to += itemsize) {
-      std::memcpy(to, from, itemsize);
-      for (int i = in.ndim(); i-- > 0;) {
-        from += in.strides(i) * itemsize;
-        if (++index[i] < in.shape(i)) {
-          break;
-        }
-        from -= in.shape(i) * in.strides(i) * itemsize;
-        index[i] = 0;
-      }
-    }
-  }
-
-  std::unique_ptr<char[]> data;
-  mx::Strides strides;
-};
-
 void run(const Kernel& kernel, const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   std::vector<graft_primitive_input> ins;
   ins.reserve(inputs.size());
-  // A list, as it keeps its elements where they are.
-  std::list<AlignedCopy> copies;
   for (const auto& in : inputs) {
-    auto copy = is_aligned(in) ? nullptr : &copies.emplace_back(in);
     ins.push_back(
-        {in.size() ? (copy ? copy->data.get() : in.data<char>()) : nullptr,
+        {in.size() ? in.data<char>() : nullptr,
          in.shape().data(),
-         (copy ? copy->strides : in.strides()).data(),
+         in.strides().data(),
          in.ndim(),
          in.size(),
          mlx_dtype_to_c(in.dtype()),
-         copy || in.flags().row_contiguous});
+         in.flags().row_contiguous});
   }
   std::vector<graft_primitive_output> outs;
   outs.reserve(outputs.size());
@@ -208,12 +175,23 @@ class GraftPrimitive : public mx::Primitive {
       return;
     }
     size_t bytes = 0;
-    for (const auto& out : outputs) {
-      bytes += out.nbytes();
+    std::vector<mx::array*> fresh;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      auto& out = outputs[i];
+      const int updated = kernel_->vtable->updates(i, kernel_->payload);
+      if (updated >= 0) {
+        release(inputs, outputs);
+      }
+      if (updated >= 0 && is_free(inputs.at(updated), out)) {
+        out.copy_shared_buffer(inputs[updated]);
+      } else {
+        fresh.push_back(&out);
+        bytes += out.nbytes();
+      }
     }
     auto ticket = Backlog::enter(stream().index, bytes);
-    for (auto& out : outputs) {
-      out.set_data(mx::allocator::malloc(out.nbytes()));
+    for (auto* out : fresh) {
+      out->set_data(mx::allocator::malloc(out->nbytes()));
     }
     // As in MLX's own kernels: a strong reference here would be released on the stream's thread.
     // `cpu::eval` keeps the buffers alive until the task after this one.
@@ -369,6 +347,23 @@ class GraftPrimitive : public mx::Primitive {
   }
 
  private:
+  // Each output holds the inputs once more, so that to MLX no input would be free. Those of all but
+  // one go now; unless they are traced, they would right after this.
+  static void release(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+    for (auto& out : outputs) {
+      if (&out.inputs() != &inputs && !out.is_tracer()) {
+        out.inputs().clear();
+      }
+    }
+  }
+
+  // Whether an output may be written over an input, as MLX's own operations do.
+  static bool is_free(const mx::array& in, const mx::array& out) {
+    return in.is_donatable() && in.flags().row_contiguous && in.data_size() == out.size() &&
+        in.dtype() == out.dtype() &&
+        reinterpret_cast<uintptr_t>(in.data<char>()) % in.itemsize() == 0;
+  }
+
   // As MLX's operations without a kernel do: the output is the input.
   void pass(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) const {
     if (outputs.size() != 1 || inputs.empty() || outputs[0].shape() != inputs[0].shape() ||

@@ -35,7 +35,10 @@ typedef struct graft_primitive_input_ {
   bool row_contiguous;
 } graft_primitive_input;
 
-/** An output of a running kernel: row-contiguous and uninitialised. Valid during the call only. */
+/**
+ * An output of a running kernel, row-contiguous. It is uninitialised, or lies in the memory of the
+ * input that it is an update of. Valid during the call only.
+ */
 typedef struct graft_primitive_output_ {
   void* data;
   const int* shape;
@@ -82,6 +85,11 @@ typedef struct graft_primitive_vtable_ {
       const graft_primitive_output* outputs,
       size_t num_outputs,
       const void* payload);
+  /**
+   * The number of the input, of its shape and dtype, that output number `output` may be written
+   * over if nothing else needs it; -1 if there is none.
+   */
+  int (*updates)(size_t output, const void* payload);
   /** The vector-Jacobian products with respect to the inputs in argnums. */
   int (*vjp)(
       mlx_vector_array* res,

@@ -1,11 +1,103 @@
 #include "graft_stream.h"
 
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <set>
+
+#include <unistd.h>
+
+#include "mlx/allocator.h"
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
+#include "mlx/scheduler.h"
+
+namespace {
+
+namespace mx = mlx::core;
+
+// The streams of processors that the end of this process waits for.
+struct Watched {
+  std::mutex mutex;
+  std::set<mx::Stream> streams;
+  pid_t process = getpid();
+};
+
+// Never destroyed: threads may go on to the very end.
+Watched& watched() {
+  static auto* watched = new Watched;
+  return *watched;
+}
+
+// Streams that have not come to their end. Their tasks share it, as they may end later.
+struct Running {
+  std::mutex mutex;
+  std::condition_variable ended;
+  size_t count;
+};
+
+void finish() {
+  auto& [mutex, streams, process] = watched();
+  // A forked child has none of the threads.
+  if (getpid() != process) {
+    return;
+  }
+  std::lock_guard<std::mutex> lock(mutex);
+  auto running = std::make_shared<Running>();
+  running->count = streams.size();
+  auto end = [running] {
+    std::lock_guard<std::mutex> lock(running->mutex);
+    --running->count;
+    running->ended.notify_all();
+  };
+  for (auto stream : streams) {
+    try {
+      mx::scheduler::enqueue(stream, end);
+    } catch (...) {
+      // The thread of the stream has ended with the one that it belonged to.
+      end();
+    }
+  }
+  std::unique_lock<std::mutex> waiting(running->mutex);
+  running->ended.wait_for(
+      waiting, std::chrono::seconds(10), [&] { return running->count == 0; });
+}
+
+void finish_at_exit(mx::Stream stream) {
+  thread_local int last = -1;
+  if (stream.index == last || stream.device != mx::Device::cpu) {
+    return;
+  }
+  auto& [mutex, streams, process] = watched();
+  std::lock_guard<std::mutex> lock(mutex);
+  if (streams.empty()) {
+    // What is made first is destroyed last.
+    mx::allocator::allocator();
+    std::atexit(finish);
+  }
+  streams.insert(stream);
+  last = stream.index;
+}
+
+} // namespace
 
 extern "C" int graft_get_default_stream(mlx_stream* res) {
   try {
-    mlx_stream_set_(*res, mlx::core::default_stream(mlx::core::default_device()));
+    auto stream = mx::default_stream(mx::default_device());
+    finish_at_exit(stream);
+    mlx_stream_set_(*res, stream);
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+  return 0;
+}
+
+extern "C" int graft_stream_finish_at_exit(const mlx_stream stream) {
+  try {
+    finish_at_exit(mlx_stream_get_(stream));
   } catch (std::exception& e) {
     mlx_error(e.what());
     return 1;

@@ -15,6 +15,13 @@ extern "C" {
 /** The default stream of the default device, in one call. */
 int graft_get_default_stream(mlx_stream* res);
 
+/**
+ * Have the process, when it ends, first wait up to ten seconds for what the stream computes, as it
+ * does for each stream of graft_get_default_stream. MLX's threads go on while its allocator is
+ * destroyed, and give memory back to it. A forked child does not wait.
+ */
+int graft_stream_finish_at_exit(const mlx_stream stream);
+
 /**@}*/
 
 #ifdef __cplusplus

@@ -574,7 +574,8 @@ pub struct graft_primitive_input_ {
 }
 /// An input of a running kernel. Valid during the call only.
 pub type graft_primitive_input = graft_primitive_input_;
-/// An output of a running kernel: row-contiguous and uninitialised. Valid during the call only.
+/// An output of a running kernel, row-contiguous. It is uninitialised, or lies in the memory of the
+/// input that it is an update of. Valid during the call only.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct graft_primitive_output_ {
@@ -584,7 +585,8 @@ pub struct graft_primitive_output_ {
     pub size: usize,
     pub dtype: mlx_dtype,
 }
-/// An output of a running kernel: row-contiguous and uninitialised. Valid during the call only.
+/// An output of a running kernel, row-contiguous. It is uninitialised, or lies in the memory of the
+/// input that it is an update of. Valid during the call only.
 pub type graft_primitive_output = graft_primitive_output_;
 /// The list that graft_primitive_vtable.output_specs fills.
 #[repr(C)]
@@ -621,6 +623,11 @@ pub struct graft_primitive_vtable_ {
             num_outputs: usize,
             payload: *const core::ffi::c_void,
         ) -> core::ffi::c_int,
+    >,
+    /** The number of the input, of its shape and dtype, that output number `output` may be written
+    over if nothing else needs it; -1 if there is none.*/
+    pub updates: ::core::option::Option<
+        unsafe extern "C" fn(output: usize, payload: *const core::ffi::c_void) -> core::ffi::c_int,
     >,
     /// The vector-Jacobian products with respect to the inputs in argnums.
     pub vjp: ::core::option::Option<
@@ -4304,4 +4311,8 @@ unsafe extern "C" {
     ) -> core::ffi::c_int;
     /// The default stream of the default device, in one call.
     pub fn graft_get_default_stream(res: *mut mlx_stream) -> core::ffi::c_int;
+    /// Have the process, when it ends, first wait up to ten seconds for what the stream computes, as it
+    /// does for each stream of graft_get_default_stream. MLX's threads go on while its allocator is
+    /// destroyed, and give memory back to it. A forked child does not wait.
+    pub fn graft_stream_finish_at_exit(stream: mlx_stream) -> core::ffi::c_int;
 }

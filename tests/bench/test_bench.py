@@ -106,6 +106,26 @@ def test_contestants_take_turns(tmp_path: Path) -> None:
     assert [len(one.turns) for one in results] == [3, 2]
 
 
+def test_who_is_slow_takes_few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contest, "PATIENCE", 0.5)
+    program = (
+        "import sys, json, time\n"
+        "print('{}', flush=True)\n"
+        "for number, _ in enumerate(sys.stdin):\n"
+        "    time.sleep(float(sys.argv[1]))\n"
+        "    print(json.dumps({'number': number}), flush=True)\n"
+    )
+
+    def takes(seconds: float, **pace: int) -> list[int]:
+        command = [sys.executable, "-c", program, str(seconds)]
+        [result] = contest.run([Contestant("a", command, machine.environment(), **pace)])
+        return [turn["number"] for turn in result.turns]
+
+    assert takes(0, warmup=2, turns=4) == [2, 3, 4, 5]
+    assert takes(0.6, warmup=2, turns=9) == [0, 1]
+    assert takes(0.6, warmup=1, turns=2, slow_turns=1) == [0]
+
+
 def test_who_cannot_take_part_says_why() -> None:
     dies = Contestant("dies", [sys.executable, "-c", "import no_such"], machine.environment())
     absent = Contestant("absent", [], {}, missing="not installed")

@@ -1,6 +1,7 @@
 //! Scaled dot-product attention that holds no matrix of all scores.
 
 mod backward;
+mod cached;
 mod few_queries;
 mod forward;
 mod heads;
@@ -16,6 +17,7 @@ use mlx_graft::{Array, Dtype, Error, Result, fast, ops};
 use crate::derivatives::{self, Composed, of_composed};
 use crate::{floats, is_active, matmul, rows, softmax};
 
+pub use cached::{Attended, Projections, cached_attention};
 use heads::Heads;
 
 /// Which keys a query may see.

@@ -34,7 +34,9 @@ mod swiglu;
 mod tasks;
 
 pub use adam::{Adam, AdamStep, adam};
-pub use attention::{Mask, scaled_dot_product_attention, visible_from};
+pub use attention::{
+    Attended, Mask, Projections, cached_attention, scaled_dot_product_attention, visible_from,
+};
 pub use cross_entropy::cross_entropy;
 pub use layer_norm::layer_norm;
 pub use logsumexp::logsumexp;

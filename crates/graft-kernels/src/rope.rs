@@ -9,16 +9,20 @@ use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, Strided, apply,
 };
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops, transforms};
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::derivatives::{self, Composed};
 use crate::floats::{self, Float};
 use crate::is_active;
 use crate::matmul::matrix::Matrix;
 use crate::rows::{self, RowKernel, Scratch};
+use crate::tasks;
 
 /// Positions that are computed at once, if the length is a multiple: one alone is short.
 const AT_ONCE: usize = 32;
+
+/// Features below which a second thread costs more than it saves.
+const PARALLEL_FROM: usize = 1 << 15;
 
 /// How the features of a position are rotated.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,13 +103,13 @@ pub fn rope_heads(x: &Array, heads: i32, rope: Rope, freqs: Option<&Array>) -> R
 }
 
 /// `(B, T, H * D)` as `(B, H, T, D)`.
-fn split(x: &Array, heads: i32) -> Result<Array> {
+pub(crate) fn split(x: &Array, heads: i32) -> Result<Array> {
     ops::swapaxes(&ops::unflatten(x, -1, &[heads, -1])?, -2, -3)
 }
 
 impl Rope {
     /// Whether the kernel rotates `features` of `x`.
-    fn suits(&self, x: &Array, features: i32, freqs: Option<&Array>) -> bool {
+    pub(crate) fn suits(&self, x: &Array, features: i32, freqs: Option<&Array>) -> bool {
         let is_table = |f: &Array| f.shape() == [self.dims / 2] && f.dtype() == Dtype::Float32;
         floats::is_known(x)
             && self.dims > 0
@@ -150,7 +154,7 @@ struct Angles {
 }
 
 /// Cosines and sines of the angles of each position, `dims / 2` of either.
-struct Table {
+pub(crate) struct Table {
     angles: Angles,
     cosines: Vec<f32>,
     sines: Vec<f32>,
@@ -160,6 +164,11 @@ struct Table {
 static LAST: Mutex<Option<Arc<Table>>> = Mutex::new(None);
 
 impl Table {
+    /// The angles of `length` positions.
+    pub(crate) fn for_rotation(rope: Rope, freqs: Option<&[f32]>, length: usize) -> Arc<Self> {
+        Self::of(Angles { rope, freqs: freqs.map(<[f32]>::to_vec), length })
+    }
+
     fn of(angles: Angles) -> Arc<Self> {
         let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = last().as_ref().filter(|table| table.angles == angles) {
@@ -186,6 +195,102 @@ impl Table {
             .unzip();
         Self { angles, cosines, sines }
     }
+
+    /// Rotates each head of `x`, `(B, T, H * D)`, into row `first` and those that follow of its part of
+    /// `out`, of which each head of each batch has the same.
+    pub(crate) fn rotate_heads<T: Float>(
+        &self,
+        x: &Strided<'_, T>,
+        heads: usize,
+        out: &mut [T],
+        first: usize,
+    ) {
+        each_head(x, heads, out, first, |head, out| {
+            Arch::new().dispatch(RotateHead { table: self, head, out });
+        });
+    }
+
+    /// Rotates the features of position `t`, or turns them back.
+    #[inline(always)]
+    fn position(&self, t: usize, inverse: bool, x: &[f32], y: &mut [f32]) {
+        let Rope { dims, traditional, .. } = self.angles.rope;
+        let dims = dims as usize;
+        let half = dims / 2;
+        let (cosines, sines) = (&self.cosines[t * half..], &self.sines[t * half..]);
+        let (cosines, sines) = (&cosines[..half], &sines[..half]);
+        let sign = if inverse { -1.0 } else { 1.0 };
+        if traditional {
+            let pairs = y[..dims].chunks_exact_mut(2).zip(x[..dims].chunks_exact(2));
+            for ((y, x), (&cos, &sin)) in pairs.zip(cosines.iter().zip(sines)) {
+                let sin = sign * sin;
+                y[0] = x[0] * cos - x[1] * sin;
+                y[1] = x[0] * sin + x[1] * cos;
+            }
+        } else {
+            let (y_1, y_2) = y[..dims].split_at_mut(half);
+            let (x_1, x_2) = x[..dims].split_at(half);
+            for i in 0..half {
+                let sin = sign * sines[i];
+                y_1[i] = x_1[i] * cosines[i] - x_2[i] * sin;
+                y_2[i] = x_1[i] * sin + x_2[i] * cosines[i];
+            }
+        }
+        y[dims..].copy_from_slice(&x[dims..]);
+    }
+}
+
+/// Writes each head of `x` as [`Table::rotate_heads`] does, as it is.
+pub(crate) fn split_heads<T: Float>(x: &Strided<'_, T>, heads: usize, out: &mut [T], first: usize) {
+    each_head(x, heads, out, first, |head, out| {
+        for (t, out) in out.chunks_exact_mut(head.columns).enumerate() {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = head.get(t, i);
+            }
+        }
+    });
+}
+
+/// Calls `write` with each head of `x`, `(B, T, H * D)`, and as many rows of its part of `out` from
+/// number `first` on.
+fn each_head<'a, T: Float>(
+    x: &Strided<'a, T>,
+    heads: usize,
+    out: &mut [T],
+    first: usize,
+    write: impl Fn(Matrix<'a, T>, &mut [T]) + Sync,
+) {
+    let &[batch, length, features] = x.shape() else { panic!("three dimensions") };
+    let (batch, length, features) = (batch as usize, length as usize, features as usize / heads);
+    let part = out.len() / (batch * heads);
+    let parallel = batch * length * heads * features >= PARALLEL_FROM;
+    tasks::for_each_chunk(out, part, parallel, |i, out| {
+        let head = Matrix::of(x, &[i / heads]).columns(i % heads * features, features);
+        write(head, &mut out[first * features..][..length * features]);
+    });
+}
+
+/// The rotation of all positions of a head.
+struct RotateHead<'a, 'b, T> {
+    table: &'a Table,
+    head: Matrix<'b, T>,
+    out: &'a mut [T],
+}
+
+impl<T: Float> WithSimd for RotateHead<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let features = self.head.columns;
+        let (mut x, mut y) = (vec![0.0; features], vec![0.0; features]);
+        for (t, out) in self.out.chunks_exact_mut(features).enumerate() {
+            self.head.widen_row(t, &mut x);
+            self.table.position(t, false, &x, &mut y);
+            for (out, &y) in out.iter_mut().zip(&y) {
+                *out = T::round(y);
+            }
+        }
+    }
 }
 
 struct Forward<'a, T> {
@@ -210,33 +315,6 @@ impl<'a, T: Float> Forward<'a, T> {
             Heads::Apart | Heads::Join => Matrix::of(&self.x, &[batch, head]),
         }
     }
-
-    /// Rotates the features of position `t`.
-    #[inline(always)]
-    fn position(&self, t: usize, x: &[f32], y: &mut [f32]) {
-        let dims = self.rotation.rope.dims as usize;
-        let half = dims / 2;
-        let (cosines, sines) = (&self.table.cosines[t * half..], &self.table.sines[t * half..]);
-        let (cosines, sines) = (&cosines[..half], &sines[..half]);
-        let sign = if self.rotation.inverse { -1.0 } else { 1.0 };
-        if self.rotation.rope.traditional {
-            let pairs = y[..dims].chunks_exact_mut(2).zip(x[..dims].chunks_exact(2));
-            for ((y, x), (&cos, &sin)) in pairs.zip(cosines.iter().zip(sines)) {
-                let sin = sign * sin;
-                y[0] = x[0] * cos - x[1] * sin;
-                y[1] = x[0] * sin + x[1] * cos;
-            }
-        } else {
-            let (y_1, y_2) = y[..dims].split_at_mut(half);
-            let (x_1, x_2) = x[..dims].split_at(half);
-            for i in 0..half {
-                let sin = sign * sines[i];
-                y_1[i] = x_1[i] * cosines[i] - x_2[i] * sin;
-                y_2[i] = x_1[i] * sin + x_2[i] * cosines[i];
-            }
-        }
-        y[dims..].copy_from_slice(&x[dims..]);
-    }
 }
 
 impl<T: Float> RowKernel<1> for Forward<'_, T> {
@@ -249,13 +327,13 @@ impl<T: Float> RowKernel<1> for Forward<'_, T> {
             let (head, t) = (index / length * self.at_once, index % length);
             for (i, y) in y.chunks_exact_mut(features).enumerate() {
                 self.head(head + i).widen_row(t, x);
-                self.position(t, x, y);
+                self.table.position(t, self.rotation.inverse, x, y);
             }
         } else {
             let (head, t) = (self.head(first / length), first % length);
             for (i, y) in y.chunks_exact_mut(features).enumerate() {
                 head.widen_row(t + i, x);
-                self.position(t + i, x, y);
+                self.table.position(t + i, self.rotation.inverse, x, y);
             }
         }
     }
@@ -286,8 +364,7 @@ impl Rotation {
     ) -> Result<(), KernelError> {
         let [batch, heads, length, features] = self.shape(inputs[0].shape()).map(|n| n as usize);
         let freqs = inputs.get(1).map(InputBuffer::as_slice::<f32>).transpose()?;
-        let freqs = freqs.map(<[f32]>::to_vec);
-        let table = Table::of(Angles { rope: self.rope, freqs, length });
+        let table = Table::for_rotation(self.rope, freqs, length);
         let at_once = match self.heads {
             Heads::Join => heads,
             _ => AT_ONCE.min(1 << length.max(1).trailing_zeros()),

@@ -7,10 +7,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 Turn = dict[str, Any]
+
+PATIENCE = 60.0
+"""Seconds after which a turn is slow."""
 
 
 class MeasurementError(Exception):
@@ -26,6 +30,8 @@ class Contestant:
     environment: dict[str, str]
     warmup: int = 2
     turns: int = 9
+    slow_turns: int = 2
+    """How many turns it takes from its first one on if that is slow."""
     missing: str | None = None
     """Why it cannot run here."""
 
@@ -82,8 +88,12 @@ class Running:
         if result.error is not None or number >= contestant.warmup + contestant.turns:
             return
         assert self.process is not None and self.process.stdin is not None
+        start = time.perf_counter()
         print(flush=True, file=self.process.stdin)
         turn = self.read()
+        if number == 0 and time.perf_counter() - start > PATIENCE:
+            # What it does once in so long is a small part of it.
+            contestant.warmup, contestant.turns = 0, min(contestant.slow_turns, contestant.turns)
         if number == 0:
             result.first = turn
         if number >= contestant.warmup and result.error is None:

@@ -3,6 +3,7 @@
 #![allow(clippy::inline_always)]
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
@@ -26,9 +27,21 @@ impl<T: Float> Heads<'_, T> {
         let [out, statistics] = outputs else {
             return Err(KernelError::new("attention has two outputs"));
         };
-        // SAFETY: the tasks below write all their pieces, which are all of both outputs.
+        // SAFETY: all of both outputs is written.
         let (out, statistics) =
             unsafe { (out.as_uninit_slice::<T>()?, statistics.as_uninit_slice::<f32>()?) };
+        self.write(out, statistics);
+        Ok(())
+    }
+
+    /// Writes the attention alone, all of it.
+    pub(super) fn attend(&self, out: &mut [MaybeUninit<T>]) {
+        let rows = self.batch * self.queries * self.groups * self.repeats;
+        self.write(out, &mut vec![MaybeUninit::uninit(); 2 * rows]);
+    }
+
+    /// Writes the attention and the statistics, all of both.
+    fn write(&self, out: &mut [MaybeUninit<T>], statistics: &mut [MaybeUninit<f32>]) {
         // Of each block: the batch, and the queries.
         let mut blocks: Vec<(usize, Range<usize>)> = Vec::new();
         let mut block_of = vec![0; self.batch * self.queries];
@@ -55,7 +68,6 @@ impl<T: Float> Heads<'_, T> {
         };
         let outputs = out.into_iter().zip(statistics);
         tasks::for_each_item(outputs, self.work() >= PARALLEL_FROM, run);
-        Ok(())
     }
 
     /// Writes the pieces of a block, one for each query.

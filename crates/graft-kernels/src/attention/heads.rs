@@ -72,8 +72,6 @@ impl<'a, T: Float> Heads<'a, T> {
         mask: Option<&InputBuffer<'a>>,
         attention: Attention,
     ) -> Result<Self, KernelError> {
-        let length = |input: usize, axis: usize| inputs[input].shape()[axis] as usize;
-        let groups = length(1, 1);
         let read = |mask: &InputBuffer<'a>| -> Result<_, KernelError> {
             Ok(match mask.dtype() {
                 Dtype::Int32 => MaskRows::From(Matrix::of(&mask.strided()?, &[])),
@@ -81,20 +79,35 @@ impl<'a, T: Float> Heads<'a, T> {
                 _ => MaskRows::Added(mask.strided()?),
             })
         };
-        Ok(Self {
-            q: inputs[0].strided()?,
-            k: inputs[1].strided()?,
-            v: inputs[2].strided()?,
-            mask: mask.map(read).transpose()?,
+        let (q, k, v) = (inputs[0].strided()?, inputs[1].strided()?, inputs[2].strided()?);
+        let mask = mask.map(read).transpose()?;
+        Ok(Self { mask, ..Self::of(q, k, v, attention) })
+    }
+
+    /// Queries, keys and values without a mask.
+    pub(super) fn of(
+        q: Strided<'a, T>,
+        k: Strided<'a, T>,
+        v: Strided<'a, T>,
+        attention: Attention,
+    ) -> Self {
+        let [batch, heads, queries, dim] = [0, 1, 2, 3].map(|axis| q.shape()[axis] as usize);
+        let [groups, keys] = [1, 2].map(|axis| k.shape()[axis] as usize);
+        let value_dim = v.shape()[3] as usize;
+        Self {
+            q,
+            k,
+            v,
+            mask: None,
             attention,
-            batch: length(0, 0),
+            batch,
             groups,
-            repeats: length(0, 1) / groups,
-            queries: length(0, 2),
-            keys: length(1, 2),
-            dim: length(0, 3),
-            value_dim: length(2, 3),
-        })
+            repeats: heads / groups,
+            queries,
+            keys,
+            dim,
+            value_dim,
+        }
     }
 
     /// The number of queries of a block of a stretch.

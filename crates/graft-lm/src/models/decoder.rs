@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use graft_kernels::Projections;
 use mlx_graft::{Array, ops, transforms};
 
 use super::Cache;
@@ -13,7 +14,7 @@ use super::weights::Weights;
 use crate::Result;
 use crate::nn::{
     Context, Embedding, KeysValues, Linear, Mask, Module, Param, RmsNorm, Rope, RopeScaling,
-    Swapped, Visitor, scaled_dot_product_attention, window_start,
+    Swapped, Visitor, rope_attention, window_start,
 };
 
 /// What a model family decides about the decoder.
@@ -182,19 +183,15 @@ impl Attention {
         };
         let (q, k) = (normalized(q, self.q_norm.as_ref())?, normalized(k, self.k_norm.as_ref())?);
 
-        let offset = cache.as_ref().map_or(0, |cache| cache.offset());
-        let q = self.rope.forward(&q, self.num_heads, offset)?; // (B, H, T, D)
-        let k = self.rope.forward(&k, self.num_kv_heads, offset)?;
-        let v = ops::reshape(&v, &[batch, length, self.num_kv_heads, self.head_dim])?;
-        let v = ops::transpose_axes(&v, &[0, 2, 1, 3])?;
-        let keys_values = match cache {
-            Some(cache) => cache.update(&k, &v)?,
-            None => KeysValues::Dense(k, v),
-        };
+        let (heads, kv_heads) = (self.num_heads, self.num_kv_heads);
+        let new = Projections { queries: &q, keys: &k, values: &v, heads, kv_heads };
         let scale = (self.head_dim as f32).powf(-0.5);
-        let out = scaled_dot_product_attention(&q, &keys_values, scale, mask)?;
-        let out = ops::transpose_axes(&out, &[0, 2, 1, 3])?;
-        let out = ops::reshape(&out, &[batch, length, -1])?; // (B, T, H * D)
+        let out = match cache {
+            Some(cache) => cache.attend(new, &self.rope, mask, scale)?,
+            None => {
+                rope_attention(new, &self.rope, 0, mask, scale, |k, v| Ok(KeysValues::Dense(k, v)))?
+            }
+        }; // (B, T, H * D)
         self.o_proj.forward(&out, ctx)
     }
 }

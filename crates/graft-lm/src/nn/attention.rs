@@ -1,8 +1,9 @@
 //! Scaled dot-product attention with grouped heads.
 
+use graft_kernels::Projections;
 use mlx_graft::{Array, Dtype, ops};
 
-use super::{KeysValues, QuantizedRows, constant};
+use super::{KeysValues, QuantizedRows, Rope, constant};
 use crate::Result;
 
 /// Which keys a query may see.
@@ -22,6 +23,24 @@ pub fn window_start(length: i32, offset: i32, window: i32) -> Result<Array> {
     let from = offset + 1 - window;
     let starts = ops::arange(f64::from(from), f64::from(from + length), 1.0, Dtype::Int32)?;
     Ok(ops::expand_dims(&starts, 0)?)
+}
+
+/// Rotates queries and keys, the first of which have the position `offset`, and attends to the keys
+/// and values that `held` makes of them: `(B, T, H * E)`.
+pub fn rope_attention(
+    new: Projections<'_>,
+    rope: &Rope,
+    offset: i32,
+    mask: &Mask,
+    scale: f32,
+    held: impl FnOnce(Array, Array) -> Result<KeysValues>,
+) -> Result<Array> {
+    let q = rope.forward(new.queries, new.heads, offset)?; // (B, H, T, D)
+    let k = rope.forward(new.keys, new.kv_heads, offset)?;
+    let v = ops::unflatten(new.values, -1, &[new.kv_heads, -1])?;
+    let v = ops::transpose_axes(&v, &[0, 2, 1, 3])?;
+    let out = scaled_dot_product_attention(&q, &held(k, v)?, scale, mask)?;
+    Ok(ops::flatten(&ops::transpose_axes(&out, &[0, 2, 1, 3])?, -2, -1)?)
 }
 
 /// `softmax(scale * q @ k.T + mask) @ v`.

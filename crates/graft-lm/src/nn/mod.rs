@@ -13,7 +13,7 @@ mod norm;
 mod param;
 mod rope;
 
-pub use attention::{Mask, scaled_dot_product_attention, window_start};
+pub use attention::{Mask, rope_attention, scaled_dot_product_attention, window_start};
 pub use context::Context;
 pub use embedding::{Embedding, EmbeddingKind};
 pub use graft_derive::Module;

@@ -100,25 +100,43 @@ impl Rope {
     /// Splits `x`, of shape `(B, T, H * D)`, whose first token has the position `offset`, into heads
     /// and rotates them: `(B, H, T, D)`.
     pub fn forward(&self, x: &Array, heads: i32, offset: i32) -> Result<Array> {
-        let rotate = |x: &Array, base: Option<f32>, freqs: Option<&Array>| {
-            let (dims, traditional, scale) = (self.dims, self.traditional, self.scale);
-            let rotation = Rotation { dims, traditional, base, scale, offset };
-            graft_kernels::rope_heads(x, heads, rotation, freqs)
-        };
-        Ok(match &self.kind {
-            Kind::Base => rotate(x, Some(self.base), None)?,
-            Kind::Table { freqs, mscale: None } => rotate(x, None, Some(freqs))?,
-            Kind::Table { freqs, mscale: Some(mscale) } => {
-                let x = ops::multiply(x, &constant(*mscale, x.dtype())?)?;
-                rotate(&x, None, Some(freqs))?
-            }
+        let rotation = self.rotation(x.dim(-2)?, offset);
+        Ok(graft_kernels::rope_heads(&self.scaled(x)?, heads, rotation, self.freqs())?)
+    }
+
+    /// The rotation of `length` tokens whose first has the position `offset`, of what
+    /// [`scaled`](Self::scaled) returns.
+    pub(crate) fn rotation(&self, length: i32, offset: i32) -> Rotation {
+        let base = match self.kind {
+            Kind::Base => Some(self.base),
+            Kind::Table { .. } => None,
             Kind::Dynamic { factor, max_positions } => {
-                let length = ((x.dim(-2)? + offset) as f32).max(*max_positions);
+                let length = ((length + offset) as f32).max(max_positions);
                 let grown = factor * length / max_positions - (factor - 1.0);
-                let (base, dims) = (self.base, self.dims as f32);
-                rotate(x, Some(base * grown.powf(dims / (dims - 2.0))), None)?
+                let dims = self.dims as f32;
+                Some(self.base * grown.powf(dims / (dims - 2.0)))
             }
-        })
+        };
+        let Self { dims, traditional, scale, .. } = *self;
+        Rotation { dims, traditional, base, scale, offset }
+    }
+
+    /// The table of angles, if there is one.
+    pub(crate) fn freqs(&self) -> Option<&Array> {
+        match &self.kind {
+            Kind::Table { freqs, .. } => Some(freqs),
+            Kind::Base | Kind::Dynamic { .. } => None,
+        }
+    }
+
+    /// The input of the rotation.
+    pub(crate) fn scaled(&self, x: &Array) -> Result<Array> {
+        match self.kind {
+            Kind::Table { mscale: Some(mscale), .. } => {
+                Ok(ops::multiply(x, &constant(mscale, x.dtype())?)?)
+            }
+            _ => Ok(x.clone()),
+        }
     }
 }
 

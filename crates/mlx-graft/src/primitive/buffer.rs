@@ -30,6 +30,17 @@ fn typed<T: Element>(
     }
 }
 
+/// Checks bytes of booleans: anything but 0 and 1 is no value of the type in Rust.
+fn check_bools(bytes: &[u8]) -> Result<(), KernelError> {
+    match bytes.iter().find(|&&byte| byte > 1) {
+        Some(byte) => Err(KernelError::new(format!(
+            "the buffer has a byte of {byte}, which is no bool: \
+             compare its view as uint8 with zero first"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// An input of a running kernel.
 pub struct InputBuffer<'a> {
     raw: &'a sys::graft_primitive_input,
@@ -86,14 +97,7 @@ impl<'a> InputBuffer<'a> {
         }
         if T::DTYPE == Dtype::Bool {
             // SAFETY: a row-contiguous array of booleans holds `size` bytes from `data` on.
-            let bytes: &[u8] = unsafe { slice_of(data.as_ptr().cast(), self.raw.size) };
-            // Anything else is no value of the type in Rust.
-            if let Some(byte) = bytes.iter().find(|&&byte| byte > 1) {
-                return Err(KernelError::new(format!(
-                    "the buffer has a byte of {byte}, which is no bool: \
-                     compare its view as uint8 with zero first"
-                )));
-            }
+            check_bools(unsafe { slice_of(data.as_ptr().cast(), self.raw.size) })?;
         }
         // SAFETY: a row-contiguous array holds `size` elements from `data` on; `T` is its sealed
         // element type, checked above with the alignment and what a boolean may be.
@@ -110,7 +114,7 @@ impl<'a> InputBuffer<'a> {
     }
 }
 
-/// The elements of an input that may lie anywhere in memory.
+/// Elements that may lie anywhere in memory, as those of an input.
 #[derive(Clone, Copy)]
 pub struct Strided<'a, T> {
     data: NonNull<T>,
@@ -125,6 +129,28 @@ unsafe impl<T: Element> Send for Strided<'_, T> {}
 unsafe impl<T: Element> Sync for Strided<'_, T> {}
 
 impl<'a, T: Element> Strided<'a, T> {
+    /// Elements of a slice, those at the index zero first.
+    ///
+    /// # Panics
+    /// If there is not a stride for each dimension, or an index is outside of the slice.
+    pub fn new(data: &'a [T], shape: &'a [i32], strides: &'a [i64]) -> Self {
+        assert_eq!(shape.len(), strides.len(), "a stride for each dimension");
+        assert!(shape.iter().all(|&length| length >= 0), "no length is negative");
+        if !shape.contains(&0) {
+            let end = |length: i32, stride: i64| i64::from(length - 1).checked_mul(stride);
+            let ends = shape.iter().zip(strides).map(|(&length, &stride)| end(length, stride));
+            let last = ends.clone().try_fold(0_i64, |sum, end| sum.checked_add(end?.max(0)));
+            let first = ends.map(|end| end.unwrap_or(-1)).min().unwrap_or(0);
+            let last = last.and_then(|last| usize::try_from(last).ok());
+            assert!(
+                first >= 0 && last.is_some_and(|last| last < data.len()),
+                "inside of the slice"
+            );
+        }
+        let data = NonNull::from(data).cast();
+        Self { data, shape, strides, _life: PhantomData }
+    }
+
     /// The length of each dimension.
     pub fn shape(&self) -> &'a [i32] {
         self.shape
@@ -172,13 +198,19 @@ impl<'a, T: Element> Strided<'a, T> {
 pub struct OutputBuffer<'a> {
     raw: &'a sys::graft_primitive_output,
     dtype: Dtype,
+    is_update: bool,
 }
 
 impl<'a> OutputBuffer<'a> {
     /// # Safety
-    /// `raw` describes a buffer of `dtype` that nobody else touches during `'a`.
-    pub(super) unsafe fn new(raw: &'a sys::graft_primitive_output, dtype: Dtype) -> Self {
-        Self { raw, dtype }
+    /// `raw` describes a buffer of `dtype` that nobody else touches during `'a`, and which holds the
+    /// elements of an input if it `is_update`.
+    pub(super) unsafe fn new(
+        raw: &'a sys::graft_primitive_output,
+        dtype: Dtype,
+        is_update: bool,
+    ) -> Self {
+        Self { raw, dtype, is_update }
     }
 
     /// The length of each dimension.
@@ -220,6 +252,26 @@ impl<'a> OutputBuffer<'a> {
             elements.as_mut_ptr().write_bytes(0, elements.len());
             Ok(&mut *(&raw mut *elements as *mut [T]))
         }
+    }
+
+    /// The elements in row-major order, as they are in the input that the output is an
+    /// [update](super::Primitive::updates) of.
+    ///
+    /// # Errors
+    /// If the elements are not `T`, or the output is no update; for `bool`, as
+    /// [`InputBuffer::as_slice`].
+    pub fn as_updated_slice<T: Element>(&mut self) -> Result<&mut [T], KernelError> {
+        if !self.is_update {
+            return Err(KernelError::new("the output is no update of an input"));
+        }
+        let data = typed::<T>(self.raw.data.cast(), self.raw.size, self.dtype)?;
+        if T::DTYPE == Dtype::Bool {
+            // SAFETY: the buffer holds `size` bytes from `data` on.
+            check_bools(unsafe { slice_of(data.as_ptr().cast(), self.raw.size) })?;
+        }
+        // SAFETY: the buffer holds `size` elements of an input, of the checked type, and belongs to
+        // this kernel alone. For no element the pointer is dangling and aligned.
+        Ok(unsafe { slice::from_raw_parts_mut(data.as_ptr(), self.raw.size) })
     }
 
     /// The elements in row-major order, without the cost of clearing them first.

@@ -5,7 +5,11 @@ use std::any::Any;
 use std::ffi::{CString, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Poison, Primitive, failure};
+use super::row_copy::{self, RowCopy};
+use super::{
+    ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Poison, Primitive, failure,
+};
+use crate::call::slice_of;
 use crate::containers::{self, Text, VectorArray};
 use crate::handles::Live;
 use crate::stream::{self, on_stream};
@@ -15,6 +19,8 @@ use crate::{Array, Dtype, Error, Result, Stream, call, error, sys};
 trait Erased: Send + Sync {
     fn name(&self) -> &'static str;
     fn poison(&self) -> Poison;
+    fn layout(&self, input: usize) -> Layout;
+    fn updates(&self, output: usize) -> Option<usize>;
     fn as_any(&self) -> &dyn Any;
     fn equals(&self, other: &dyn Erased) -> bool;
     fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>>;
@@ -45,6 +51,14 @@ impl<P: Primitive> Erased for P {
 
     fn poison(&self) -> Poison {
         P::POISON
+    }
+
+    fn layout(&self, input: usize) -> Layout {
+        Primitive::layout(self, input)
+    }
+
+    fn updates(&self, output: usize) -> Option<usize> {
+        Primitive::updates(self, output)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -108,6 +122,7 @@ static VTABLE: sys::graft_primitive_vtable = TABLE;
 const TABLE: sys::graft_primitive_vtable = sys::graft_primitive_vtable {
     output_specs: Some(output_specs),
     eval: Some(eval),
+    updates: Some(updates),
     vjp: Some(vjp),
     jvp: Some(jvp),
     vmap: Some(vmap),
@@ -186,7 +201,15 @@ unsafe extern "C" fn output_specs(
         let (primitive, inputs) =
             unsafe { (primitive(payload), containers::vec_from_raw(inputs)?) };
         let inputs: Vec<ArraySpec> = inputs.iter().map(ArraySpec::of).collect();
-        for ArraySpec { shape, dtype } in primitive.output_specs(&inputs)? {
+        for (i, spec) in primitive.output_specs(&inputs)?.into_iter().enumerate() {
+            let updated = primitive.updates(i).map(|input| inputs.get(input));
+            if let Some(updated) = updated.filter(|&updated| updated != Some(&spec)) {
+                return Err(Error::invalid_argument(
+                    primitive.name(),
+                    format!("output {i} is {spec:?} and no update of {updated:?}"),
+                ));
+            }
+            let ArraySpec { shape, dtype } = spec;
             if shape.iter().any(|&length| length < 0) {
                 return Err(Error::invalid_argument(
                     primitive.name(),
@@ -221,29 +244,11 @@ unsafe extern "C" fn eval(
     // SAFETY: C++ calls with a live payload.
     let primitive = unsafe { primitive(payload) };
     let run = || {
-        let unknown = || KernelError::new("MLX passed a dtype that is unknown here");
-        let inputs = (0..num_inputs)
-            .map(|i| {
-                // SAFETY: C++ passes `num_inputs` descriptions of arrays that stay alive and
-                // unwritten until the callback returns.
-                unsafe {
-                    let input = &*inputs.add(i);
-                    let dtype = Dtype::from_raw(input.dtype).ok_or_else(unknown)?;
-                    Ok(InputBuffer::new(input, dtype))
-                }
-            })
-            .collect::<Result<Vec<_>, KernelError>>()?;
-        let mut outputs = (0..num_outputs)
-            .map(|i| {
-                // SAFETY: as above; outputs are freshly allocated, one buffer each.
-                unsafe {
-                    let output = &*outputs.add(i);
-                    let dtype = Dtype::from_raw(output.dtype).ok_or_else(unknown)?;
-                    Ok(OutputBuffer::new(output, dtype))
-                }
-            })
-            .collect::<Result<Vec<_>, KernelError>>()?;
-        primitive.eval_cpu(&inputs, &mut outputs)
+        // SAFETY: C++ passes so many descriptions of arrays, which stay alive until the callback
+        // returns, and which nobody else writes.
+        unsafe {
+            run_kernel(primitive, slice_of(inputs, num_inputs), slice_of(outputs, num_outputs))
+        }
     };
     let failure = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => return 0,
@@ -259,6 +264,77 @@ unsafe extern "C" fn eval(
         Poison::Nan => 1,
         Poison::Zero => 2,
     }
+}
+
+/// Runs a kernel on arrays as it takes them.
+///
+/// # Safety
+/// The descriptions are of arrays that are alive, and that nobody else writes, during the call.
+unsafe fn run_kernel(
+    primitive: &dyn Erased,
+    inputs: &[sys::graft_primitive_input],
+    outputs: &[sys::graft_primitive_output],
+) -> Result<(), KernelError> {
+    let dtype = |raw| {
+        let unknown = || KernelError::new("MLX passed a dtype that is unknown here");
+        Dtype::from_raw(raw).ok_or_else(unknown)
+    };
+    let (mut described, mut copies) = (inputs.to_vec(), Vec::new());
+    for (i, input) in inputs.iter().enumerate() {
+        // SAFETY: the caller says so.
+        let copy = unsafe { RowCopy::if_needed(input, dtype(input.dtype)?, primitive.layout(i)) };
+        if let Some(copy) = copy {
+            described[i] = copy.describe(input);
+            copies.push(copy);
+        }
+    }
+    // An input that an output has taken over has no elements.
+    let zeros: (Vec<i32>, Vec<i64>);
+    let updated: Vec<_> = (0..outputs.len()).map(|i| primitive.updates(i)).collect();
+    if updated.iter().any(Option::is_some) {
+        let most = inputs.iter().map(|input| input.ndim).max().unwrap_or(0);
+        zeros = (vec![0; most], vec![0; most]);
+        for (output, input) in outputs.iter().zip(&updated) {
+            let Some(i) = *input else { continue };
+            let input = inputs.get(i).ok_or_else(|| KernelError::new("has no such input"))?;
+            if input.size > 0 && input.data != output.data.cast_const() {
+                // SAFETY: as above; the output has the shape and dtype of the input, and memory of
+                // its own.
+                unsafe { row_copy::copy(input, dtype(input.dtype)?, output.data.cast()) };
+            }
+            described[i] = sys::graft_primitive_input {
+                data: std::ptr::null(),
+                shape: zeros.0.as_ptr(),
+                strides: zeros.1.as_ptr(),
+                size: 0,
+                row_contiguous: true,
+                ..*input
+            };
+        }
+    }
+    let inputs = described
+        .iter()
+        // SAFETY: as above, for the arrays and for the copies.
+        .map(|input| Ok(unsafe { InputBuffer::new(input, dtype(input.dtype)?) }))
+        .collect::<Result<Vec<_>, KernelError>>()?;
+    let mut outputs = outputs
+        .iter()
+        .zip(updated)
+        // SAFETY: each output has a buffer of its own, or that of an input which the kernel gets
+        // without its elements.
+        .map(|(output, updated)| unsafe {
+            Ok(OutputBuffer::new(output, dtype(output.dtype)?, updated.is_some()))
+        })
+        .collect::<Result<Vec<_>, KernelError>>()?;
+    primitive.eval_cpu(&inputs, &mut outputs)
+}
+
+/// The input that an output may be written over.
+unsafe extern "C" fn updates(output: usize, payload: *const c_void) -> c_int {
+    // SAFETY: C++ calls with a live payload.
+    let primitive = unsafe { primitive(payload) };
+    let input = catch_unwind(AssertUnwindSafe(|| primitive.updates(output)));
+    input.ok().flatten().and_then(|input| c_int::try_from(input).ok()).unwrap_or(-1)
 }
 
 unsafe extern "C" fn vjp(

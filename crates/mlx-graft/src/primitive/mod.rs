@@ -75,12 +75,13 @@ struct Guide;
 mod buffer;
 mod callbacks;
 mod failure;
+mod row_copy;
 
 pub use buffer::{InputBuffer, OutputBuffer, Strided};
 pub use failure::KernelError;
 pub(crate) use failure::kernel_error;
 
-use crate::{Array, Dtype, Result, ops};
+use crate::{Array, Dtype, Result};
 
 /// The shape and dtype of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +148,8 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
     /// Wrong inputs; the error comes out of [`apply`] unchanged.
     fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>>;
 
-    /// Computes the outputs, whose memory is not initialised yet, and never that of an input.
+    /// Computes the outputs, whose memory is not initialised yet, and that of an input only if
+    /// [`updates`](Self::updates) says so.
     ///
     /// # Errors
     /// An error or a panic overwrites the outputs as [`POISON`](Self::POISON) says, and the
@@ -190,6 +192,17 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
         axes: &[Option<i32>],
     ) -> Result<(Vec<Array>, Vec<Option<i32>>)>;
 
+    /// The input that output number `output` is an update of, with its shape and dtype, if it is of
+    /// one: a few elements change, or each is computed from what it was.
+    ///
+    /// The kernel finds the elements in [`OutputBuffer::as_updated_slice`] and none in the input. They
+    /// are not copied if nothing else needs them: then the output lies where the input did, as with
+    /// MLX's own operations.
+    fn updates(&self, output: usize) -> Option<usize> {
+        let _ = output;
+        None
+    }
+
     /// How the kernel takes the memory of input number `input`.
     fn layout(&self, input: usize) -> Layout {
         let _ = input;
@@ -202,16 +215,7 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
 /// # Errors
 /// That of [`Primitive::output_specs`], or what MLX reports. On a GPU stream, evaluation fails.
 pub fn apply<P: Primitive>(primitive: P, inputs: &[&Array]) -> Result<Vec<Array>> {
-    let inputs = inputs
-        .iter()
-        .enumerate()
-        .map(|(i, input)| match primitive.layout(i) {
-            // Strides are unknown until the input is evaluated, so the copy is a node of the
-            // graph; it shares the memory of an input that turns out to be contiguous.
-            Layout::RowContiguous => ops::contiguous(input, false),
-            Layout::Strided => Ok((*input).clone()),
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let inputs: Vec<Array> = inputs.iter().map(|&input| input.clone()).collect();
     callbacks::apply(primitive, &inputs)
 }
 

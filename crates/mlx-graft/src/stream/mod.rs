@@ -180,7 +180,11 @@ impl Stream {
         let mut res = unsafe { Self::from_raw(sys::mlx_stream_new()) };
         call::status(op, || {
             res.raw = f();
-            c_int::from(res.raw.ctx.is_null())
+            if res.raw.ctx.is_null() {
+                return 1;
+            }
+            // SAFETY: the call made the stream.
+            unsafe { sys::graft_stream_finish_at_exit(res.raw) }
         })?;
         Ok(res)
     }

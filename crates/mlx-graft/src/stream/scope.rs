@@ -313,6 +313,7 @@ pub(crate) fn with_current<R>(
                     sys::graft_get_default_stream(default)
                 } else {
                     sys::mlx_get_default_stream(default, device)
+                        | sys::graft_stream_finish_at_exit(*default)
                 }
             }
         });

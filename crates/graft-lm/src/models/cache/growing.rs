@@ -1,10 +1,11 @@
 //! A cache of every token.
 
+use graft_kernels::{Projections, cached_attention};
 use mlx_graft::Array;
 
-use super::{STEP, first, grow, write};
+use super::{STEP, first, grow};
 use crate::Result;
-use crate::nn::KeysValues;
+use crate::nn::Rope;
 
 /// mlx-lm's `KVCache`: buffers that grow by a fixed step, so that a token is written in place.
 #[derive(Debug, Default)]
@@ -35,26 +36,32 @@ impl KvCache {
         self.buffers.as_ref().map(held).transpose()
     }
 
-    /// Appends keys and values of shape `(B, K, T, D)` and returns all, of shape `(B, K, S, D)`.
-    pub fn update(&mut self, keys: &Array, values: &Array) -> Result<KeysValues> {
-        let start = self.offset;
-        let end = start + keys.dim(2)?;
-        let (key_buffer, value_buffer) = match self.buffers.take() {
-            Some((k, v)) if k.dim(2)? >= end => (k, v),
-            buffers => {
-                let capacity = (end + STEP - 1) / STEP * STEP;
-                let (k, v) = buffers.unzip();
-                (
-                    grow(k.as_ref(), keys, start, capacity)?,
-                    grow(v.as_ref(), values, start, capacity)?,
-                )
-            }
+    /// Appends keys and values and attends to all, each query to its own token and those before:
+    /// `(B, T, H * E)`.
+    pub fn attend(&mut self, new: Projections<'_>, rope: &Rope, scale: f32) -> Result<Array> {
+        let (start, length) = (self.offset, new.queries.dim(1)?);
+        let (queries, keys) = (rope.scaled(new.queries)?, rope.scaled(new.keys)?);
+        let new = Projections { queries: &queries, keys: &keys, ..new };
+        let cache = self.with_room(new, start + length)?;
+        let rotation = rope.rotation(length, start);
+        let attended = cached_attention(new, (&cache.0, &cache.1), rotation, rope.freqs(), scale)?;
+        self.buffers = Some((attended.keys, attended.values));
+        self.offset = start + length;
+        Ok(attended.out)
+    }
+
+    /// Takes the buffers, with room for so many tokens.
+    fn with_room(&mut self, new: Projections<'_>, tokens: i32) -> Result<(Array, Array)> {
+        let buffers = match self.buffers.take() {
+            Some((k, v)) if k.dim(2)? >= tokens => return Ok((k, v)),
+            buffers => buffers,
         };
-        let k = write(&key_buffer, keys, start)?;
-        let v = write(&value_buffer, values, start)?;
-        let out = KeysValues::Dense(first(&k, end)?, first(&v, end)?);
-        self.buffers = Some((k, v));
-        self.offset = end;
-        Ok(out)
+        let capacity = (tokens + STEP - 1) / STEP * STEP;
+        let (k, v) = buffers.unzip();
+        let grown = |buffer: Option<&Array>, like: &Array| {
+            let shape = [like.dim(0)?, new.kv_heads, capacity, like.dim(2)? / new.kv_heads];
+            grow(buffer, &shape, like.dtype(), self.offset, capacity)
+        };
+        Ok((grown(k.as_ref(), new.keys)?, grown(v.as_ref(), new.values)?))
     }
 }

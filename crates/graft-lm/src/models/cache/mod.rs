@@ -4,13 +4,14 @@ mod growing;
 mod quantized;
 mod rotating;
 
-use mlx_graft::{Array, ops};
+use graft_kernels::Projections;
+use mlx_graft::{Array, Dtype, ops};
 
 pub use growing::KvCache;
 pub use quantized::{KvQuantization, QuantizedKvCache};
 pub use rotating::RotatingKvCache;
 
-use crate::nn::{KeysValues, Mask, window_start};
+use crate::nn::{Mask, Rope, rope_attention, window_start};
 use crate::{Error, Result};
 
 /// Tokens by which buffers grow.
@@ -77,12 +78,24 @@ impl Cache {
         }
     }
 
-    /// Appends keys and values of shape `(B, K, T, D)` and returns those to attend to.
-    pub fn update(&mut self, keys: &Array, values: &Array) -> Result<KeysValues> {
+    /// Appends keys and values, and attends to what is held then: `(B, T, H * E)`. `mask` is that of
+    /// [`mask`](Self::mask).
+    pub fn attend(
+        &mut self,
+        new: Projections<'_>,
+        rope: &Rope,
+        mask: &Mask,
+        scale: f32,
+    ) -> Result<Array> {
+        let offset = self.offset();
         match self {
-            Self::Growing(cache) => cache.update(keys, values),
-            Self::Rotating(cache) => cache.update(keys, values),
-            Self::Quantized(cache) => cache.update(keys, values),
+            Self::Growing(cache) => cache.attend(new, rope, scale),
+            Self::Rotating(cache) => {
+                rope_attention(new, rope, offset, mask, scale, |k, v| cache.update(&k, &v))
+            }
+            Self::Quantized(cache) => {
+                rope_attention(new, rope, offset, mask, scale, |k, v| cache.update(&k, &v))
+            }
         }
     }
 
@@ -126,11 +139,18 @@ fn write(buffer: &Array, update: &Array, start: i32) -> Result<Array> {
     Ok(ops::slice_update(buffer, update, &[0, 0, start, 0], &stop, &[1, 1, 1, 1])?)
 }
 
-/// The first `used` tokens of a buffer, or none, and room for more up to `capacity`.
-fn grow(buffer: Option<&Array>, like: &Array, used: i32, capacity: i32) -> Result<Array> {
-    let mut shape = like.shape().to_vec();
+/// The first `used` tokens of a buffer, or none, and room for more up to `capacity`: of `shape`, but
+/// for the number of tokens.
+fn grow(
+    buffer: Option<&Array>,
+    shape: &[i32],
+    dtype: Dtype,
+    used: i32,
+    capacity: i32,
+) -> Result<Array> {
+    let mut shape = shape.to_vec();
     shape[2] = capacity - used;
-    let fresh = ops::zeros(&shape, like.dtype())?;
+    let fresh = ops::zeros(&shape, dtype)?;
     match buffer {
         None => Ok(fresh),
         Some(buffer) => Ok(ops::concatenate_axis(&[&first(buffer, used)?, &fresh], 2)?),

@@ -87,7 +87,7 @@ impl QuantizedKvCache {
                 let room = |old: Option<QuantizedRows>, new: &QuantizedRows| {
                     let old = old.as_ref().map(QuantizedRows::arrays);
                     new.map_with_index(|i, part| {
-                        grow(old.map(|parts| parts[i]), part, start, capacity)
+                        grow(old.map(|parts| parts[i]), part.shape(), part.dtype(), start, capacity)
                     })
                 };
                 [room(k, &new[0])?, room(v, &new[1])?]

@@ -80,7 +80,10 @@ impl RotatingKvCache {
                 let capacity = (used + STEP).min(self.max_size);
                 self.index = used;
                 let (k, v) = buffers.unzip();
-                (grow(k.as_ref(), keys, used, capacity)?, grow(v.as_ref(), values, used, capacity)?)
+                let grown = |buffer: Option<&Array>, like: &Array| {
+                    grow(buffer, like.shape(), like.dtype(), used, capacity)
+                };
+                (grown(k.as_ref(), keys)?, grown(v.as_ref(), values)?)
             }
         };
         let surplus = k.dim(2)? - self.max_size;

@@ -1,0 +1,77 @@
+//! Processes that end while something is still computed.
+
+use std::env;
+use std::process::{Command, exit};
+use std::thread::sleep;
+use std::time::Duration;
+
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
+use mlx_graft::stream::on_stream;
+use mlx_graft::{Array, Device, Error, Result, Stream, transforms};
+
+/// Set for the processes that end.
+const CHILD: &str = "MLX_GRAFT_TEST_EXIT";
+
+/// Takes its time, and says when it is done.
+#[derive(PartialEq)]
+struct Slow;
+
+impl Primitive for Slow {
+    const NAME: &'static str = "slow";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        Ok(inputs.to_vec())
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        sleep(Duration::from_millis(300));
+        outputs[0].as_mut_slice::<f32>()?.copy_from_slice(inputs[0].as_slice()?);
+        eprint!("computed");
+        Ok(())
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
+        Err(Error::unsupported_transform(Self::NAME, "vjp"))
+    }
+
+    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
+        Err(Error::unsupported_transform(Self::NAME, "jvp"))
+    }
+
+    fn vmap(&self, _: &[Array], _: &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        Err(Error::unsupported_transform(Self::NAME, "vmap"))
+    }
+}
+
+/// Begins to compute, and ends the process.
+fn begin_and_end(stream: &str) -> Result<()> {
+    let begin = || -> Result<()> {
+        let x = apply(Slow, &[&Array::scalar(1.0_f32)?])?.remove(0);
+        transforms::async_eval(&[&x])
+    };
+    match stream {
+        "default" => begin()?,
+        _ => on_stream(&Stream::new(Device::cpu())?, begin)?,
+    }
+    exit(0)
+}
+
+#[test]
+fn a_process_ends_after_what_it_computes() -> Result<()> {
+    if let Ok(stream) = env::var(CHILD) {
+        return begin_and_end(&stream);
+    }
+    let program = env::current_exe().expect("this program has a path");
+    for stream in ["default", "new"] {
+        let mut child = Command::new(&program);
+        child.args(["--exact", "--nocapture", "a_process_ends_after_what_it_computes"]);
+        let output = child.env(CHILD, stream).output().expect("the process starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("computed"), "{stream}: {output:?}");
+    }
+    Ok(())
+}
