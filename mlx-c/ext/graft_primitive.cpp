@@ -178,7 +178,8 @@ class GraftPrimitive : public mx::Primitive {
     std::vector<mx::array*> fresh;
     for (size_t i = 0; i < outputs.size(); ++i) {
       auto& out = outputs[i];
-      const int updated = kernel_->vtable->updates(i, kernel_->payload);
+      const auto updates = kernel_->vtable->updates;
+      const int updated = updates ? updates(i, kernel_->payload) : -1;
       if (updated >= 0) {
         release(inputs, outputs);
       }

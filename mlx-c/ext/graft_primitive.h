@@ -23,7 +23,10 @@ extern "C" {
 
 /** An input of a running kernel. Valid during the call only. */
 typedef struct graft_primitive_input_ {
-  /** The first element; may be null if the array has no elements. */
+  /**
+   * The first element, not aligned to its size if the array is a view of bytes that begins anywhere;
+   * may be null if the array has no elements.
+   */
   const void* data;
   const int* shape;
   /** In elements, not bytes; 0 for a broadcast dimension, negative for a reversed one. */
@@ -60,8 +63,9 @@ int graft_primitive_specs_append(
     mlx_dtype dtype);
 
 /**
- * What a primitive does. Every callback but `eval` is required. Those that return int return 0, or
- * non-zero for a failure. No callback may throw or unwind. A payload is shared between threads.
+ * What a primitive does. Every callback but `eval` and `updates` is required. Those that return int
+ * return 0, or non-zero for a failure, but for `updates`. No callback may throw or unwind. A payload
+ * is shared between threads.
  */
 typedef struct graft_primitive_vtable_ {
   /**
@@ -86,8 +90,8 @@ typedef struct graft_primitive_vtable_ {
       size_t num_outputs,
       const void* payload);
   /**
-   * The number of the input, of its shape and dtype, that output number `output` may be written
-   * over if nothing else needs it; -1 if there is none.
+   * The number of the input, of its shape and dtype, that output number `output` is written over if
+   * nothing else needs it: then both have the same data. -1 if there is none.
    */
   int (*updates)(size_t output, const void* payload);
   /** The vector-Jacobian products with respect to the inputs in argnums. */

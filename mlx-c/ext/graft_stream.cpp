@@ -39,12 +39,14 @@ struct Running {
 };
 
 void finish() {
-  auto& [mutex, streams, process] = watched();
+  auto& known = watched();
   // A forked child has none of the threads.
-  if (getpid() != process) {
+  if (getpid() != known.process) {
     return;
   }
-  std::lock_guard<std::mutex> lock(mutex);
+  known.mutex.lock();
+  auto streams = known.streams;
+  known.mutex.unlock();
   auto running = std::make_shared<Running>();
   running->count = streams.size();
   auto end = [running] {
@@ -70,14 +72,14 @@ void finish_at_exit(mx::Stream stream) {
   if (stream.index == last || stream.device != mx::Device::cpu) {
     return;
   }
-  auto& [mutex, streams, process] = watched();
-  std::lock_guard<std::mutex> lock(mutex);
-  if (streams.empty()) {
+  auto& known = watched();
+  std::lock_guard<std::mutex> lock(known.mutex);
+  if (known.streams.empty()) {
     // What is made first is destroyed last.
     mx::allocator::allocator();
     std::atexit(finish);
   }
-  streams.insert(stream);
+  known.streams.insert(stream);
   last = stream.index;
 }
 
@@ -95,7 +97,7 @@ extern "C" int graft_get_default_stream(mlx_stream* res) {
   return 0;
 }
 
-extern "C" int graft_stream_finish_at_exit(const mlx_stream stream) {
+extern "C" int graft_stream_finish_at_exit(mlx_stream stream) {
   try {
     finish_at_exit(mlx_stream_get_(stream));
   } catch (std::exception& e) {

@@ -20,7 +20,7 @@ int graft_get_default_stream(mlx_stream* res);
  * does for each stream of graft_get_default_stream. MLX's threads go on while its allocator is
  * destroyed, and give memory back to it. A forked child does not wait.
  */
-int graft_stream_finish_at_exit(const mlx_stream stream);
+int graft_stream_finish_at_exit(mlx_stream stream);
 
 /**@}*/
 

@@ -561,7 +561,8 @@ pub type graft_fast_scalar = graft_fast_scalar_;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct graft_primitive_input_ {
-    /// The first element; may be null if the array has no elements.
+    /** The first element, not aligned to its size if the array is a view of bytes that begins anywhere;
+    may be null if the array has no elements.*/
     pub data: *const core::ffi::c_void,
     pub shape: *const core::ffi::c_int,
     /// In elements, not bytes; 0 for a broadcast dimension, negative for a reversed one.
@@ -596,8 +597,9 @@ pub struct graft_primitive_specs_ {
 }
 /// The list that graft_primitive_vtable.output_specs fills.
 pub type graft_primitive_specs = graft_primitive_specs_;
-/// What a primitive does. Every callback but `eval` is required. Those that return int return 0, or
-/// non-zero for a failure. No callback may throw or unwind. A payload is shared between threads.
+/// What a primitive does. Every callback but `eval` and `updates` is required. Those that return int
+/// return 0, or non-zero for a failure, but for `updates`. No callback may throw or unwind. A payload
+/// is shared between threads.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct graft_primitive_vtable_ {
@@ -624,8 +626,8 @@ pub struct graft_primitive_vtable_ {
             payload: *const core::ffi::c_void,
         ) -> core::ffi::c_int,
     >,
-    /** The number of the input, of its shape and dtype, that output number `output` may be written
-    over if nothing else needs it; -1 if there is none.*/
+    /** The number of the input, of its shape and dtype, that output number `output` is written over if
+    nothing else needs it: then both have the same data. -1 if there is none.*/
     pub updates: ::core::option::Option<
         unsafe extern "C" fn(output: usize, payload: *const core::ffi::c_void) -> core::ffi::c_int,
     >,
@@ -673,8 +675,9 @@ pub struct graft_primitive_vtable_ {
     /// Frees a payload. May run on any thread.
     pub dtor: ::core::option::Option<unsafe extern "C" fn(payload: *mut core::ffi::c_void)>,
 }
-/// What a primitive does. Every callback but `eval` is required. Those that return int return 0, or
-/// non-zero for a failure. No callback may throw or unwind. A payload is shared between threads.
+/// What a primitive does. Every callback but `eval` and `updates` is required. Those that return int
+/// return 0, or non-zero for a failure, but for `updates`. No callback may throw or unwind. A payload
+/// is shared between threads.
 pub type graft_primitive_vtable = graft_primitive_vtable_;
 /// What an operation reads or writes. Valid during the call only.
 #[repr(C)]

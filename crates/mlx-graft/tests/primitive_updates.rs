@@ -126,6 +126,55 @@ fn inputs_that_lie_in_any_way_are_copied() -> Result<()> {
     Ok(())
 }
 
+/// The number of elements of its input, which it takes as a slice.
+#[derive(PartialEq)]
+struct Count;
+
+impl Primitive for Count {
+    const NAME: &'static str = "count";
+
+    fn output_specs(&self, _: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        Ok(vec![ArraySpec::new([], Dtype::Float32)])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        outputs[0].as_mut_slice::<f32>()?[0] = inputs[0].as_slice::<f32>()?.len() as f32;
+        Ok(())
+    }
+
+    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
+        Err(Error::unsupported_transform(Self::NAME, "vjp"))
+    }
+
+    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
+        Err(Error::unsupported_transform(Self::NAME, "jvp"))
+    }
+
+    fn vmap(&self, _: &[Array], _: &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        Err(Error::unsupported_transform(Self::NAME, "vmap"))
+    }
+}
+
+#[test]
+fn inputs_without_elements_are_contiguous() -> Result<()> {
+    let x = numbers(5, &[4, 6])?;
+    let empty = [
+        ops::transpose(&ops::slice(&x, &[2, 0], &[2, 6], &[1, 1])?)?,
+        ops::slice(&ops::transpose(&x)?, &[1, 4], &[5, 4], &[2, 1])?,
+        ops::broadcast_to(&ops::zeros(&[1, 0, 3], Dtype::Float32)?, &[2, 0, 3])?,
+        ops::zeros(&[0], Dtype::Float32)?,
+    ];
+    for x in &empty {
+        assert_eq!(apply(Count, &[x])?[0].item::<f32>()?, 0.0, "{:?}", x.shape());
+    }
+    assert_eq!(apply(Count, &[&ops::transpose(&x)?])?[0].item::<f32>()?, 24.0);
+    Ok(())
+}
+
 #[test]
 fn an_input_that_nobody_needs_is_written_over() -> Result<()> {
     let size = 4 << 20;

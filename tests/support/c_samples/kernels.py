@@ -166,7 +166,7 @@ def operation_from_outside(f: Frame) -> Any:
     }
     vtable = f.ffi.new(
         "graft_primitive_vtable*",
-        {name: f.pointer(kind, bodies[name]) for name, kind in kinds.items()},
+        {name: f.pointer(kinds[name], body) for name, body in bodies.items()},
     )
     payload = f.ffi.new_handle("payload")
 

@@ -34,10 +34,13 @@ impl<T: Float> Heads<'_, T> {
         Ok(())
     }
 
-    /// Writes the attention alone, all of it.
-    pub(super) fn attend(&self, out: &mut [MaybeUninit<T>]) {
+    /// Writes the attention alone.
+    pub(super) fn attend(&self, out: &mut OutputBuffer<'_>) -> Result<(), KernelError> {
         let rows = self.batch * self.queries * self.groups * self.repeats;
+        // SAFETY: all of it is written.
+        let out = unsafe { out.as_uninit_slice::<T>()? };
         self.write(out, &mut vec![MaybeUninit::uninit(); 2 * rows]);
+        Ok(())
     }
 
     /// Writes the attention and the statistics, all of both.

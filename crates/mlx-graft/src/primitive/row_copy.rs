@@ -22,8 +22,8 @@ impl RowCopy {
         dtype: Dtype,
         layout: Layout,
     ) -> Option<Self> {
-        let aligned = input.data.addr().is_multiple_of(dtype.size());
-        if input.size == 0 || aligned && (input.row_contiguous || layout == Layout::Strided) {
+        let aligned = input.size == 0 || input.data.addr().is_multiple_of(dtype.size());
+        if aligned && (input.row_contiguous || layout == Layout::Strided) {
             return None;
         }
         // As aligned as any element.
