@@ -22,9 +22,9 @@ Written by `make bench`; do not edit. `make bench-peers` installs PyTorch and ll
 numbers are medians of {turns} turns after warm-up (1 or 2 of whoever is slow, as stock mlx-lm), of
 2 in a quick run, which leaves stock mlx-lm out. "mlx-lm, OpenBLAS" is stock mlx-lm with the
 system's OpenBLAS preloaded in the place of the reference BLAS of MLX's wheel; MLX calls BLAS for
-float32 only. Resident memory is the most that the system counted for the process. Models have random
-weights from a fixed seed: 100M is a Llama of 12 layers of 768 with a vocabulary of 16,384, 5M one
-of 6 layers of 256.
+float32 only. Resident memory is the most that the system counted for the process. Models have
+random weights from a fixed seed: 100M is a Llama of 12 layers of 768 with a vocabulary of 16,384,
+5M one of 6 layers of 256.
 """
 
 
