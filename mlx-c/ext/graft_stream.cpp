@@ -44,9 +44,11 @@ void finish() {
   if (getpid() != known.process) {
     return;
   }
-  known.mutex.lock();
-  auto streams = known.streams;
-  known.mutex.unlock();
+  std::set<mx::Stream> streams;
+  {
+    std::lock_guard<std::mutex> lock(known.mutex);
+    streams = known.streams;
+  }
   auto running = std::make_shared<Running>();
   running->count = streams.size();
   auto end = [running] {

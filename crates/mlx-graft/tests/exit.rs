@@ -1,13 +1,17 @@
 //! Processes that end while something is still computed.
 
+#[macro_use]
+#[path = "common/no_transforms.rs"]
+mod no_transforms;
+
 use std::env;
 use std::process::{Command, exit};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::stream::on_stream;
-use mlx_graft::{Array, Device, Error, Result, Stream, transforms};
+use mlx_graft::{Array, Device, Result, Stream, transforms};
 
 /// Set for the processes that end.
 const CHILD: &str = "MLX_GRAFT_TEST_EXIT";
@@ -34,17 +38,7 @@ impl Primitive for Slow {
         Ok(())
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        Err(Error::unsupported_transform(Self::NAME, "vjp"))
-    }
-
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        Err(Error::unsupported_transform(Self::NAME, "jvp"))
-    }
-
-    fn vmap(&self, _: &[Array], _: &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        Err(Error::unsupported_transform(Self::NAME, "vmap"))
-    }
+    no_transforms!();
 }
 
 /// Begins to compute, and ends the process.
@@ -55,6 +49,11 @@ fn begin_and_end(stream: &str) -> Result<()> {
     };
     match stream {
         "default" => begin()?,
+        // Its own stream is gone by the end of the process.
+        "of a thread" => thread::spawn(|| Array::scalar(1_i32)?.item::<i32>())
+            .join()
+            .expect("no panic")
+            .and_then(|_| begin())?,
         _ => on_stream(&Stream::new(Device::cpu())?, begin)?,
     }
     exit(0)
@@ -66,7 +65,7 @@ fn a_process_ends_after_what_it_computes() -> Result<()> {
         return begin_and_end(&stream);
     }
     let program = env::current_exe().expect("this program has a path");
-    for stream in ["default", "new"] {
+    for stream in ["default", "of a thread", "new"] {
         let mut child = Command::new(&program);
         child.args(["--exact", "--nocapture", "a_process_ends_after_what_it_computes"]);
         let output = child.env(CHILD, stream).output().expect("the process starts");

@@ -1,5 +1,8 @@
 //! The promises of the trait for operations written in Rust.
 
+#[macro_use]
+#[path = "common/no_transforms.rs"]
+mod no_transforms;
 #[path = "common/main_thread.rs"]
 mod main_thread;
 #[path = "common/numbers.rs"]
@@ -428,17 +431,7 @@ impl Primitive for Fickle {
         Ok(())
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        Err(Error::unsupported_transform(Self::NAME, "vjp"))
-    }
-
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        Err(Error::unsupported_transform(Self::NAME, "jvp"))
-    }
-
-    fn vmap(&self, _: &[Array], _: &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        Err(Error::unsupported_transform(Self::NAME, "vmap"))
-    }
+    no_transforms!();
 }
 
 #[test]

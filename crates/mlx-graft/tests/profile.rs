@@ -1,5 +1,8 @@
 //! A profile evaluates as `eval` does, and says of every operation what it did.
 
+#[macro_use]
+#[path = "common/no_transforms.rs"]
+mod no_transforms;
 #[path = "common/main_thread.rs"]
 mod main_thread;
 
@@ -55,17 +58,7 @@ impl Primitive for Sleep {
         if self.fails { Err(KernelError::new("overslept")) } else { Ok(()) }
     }
 
-    fn vjp(&self, _: &[Array], _: &[Array], _: &[usize], _: &[Array]) -> Result<Vec<Array>> {
-        Err(Error::unsupported_transform(Self::NAME, "vjp"))
-    }
-
-    fn jvp(&self, _: &[Array], _: &[Array], _: &[usize]) -> Result<Vec<Array>> {
-        Err(Error::unsupported_transform(Self::NAME, "jvp"))
-    }
-
-    fn vmap(&self, _: &[Array], _: &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        Err(Error::unsupported_transform(Self::NAME, "vmap"))
-    }
+    no_transforms!();
 }
 
 fn sleep(x: &Array, milliseconds: u64, fails: bool) -> Result<Array> {

@@ -91,11 +91,12 @@ class Running:
         start = time.perf_counter()
         print(flush=True, file=self.process.stdin)
         turn = self.read()
-        if number == 0 and time.perf_counter() - start > PATIENCE:
-            # What it does once in so long is a small part of it.
-            contestant.warmup, contestant.turns = 0, min(contestant.slow_turns, contestant.turns)
         if number == 0:
             result.first = turn
+            if time.perf_counter() - start > PATIENCE:
+                # What it does once in so long is a small part of it.
+                contestant.warmup = 0
+                contestant.turns = min(contestant.slow_turns, contestant.turns)
         if number >= contestant.warmup and result.error is None:
             result.turns.append(turn)
 

@@ -59,7 +59,8 @@ pub struct Attended {
 /// use graft_kernels::{Projections, Rope, cached_attention};
 /// use mlx_graft::{Array, Dtype, ops};
 ///
-/// let (keys, values) = (ops::zeros(&[1, 1, 4, 2], Dtype::Float32)?, ops::zeros(&[1, 1, 4, 1], Dtype::Float32)?);
+/// let keys = ops::zeros(&[1, 1, 4, 2], Dtype::Float32)?;
+/// let values = ops::zeros(&[1, 1, 4, 1], Dtype::Float32)?;
 /// let x = ops::zeros(&[1, 2, 2], Dtype::Float32)?;
 /// let v = Array::from_slice(&[1.0_f32, 3.0], &[1, 2, 1])?;
 /// let new = Projections { queries: &x, keys: &x, values: &v, heads: 1, kv_heads: 1 };
@@ -171,23 +172,21 @@ impl CachedAttention {
         table.rotate_heads(&inputs[1].strided::<T>()?, groups, keys, held - length);
         rope::split_heads(&inputs[2].strided::<T>()?, groups, values, held - length);
 
-        let whole = |stride: usize, dim: usize| {
-            [groups * stride * dim, stride * dim, dim, 1].map(|stride| stride as i64)
+        // The first positions of those that there is room for.
+        let layout = |heads: usize, length: usize, room: usize, dim: usize| {
+            let strides = [heads * room * dim, room * dim, dim, 1].map(|stride| stride as i64);
+            ([batch, heads, length, dim].map(|length| length as i32), strides)
         };
-        let lengths = |heads: usize, length: usize, dim: usize| {
-            [batch, heads, length, dim].map(|length| length as i32)
-        };
-        let q_strides = [heads * length * dim, length * dim, dim, 1].map(|stride| stride as i64);
-        let q_shape = lengths(heads, length, dim);
-        let (k_shape, k_strides) = (lengths(groups, held, dim), whole(room, dim));
-        let (v_shape, v_strides) = (lengths(groups, held, value_dim), whole(room, value_dim));
-        let heads = Heads::of(
+        let (q_shape, q_strides) = layout(heads, length, length, dim);
+        let (k_shape, k_strides) = layout(groups, held, room, dim);
+        let (v_shape, v_strides) = layout(groups, held, room, value_dim);
+        let inputs = Heads::of(
             Strided::new(&queries, &q_shape, &q_strides),
             Strided::new(keys, &k_shape, &k_strides),
             Strided::new(values, &v_shape, &v_strides),
             Attention { scale: self.scale, causal: true },
         );
-        heads.attend(out)
+        inputs.attend(out)
     }
 }
 
@@ -209,6 +208,7 @@ impl Composed for CachedAttention {
             Ok([ops::slice(&cache, &[0; 4], &stop, &ones)?, cache])
         };
         let ([k, keys], [v, values]) = (write(keys, &k)?, write(values, &v)?);
+        // As mlx-lm: one query sees all there is.
         let mask = if q.dim(2)? == 1 { Mask::None } else { Mask::Causal };
         let out = scaled_dot_product_attention(&q, &k, &v, self.scale, mask)?;
         let out = ops::flatten(&ops::swapaxes(&out, 1, 2)?, 2, 3)?; // (B, T, H * E)

@@ -280,36 +280,35 @@ unsafe fn run_kernel(
         Dtype::from_raw(raw).ok_or_else(unknown)
     };
     let (mut described, mut copies) = (inputs.to_vec(), Vec::new());
-    for (i, input) in inputs.iter().enumerate() {
-        // SAFETY: the caller says so.
-        let copy = unsafe { RowCopy::if_needed(input, dtype(input.dtype)?, primitive.layout(i)) };
-        if let Some(copy) = copy {
-            described[i] = copy.describe(input);
-            copies.push(copy);
-        }
-    }
     // An input that an output has taken over has no elements.
-    let zeros: (Vec<i32>, Vec<i64>);
-    let updated: Vec<_> = (0..outputs.len()).map(|i| primitive.updates(i)).collect();
-    if updated.iter().any(Option::is_some) {
-        let most = inputs.iter().map(|input| input.ndim).max().unwrap_or(0);
-        zeros = (vec![0; most], vec![0; most]);
-        for (output, input) in outputs.iter().zip(&updated) {
-            let Some(i) = *input else { continue };
-            let input = inputs.get(i).ok_or_else(|| KernelError::new("has no such input"))?;
-            if input.size > 0 && input.data != output.data.cast_const() {
-                // SAFETY: as above; the output has the shape and dtype of the input, and memory of
-                // its own.
-                unsafe { row_copy::copy(input, dtype(input.dtype)?, output.data.cast()) };
+    let most = inputs.iter().map(|input| input.ndim).max().unwrap_or(0);
+    let (no_lengths, no_strides) = (vec![0; most], vec![0; most]);
+    for (i, input) in inputs.iter().enumerate() {
+        let dtype = dtype(input.dtype)?;
+        let mut updates =
+            outputs.iter().enumerate().filter(|(j, _)| primitive.updates(*j) == Some(i));
+        if let Some(first) = updates.next() {
+            for (_, output) in [first].into_iter().chain(updates) {
+                if input.size > 0 && input.data != output.data.cast_const() {
+                    // SAFETY: as above; the output has the shape and dtype of the input, and memory
+                    // of its own.
+                    unsafe { row_copy::copy(input, dtype, output.data.cast()) };
+                }
             }
             described[i] = sys::graft_primitive_input {
                 data: std::ptr::null(),
-                shape: zeros.0.as_ptr(),
-                strides: zeros.1.as_ptr(),
+                shape: no_lengths.as_ptr(),
+                strides: no_strides.as_ptr(),
                 size: 0,
                 row_contiguous: true,
                 ..*input
             };
+            continue;
+        }
+        // SAFETY: the caller says so.
+        if let Some(copy) = unsafe { RowCopy::if_needed(input, dtype, primitive.layout(i)) } {
+            described[i] = copy.describe(input);
+            copies.push(copy);
         }
     }
     let inputs = described
@@ -319,11 +318,11 @@ unsafe fn run_kernel(
         .collect::<Result<Vec<_>, KernelError>>()?;
     let mut outputs = outputs
         .iter()
-        .zip(updated)
+        .enumerate()
         // SAFETY: each output has a buffer of its own, or that of an input which the kernel gets
         // without its elements.
-        .map(|(output, updated)| unsafe {
-            Ok(OutputBuffer::new(output, dtype(output.dtype)?, updated.is_some()))
+        .map(|(i, output)| unsafe {
+            Ok(OutputBuffer::new(output, dtype(output.dtype)?, primitive.updates(i).is_some()))
         })
         .collect::<Result<Vec<_>, KernelError>>()?;
     primitive.eval_cpu(&inputs, &mut outputs)
