@@ -54,6 +54,11 @@ impl Source {
         Self { line: first, lines: bytes.div_ceil(LINE), ..Self::default() }
     }
 
+    /// Whether nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines == 0
+    }
+
     /// The address of the next two lines, after which two others follow.
     fn next_two(&mut self) -> usize {
         let line = self.line;
@@ -73,7 +78,7 @@ impl Source {
 #[inline]
 #[target_feature(enable = "sse")]
 pub(super) fn prefetch_two_lines(soon: &mut Soon) {
-    if let Some(source) = soon.iter_mut().find(|source| source.lines > 0) {
+    if let Some(source) = soon.iter_mut().find(|source| !source.is_empty()) {
         let line = without_provenance::<i8>(source.next_two());
         _mm_prefetch::<_MM_HINT_T1>(line);
         _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(LINE));
