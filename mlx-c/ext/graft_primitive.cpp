@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -150,6 +151,15 @@ void run(const Kernel& kernel, const std::vector<mx::array>& inputs, std::vector
   throw std::runtime_error(message);
 }
 
+// MLX's allocator gives a buffer at null where there is no memory.
+mx::allocator::Buffer allocate(size_t bytes) {
+  auto buffer = mx::allocator::malloc(bytes);
+  if (bytes > 0 && !buffer.ptr()) {
+    throw std::bad_alloc();
+  }
+  return buffer;
+}
+
 // Makes the stream of a primitive the default one while its callback builds a graph. MLX's default
 // device is the whole process's and has no lock, so it is written only where it differs.
 class DefaultStream {
@@ -191,8 +201,13 @@ class GraftPrimitive : public mx::Primitive {
       }
     }
     auto ticket = Backlog::enter(stream().index, bytes);
-    for (auto* out : fresh) {
-      out->set_data(mx::allocator::malloc(out->nbytes()));
+    try {
+      for (auto* out : fresh) {
+        out->set_data(allocate(out->nbytes()));
+      }
+    } catch (...) {
+      retain(inputs, outputs);
+      throw;
     }
     // As in MLX's own kernels: a strong reference here would be released on the stream's thread.
     // `cpu::eval` keeps the buffers alive until the task after this one.
@@ -354,6 +369,15 @@ class GraftPrimitive : public mx::Primitive {
     for (auto& out : outputs) {
       if (&out.inputs() != &inputs && !out.is_tracer()) {
         out.inputs().clear();
+      }
+    }
+  }
+
+  // Gives back what `release` took, so that the outputs can be evaluated later.
+  static void retain(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+    for (auto& out : outputs) {
+      if (&out.inputs() != &inputs) {
+        out.inputs() = inputs;
       }
     }
   }

@@ -370,9 +370,16 @@ fn into_batch<P: Primitive + Copy>(
     axes: &[Option<i32>],
 ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
     rows::vmap(inputs, axes, |inputs| {
-        let length = inputs[0].dim(0)?;
+        let [length, batch] = [inputs[0].dim(0)?, inputs[0].dim(1)?];
+        if length == 0 {
+            // Which is a batch of nothing, and no attention.
+            let one = |x: &&Array| ArraySpec::new(&x.shape()[1..], x.dtype());
+            let specs = primitive.output_specs(&inputs.iter().map(one).collect::<Vec<_>>())?;
+            let none = |spec: &ArraySpec| ops::zeros(&[&[0], &*spec.shape].concat(), spec.dtype);
+            return specs.iter().map(none).collect();
+        }
         let flat = inputs.iter().map(|x| ops::flatten(x, 0, 1)).collect::<Result<Vec<_>>>()?;
         let outputs = apply(primitive, &flat.iter().collect::<Vec<_>>())?;
-        outputs.iter().map(|x| ops::unflatten(x, 0, &[length, -1])).collect()
+        outputs.iter().map(|x| ops::unflatten(x, 0, &[length, batch])).collect()
     })
 }

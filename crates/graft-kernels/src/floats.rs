@@ -135,7 +135,8 @@ impl<'a> Floats<'a> {
 #[inline(always)]
 pub(crate) fn to_bfloat16(x: f32) -> bf16 {
     let bits = x.to_bits();
-    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    // That of a NaN may wrap, and is not what is taken.
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     // A NaN keeps its upper half and a bit that no rounding can clear.
     let nan = bits >> 16 | 0x40;
     bf16::from_bits(if x.is_nan() { nan as u16 } else { rounded as u16 })
@@ -165,7 +166,8 @@ mod tests {
     fn bfloat16_is_rounded_as_half_rounds() {
         let samples = (0..1_u32 << 20).map(|i| f32::from_bits(i.wrapping_mul(4_093)));
         let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::NAN, -f32::NAN];
-        for x in samples.chain(special) {
+        let last = [0xffff_8000, 0xffff_8001, 0xffff_ffff].map(f32::from_bits);
+        for x in samples.chain(special).chain(last) {
             let (found, wanted) = (to_bfloat16(x), bf16::from_f32(x));
             assert!(
                 found == wanted && found.to_bits() >> 15 == wanted.to_bits() >> 15

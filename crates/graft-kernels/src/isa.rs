@@ -1,11 +1,12 @@
 //! The instruction sets that this crate's own kernels choose between when they run.
 //!
 //! The environment variable `GRAFT_MAX_ISA` names the last one that may be used; what the crates
-//! `gemm` and `pulp` choose is theirs. `none` leaves everything to MLX's own operations.
+//! `gemm` and `half` choose is theirs. `none` leaves everything to MLX's own operations.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use mlx_graft::{Error, Result};
+use pulp::Arch;
 
 const VARIABLE: &str = "GRAFT_MAX_ISA";
 
@@ -14,11 +15,11 @@ const VARIABLE: &str = "GRAFT_MAX_ISA";
 pub(crate) enum Isa {
     /// That of MLX's own operations.
     None,
-    /// What the compiler makes of portable code for the widest registers there are.
+    /// What the compiler makes of portable code for any processor of its kind.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2 and FMA, also in portable code.
     Avx2,
-    /// AVX-512 F, BW and VL.
+    /// AVX-512 F, BW and VL, also in portable code.
     Avx512,
     /// Dot products of bytes.
     Avx512Vnni,
@@ -71,6 +72,19 @@ impl Isa {
     }
 }
 
+/// The widest registers that portable code may use.
+pub(crate) fn arch() -> Arch {
+    static ARCH: LazyLock<Arch> = LazyLock::new(|| {
+        #[cfg(target_arch = "x86_64")]
+        if !Isa::Avx512.is_usable() {
+            let narrower = pulp::x86::V3::try_new().filter(|_| Isa::Avx2.is_usable());
+            return narrower.map_or(Arch::Scalar, Arch::V3);
+        }
+        Arch::new()
+    });
+    *ARCH
+}
+
 /// The last instruction set that may be used, if the environment names one.
 fn last() -> &'static Result<Option<Isa>, String> {
     static LAST: OnceLock<Result<Option<Isa>, String>> = OnceLock::new();
@@ -105,4 +119,35 @@ fn last() -> &'static Result<Option<Isa>, String> {
 pub(crate) fn are_kernels_wanted() -> Result<bool> {
     last().as_ref().map_err(|message| Error::invalid_argument(VARIABLE, message))?;
     Ok(Isa::Portable.is_usable())
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use std::mem::discriminant;
+    use std::process::Command;
+
+    use super::*;
+
+    /// The choice is made once, so each set is that of a process that this test starts.
+    #[test]
+    fn portable_code_keeps_to_the_set_that_is_named() {
+        let named = std::env::var(VARIABLE).ok();
+        match named.as_deref() {
+            Some("portable") => return assert!(matches!(arch(), Arch::Scalar)),
+            Some("avx2") => return assert!(matches!(arch(), Arch::V3(_))),
+            _ => assert_eq!(discriminant(&arch()), discriminant(&Arch::new())),
+        }
+        for (name, isa) in [("portable", Isa::Portable), ("avx2", Isa::Avx2)] {
+            if isa.is_supported() {
+                let test = "isa::tests::portable_code_keeps_to_the_set_that_is_named";
+                let out = Command::new(std::env::current_exe().expect("the test has a path"))
+                    .args([test, "--exact"])
+                    .env(VARIABLE, name)
+                    .output()
+                    .expect("the test runs once more");
+                let text = String::from_utf8_lossy(&out.stdout);
+                assert!(out.status.success() && text.contains("1 passed"), "{name}: {text}");
+            }
+        }
+    }
 }

@@ -8,12 +8,15 @@
 //! the last one that they may use, to find out where a difference comes from: `none`, which leaves
 //! everything to MLX's own operations as on a GPU, `portable`, `avx2`, `avx512`, `avx512_vnni` or
 //! `avx512_bf16`. The last is used for products of many rows only if it is named or the processor is
-//! AMD's: on Intel's it is slower than `float32`.
+//! AMD's: on Intel's it is slower than `float32`. What the crate `gemm` chooses for products that
+//! none of these computes, and `half` for conversions of `float16`, is not limited.
 
 mod adam;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod cross_entropy;
 mod derivatives;
 mod floats;

@@ -5,8 +5,9 @@
 
 use std::hint::black_box;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
+use crate::isa;
 use crate::tasks;
 
 /// Independent sums: enough to hide the latency, few enough to stay in registers.
@@ -70,7 +71,7 @@ pub fn threads() -> usize {
 /// graft_kernels::limits::multiply_add(1_000_000);
 /// ```
 pub fn multiply_add(count: usize) {
-    let arch = Arch::new();
+    let arch = isa::arch();
     tasks::for_each(tasks::threads(), true, |_, (): &mut ()| {
         black_box(arch.dispatch(MultiplyAdd(count)));
     });
@@ -83,7 +84,7 @@ pub fn multiply_add(count: usize) {
 /// graft_kernels::limits::read(&[1.0; 1000]);
 /// ```
 pub fn read(numbers: &[f32]) {
-    let arch = Arch::new();
+    let arch = isa::arch();
     let part = numbers.len().div_ceil(4 * tasks::threads()).max(1);
     tasks::for_each_item(numbers.chunks(part), true, |_, part| {
         black_box(arch.dispatch(Read(black_box(part))));

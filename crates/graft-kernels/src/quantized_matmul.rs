@@ -30,15 +30,14 @@ pub use each::{Packed, quantized_matmul_each};
 pub use gather_qmm::gather_qmm;
 
 use mlx_graft::ops::QuantizedMatmulOptions;
-use mlx_graft::primitive::{
-    ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
-};
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
+use crate::floats::{self, Floats};
 use crate::matmul::{broadcast, sum_to};
-use crate::{derivatives, floats, is_active};
+use crate::{derivatives, is_active};
 use format::Format;
-use operands::{Numbers, Weight};
+use operands::Weight;
 
 /// The product of `x` and a packed matrix, as `mlx.core.quantized_matmul`.
 ///
@@ -130,9 +129,9 @@ fn packed_shape(
     else {
         return None;
     };
-    let columns = words * 32 / format.bits as i32;
-    let fits =
-        batch == scale_batch && rows == scale_rows && columns == groups * format.group_size as i32;
+    let columns = format.columns(*words)?;
+    let of_scales = i64::from(*groups) * format.group_size as i64;
+    let fits = batch == scale_batch && rows == scale_rows && i64::from(columns) == of_scales;
     (dtypes && fits).then_some([*rows, columns])
 }
 
@@ -200,14 +199,15 @@ impl Primitive for QuantizedMatmul {
         else {
             return Err(Error::invalid_argument(Self::NAME, "arrays without dimensions"));
         };
-        let columns = words * 32 / self.format.bits as i32;
-        let (from, to) = if self.transpose { (columns, *rows) } else { (*rows, columns) };
+        let columns = self.format.columns(*words);
+        let [from, to] =
+            if self.transpose { [columns, Some(*rows)] } else { [Some(*rows), columns] };
         let (x_batch, m) = match x_batch.split_last() {
             Some((m, x_batch)) => (x_batch, Some(*m)),
             None => (x_batch, None),
         };
-        let shape = broadcast(x_batch, batch).filter(|_| *length == from);
-        let mut shape = shape.ok_or_else(|| {
+        let shape = broadcast(x_batch, batch).filter(|_| Some(*length) == from);
+        let (mut shape, to) = shape.zip(to).ok_or_else(|| {
             let (x, w) = (&inputs[0].shape, &inputs[1].shape);
             let text = format!("arrays of shape {x:?} and {w:?} (packed) cannot be multiplied");
             Error::invalid_argument(Self::NAME, text)
@@ -222,10 +222,10 @@ impl Primitive for QuantizedMatmul {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let x = Numbers::new(&inputs[0])?;
+        let x = Floats::new(&inputs[0])?;
         let weight = Weight::new(self.format, &inputs[1..])?;
         let stacks = [stack_of(inputs[0].shape()), stack_of(inputs[1].shape())];
-        product::solve(&x, stacks, &weight, self.transpose, &mut outputs[0])
+        product::solve(x, stacks, &weight, self.transpose, &mut outputs[0])
     }
 
     fn vjp(
@@ -292,11 +292,6 @@ impl Primitive for QuantizedMatmul {
             product = ops::squeeze_axes(&product, &[-2])?;
         }
         Ok((vec![product], vec![Some(0)]))
-    }
-
-    fn layout(&self, _input: usize) -> Layout {
-        // Nearly always they are contiguous; finding that out here saves a node of the graph each.
-        Layout::Strided
     }
 }
 

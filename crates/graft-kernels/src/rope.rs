@@ -9,11 +9,12 @@ use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, Strided, apply,
 };
 use mlx_graft::{Array, Dtype, Error, Result, fast, ops, transforms};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::derivatives::{self, Composed};
 use crate::floats::{self, Float};
 use crate::is_active;
+use crate::isa;
 use crate::matmul::matrix::Matrix;
 use crate::rows::{self, RowKernel, Scratch};
 use crate::tasks;
@@ -46,7 +47,8 @@ pub struct Rope {
 /// powers of the base.
 ///
 /// `float32`, `bfloat16` and `float16` arrays of four dimensions are rotated here on the CPU, by
-/// angles computed in `float64` once for all layers. All others run through MLX's own operation.
+/// angles computed in `float64`, of which the last four tables are kept: the layers of a model have
+/// one or two. All others run through MLX's own operation.
 ///
 /// # Errors
 /// Those of `mlx.core.fast.rope`: shapes that do not fit, neither a base nor frequencies or both.
@@ -160,8 +162,11 @@ pub(crate) struct Table {
     sines: Vec<f32>,
 }
 
-/// The table of the last rotation: all layers of a model use the same.
-static LAST: Mutex<Option<Arc<Table>>> = Mutex::new(None);
+/// Tables that are kept.
+const KEPT: usize = 4;
+
+/// The last tables, the oldest first: all layers of a model use the same, or those of two bases.
+static LAST: Mutex<Vec<Arc<Table>>> = Mutex::new(Vec::new());
 
 impl Table {
     /// The angles of `length` positions.
@@ -171,11 +176,14 @@ impl Table {
 
     fn of(angles: Angles) -> Arc<Self> {
         let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = last().as_ref().filter(|table| table.angles == angles) {
+        if let Some(table) = last().iter().find(|table| table.angles == angles) {
             return Arc::clone(table);
         }
         let table = Arc::new(Self::new(angles));
-        *last() = Some(Arc::clone(&table));
+        let mut last = last();
+        let before = (last.len() + 1).saturating_sub(KEPT);
+        last.drain(..before);
+        last.push(Arc::clone(&table));
         table
     }
 
@@ -206,7 +214,7 @@ impl Table {
         first: usize,
     ) {
         each_head(x, heads, out, first, |head, out| {
-            Arch::new().dispatch(RotateHead { table: self, head, out });
+            isa::arch().dispatch(RotateHead { table: self, head, out });
         });
     }
 
@@ -470,13 +478,35 @@ impl Primitive for Rotation {
             return Ok((rotated, vec![Some(0)]));
         }
         rows::vmap(&inputs[..1], &axes[..1], |x| {
-            let length = x[0].dim(0)?;
+            let lengths = [x[0].dim(0)?, x[0].dim(1)?];
             let y = rotate(*self, &ops::flatten(x[0], 0, 1)?, inputs.get(1))?;
-            Ok(vec![ops::unflatten(&y, 0, &[length, -1])?])
+            Ok(vec![ops::unflatten(&y, 0, &lengths)?])
         })
     }
 
     fn layout(&self, input: usize) -> Layout {
         if input == 0 { Layout::Strided } else { Layout::RowContiguous }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_tables_are_kept() {
+        let rope =
+            |base| Rope { dims: 4, traditional: false, base: Some(base), scale: 1.0, offset: 0 };
+        let table = |base| Table::for_rotation(rope(base), None, 3);
+        // Layers of two bases in turn, and those of others, up to as many as are kept.
+        let [first, second] = [table(1e4), table(1e6)];
+        for base in [1e2, 1e3] {
+            table(base);
+            assert!(Arc::ptr_eq(&first, &table(1e4)) && Arc::ptr_eq(&second, &table(1e6)));
+        }
+        table(1e5);
+        assert!(Arc::ptr_eq(&second, &table(1e6)));
+        let again = table(1e4);
+        assert!(!Arc::ptr_eq(&first, &again) && first.sines == again.sines);
     }
 }

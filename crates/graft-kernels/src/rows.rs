@@ -9,16 +9,14 @@ use std::ops::Range;
 use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Dtype, Result, ops};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::floats::{Floats, to_bfloat16, to_float16};
+use crate::isa;
 use crate::tasks;
 
 /// Elements below which a second thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
-
-/// Tasks for each thread, so that one that is held up does not hold up the others.
-const TASKS_PER_THREAD: usize = 4;
 
 /// Buffers that a kernel converts its inputs into, kept from row to row.
 pub(crate) type Scratch = [Vec<f32>; 4];
@@ -131,14 +129,14 @@ pub(crate) fn compute<const N: usize>(
         unreachable!("the primitive has {N} outputs");
     };
 
-    let arch = Arch::new();
+    let arch = isa::arch();
     let run = |(first, count, rows)| arch.dispatch(Task { kernel, first, count, rows });
     let threads = tasks::threads();
     if threads == 1 || count < 2 || count * cost < PARALLEL_FROM {
         run((0, count, rows));
         return Ok(());
     }
-    let per_task = count.div_ceil(threads * TASKS_PER_THREAD).max(PARALLEL_FROM / 4 / cost);
+    let per_task = count.div_ceil(threads * tasks::PER_THREAD).max(PARALLEL_FROM / 4 / cost);
     let pieces: Vec<_> = (0..count)
         .step_by(per_task)
         .map(|first| {

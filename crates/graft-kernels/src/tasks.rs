@@ -11,7 +11,7 @@ pub(crate) use pool::threads;
 const PARALLEL_FROM: usize = 1 << 17;
 
 /// Tasks for each thread, so that one that is held up does not hold up the others.
-const PER_THREAD: usize = 4;
+pub(crate) const PER_THREAD: usize = 4;
 
 /// The work of multiplying rows and a matrix of so many numbers: up to eight rows take the time of
 /// reading it.

@@ -227,6 +227,40 @@ fn a_query_that_sees_nothing_gets_the_mean() -> Result<()> {
 }
 
 #[test]
+fn every_byte_of_a_boolean_mask_but_zero_is_true() -> Result<()> {
+    for (t, s) in [(1, 40), (20, 30)] {
+        let x = inputs([1, 2, 1, t, s, 8, 8], Dtype::Float32)?;
+        let bytes: Vec<u8> = (0..t * s).map(|i| [0, 2, 255, 1, 0][i as usize % 5]).collect();
+        let truths: Vec<bool> = bytes.iter().map(|&byte| byte != 0).collect();
+        let odd = ops::view(&Array::from_slice(&bytes, &[t, s])?, Dtype::Bool)?;
+        let plain = Array::from_slice(&truths, &[t, s])?;
+        // Row after row, and column after column.
+        let column_wise = |x: &Array| {
+            let columns = ops::contiguous(&ops::transpose(x)?, false)?;
+            ops::transpose(&columns)
+        };
+        let odd_columns = {
+            let bytes = column_wise(&Array::from_slice(&bytes, &[t, s])?)?;
+            ops::transpose(&ops::view(&ops::transpose(&bytes)?, Dtype::Bool)?)?
+        };
+        for (odd, plain) in [(&odd, &plain), (&odd_columns, &column_wise(&plain)?)] {
+            let run = |mask: &Array| {
+                let mask = Kind::Array(mask.clone());
+                let cotangent = numbers(9, &[1, 2, t, 8])?;
+                transforms::vjp(move |x: &[Array]| ours(x, &mask), &x, &[cotangent])
+            };
+            let ((values, slopes), (wanted_values, wanted_slopes)) = (run(odd)?, run(plain)?);
+            for (found, wanted) in
+                values.iter().chain(&slopes).zip(wanted_values.iter().chain(&wanted_slopes))
+            {
+                assert_eq!(found.to_vec::<f32>()?, wanted.to_vec::<f32>()?);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn nan_and_infinity_spread() -> Result<()> {
     for (input, value) in [(0, f32::NAN), (1, f32::INFINITY), (2, f32::NAN), (2, f32::INFINITY)] {
         for t in [1, 16] {
@@ -291,6 +325,28 @@ fn vectorized_and_compiled() -> Result<()> {
             assert_close(&one, &wanted[0], 4e-6)?;
             assert_close(&compiled.call(&[q])?[0], &wanted[0], 4e-6)?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn vectorized_over_nothing() -> Result<()> {
+    let x = inputs([2, 4, 2, 6, 9, 4, 5], Dtype::Float32)?;
+    for mask in masks(6, 9, 4)? {
+        let (k, v, m) = (x[1].clone(), x[2].clone(), mask.clone());
+        let values = move |q: &[Array]| ours(&[q[0].clone(), k.clone(), v.clone()], &m);
+        let attention = values.clone();
+        let slopes = move |q: &[Array]| {
+            let f = values.clone();
+            let loss = move |q: &[Array]| Ok(vec![ops::sum(&f(q)?[0], false)?]);
+            transforms::grad(loss, &[0], q)
+        };
+        let nothing = [ops::zeros(&[2, 4, 0, 6, 4], Dtype::Float32)?];
+        let found = transforms::vmap(attention, &nothing, &[Some(2)], &[Some(0)])?;
+        assert_eq!(found[0].shape(), [0, 2, 4, 6, 5]);
+        let found = transforms::vmap(slopes, &nothing, &[Some(2)], &[Some(0)])?;
+        assert_eq!(found[0].shape(), [0, 2, 4, 6, 4]);
+        transforms::eval(&found)?;
     }
     Ok(())
 }

@@ -78,9 +78,13 @@ fn packed_products_repeat() -> Result<()> {
 #[test]
 fn attention_repeats() -> Result<()> {
     for dtype in DTYPES {
-        for queries in [1, 200] {
-            let q = ready(1, &[2, 6, queries, 32], dtype)?;
-            let (k, v) = (ready(2, &[2, 3, 200, 32], dtype)?, ready(3, &[2, 3, 200, 32], dtype)?);
+        // As many tasks of the derivative as threads, or fewer.
+        for ([batch, heads, groups], queries) in
+            [([2, 6, 3], 1), ([2, 6, 3], 200), ([1, 2, 1], 200)]
+        {
+            let q = ready(1, &[batch, heads, queries, 32], dtype)?;
+            let shared = |seed| ready(seed, &[batch, groups, 200, 32], dtype);
+            let (k, v) = (shared(2)?, shared(3)?);
             let attend = |x: &[Array]| {
                 graft_kernels::scaled_dot_product_attention(&x[0], &x[1], &x[2], 0.2, Mask::Causal)
             };

@@ -1,9 +1,9 @@
-//! Products with each instruction set that this processor has, in processes of their own, as the
+//! Operations with each instruction set that this processor has, in processes of their own, as the
 //! choice is made once.
 
 use std::process::Command;
 
-use mlx_graft::{Array, Dtype, Result, ops, random};
+use mlx_graft::{Array, Dtype, Result, fast, ops, random};
 
 /// What a child process multiplies; on its own it takes what is fastest.
 #[test]
@@ -51,6 +51,40 @@ fn products() -> Result<()> {
     Ok(())
 }
 
+/// What a child process computes row by row, and attention.
+#[test]
+fn rows() -> Result<()> {
+    let close = |found: &Array, wanted: &Array| -> Result<()> {
+        assert!(ops::allclose(found, wanted, 1e-4, 1e-5, false)?.item::<bool>()?);
+        Ok(())
+    };
+    let options = random::LocScaleOptions::default();
+    for length in [1, 19, 64] {
+        let shape = [2, 4, length, 40];
+        let x = random::normal(&shape, &options.key(&random::key(1)?))?;
+        let weight = random::normal(&[40], &options.key(&random::key(2)?))?;
+        close(&graft_kernels::softmax(&x)?, &ops::softmax_axis(&x, -1, true)?)?;
+        let norm = graft_kernels::rms_norm(&x, Some(&weight), 1e-5)?;
+        close(&norm, &fast::rms_norm(&x, Some(&weight), 1e-5)?)?;
+        let rope = graft_kernels::Rope {
+            dims: 40,
+            traditional: false,
+            base: Some(1e4),
+            scale: 1.0,
+            offset: 3,
+        };
+        let options = fast::RopeOptions::default().base(1e4);
+        close(&graft_kernels::rope(&x, rope, None)?, &fast::rope(&x, 40, 3, &options)?)?;
+        let keys = random::normal(&[2, 2, 64, 40], &random::LocScaleOptions::default())?;
+        let mask = graft_kernels::Mask::Causal;
+        let found = graft_kernels::scaled_dot_product_attention(&x, &keys, &keys, 0.2, mask)?;
+        let options = fast::ScaledDotProductAttentionOptions::default().mask_mode("causal");
+        let wanted = fast::scaled_dot_product_attention(&x, &keys, &keys, 0.2, &options)?;
+        close(&found, &wanted)?;
+    }
+    Ok(())
+}
+
 /// Runs a test in a process with `GRAFT_MAX_ISA`, and returns what it printed.
 fn with_isa(isa: &str, test: &str) -> (bool, String) {
     let program = std::env::current_exe().expect("the test has a path");
@@ -65,8 +99,9 @@ fn with_isa(isa: &str, test: &str) -> (bool, String) {
 
 #[test]
 fn each_instruction_set() {
-    for isa in ["portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"] {
-        let (succeeded, text) = with_isa(isa, "products");
+    let sets = ["portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"];
+    for (isa, test) in sets.into_iter().flat_map(|isa| [(isa, "products"), (isa, "rows")]) {
+        let (succeeded, text) = with_isa(isa, test);
         if text.contains("this processor lacks it") {
             assert!(!succeeded && isa.starts_with("avx"));
             eprintln!("skipped: this processor lacks {isa}");

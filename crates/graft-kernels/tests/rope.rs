@@ -194,6 +194,30 @@ fn vectorized_and_compiled() -> Result<()> {
 }
 
 #[test]
+fn vectorized_over_nothing() -> Result<()> {
+    let function = |x: &[Array]| Ok(vec![rope(&x[0], PLAIN, None)?]);
+    let heads = |x: &[Array]| Ok(vec![rope_heads(&x[0], 3, PLAIN, None)?]);
+    let freqs = |x: &[Array]| Ok(vec![rope(&x[0], Rope { base: None, ..PLAIN }, Some(&x[1]))?]);
+    let x = ops::zeros(&[2, 3, 0, 5, 8], Dtype::Float32)?;
+    let mapped = transforms::vmap(function, std::slice::from_ref(&x), &[Some(2)], &[Some(0)])?;
+    transforms::eval(&mapped)?;
+    assert_eq!(mapped[0].shape(), [0, 2, 3, 5, 8]);
+    // A batch of nothing, and of some positions.
+    let mapped = transforms::vmap(function, std::slice::from_ref(&x), &[Some(1)], &[Some(0)])?;
+    assert_eq!(mapped[0].shape(), [3, 2, 0, 5, 8]);
+    let x = ops::zeros(&[0, 2, 5, 24], Dtype::Float32)?;
+    let mapped = transforms::vmap(heads, std::slice::from_ref(&x), &[Some(0)], &[Some(0)])?;
+    assert_eq!(mapped[0].shape(), [0, 2, 3, 5, 8]);
+    let mapped = transforms::vmap(heads, &[x], &[Some(1)], &[Some(0)])?;
+    transforms::eval(&mapped)?;
+    assert_eq!(mapped[0].shape(), [2, 0, 3, 5, 8]);
+    let inputs = [numbers(1, &[2, 3, 5, 8])?, ops::zeros(&[0, 4], Dtype::Float32)?];
+    let mapped = transforms::vmap(freqs, &inputs, &[None, Some(0)], &[Some(0)])?;
+    assert_eq!(mapped[0].shape(), [0, 2, 3, 5, 8]);
+    transforms::eval(&mapped)
+}
+
+#[test]
 fn shapes_that_the_kernel_does_not_know_run_through_mlx() -> Result<()> {
     let x = numbers(1, &[3, 5, 8])?;
     assert_close(&rope(&x, PLAIN, None)?, &theirs(&x, PLAIN, None)?, 4e-6)?;

@@ -103,6 +103,7 @@ enum Broken {
     VmapCount,
     VmapAxis,
     Shape,
+    Size,
 }
 
 impl Primitive for Broken {
@@ -111,6 +112,13 @@ impl Primitive for Broken {
     fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
         if *self == Self::Shape {
             return Ok(vec![ArraySpec::new([-1], Dtype::Float32)]);
+        }
+        // In 64 bits, these bytes are none.
+        if *self == Self::Size && inputs[0].shape == [3] {
+            return Ok(vec![ArraySpec::new([1 << 30, 1 << 30, 4], Dtype::Float32); 2]);
+        }
+        if *self == Self::Size {
+            return Ok(vec![ArraySpec::new([1, 1, 1], Dtype::Float32); 2]);
         }
         Ok(vec![inputs[0].clone(), inputs[0].clone()])
     }
@@ -209,7 +217,12 @@ fn broken_promises_are_errors() {
     let run = |broken: Broken| {
         move |v: &[Array]| Ok(vec![ops::sum(&apply(broken.clone(), &[&v[0]])?[0], false)?])
     };
-    assert!(apply(Broken::Shape, &[&x]).unwrap_err().to_string().contains("negative length"));
+    assert!(apply(Broken::Shape, &[&x]).unwrap_err().to_string().contains("no length below zero"));
+    let shapeless = transforms::compile(|x| apply(Broken::Size, &[&x[0]]), true).unwrap();
+    assert_eq!(shapeless.call(&[&numbers(&[2])]).unwrap()[0].shape(), [1, 1, 1]);
+    for error in [apply(Broken::Size, &[&x]), shapeless.call(&[&x])].map(Result::unwrap_err) {
+        assert!(error.to_string().contains("more than memory can hold"), "{error}");
+    }
     let error = transforms::grad(run(Broken::Vjp), &[0], &[&x]).unwrap_err();
     assert!(error.to_string().contains("vjp returned an array of shape (7)"), "{error}");
     let error = transforms::jvp(run(Broken::Jvp), &[&x], &[&x]).unwrap_err();

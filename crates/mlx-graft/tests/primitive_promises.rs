@@ -14,7 +14,7 @@ use main_thread::away_from_the_main_thread;
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
-use mlx_graft::{Array, Dtype, Error, Result, ops, transforms};
+use mlx_graft::{Array, Dtype, Error, ErrorKind, Result, ops, transforms};
 use numbers::numbers;
 
 /// An element-wise operation without derivatives, whose kernel is a plain function.
@@ -398,6 +398,43 @@ fn a_boolean_of_another_byte_is_refused_or_true() -> Result<()> {
     let error = one(Truths(0.0), &odd)?.eval().unwrap_err();
     assert!(matches!(&error, Error::Kernel { op, .. } if op == "truths"), "{error:?}");
     assert!(error.to_string().contains("a byte of 2, which is no bool"), "{error}");
+    Ok(())
+}
+
+/// An update of its input, and more than any machine has memory for.
+#[derive(PartialEq)]
+struct Vast;
+
+impl Primitive for Vast {
+    const NAME: &'static str = "vast";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        Ok(vec![inputs[0].clone(), ArraySpec::new([1 << 22, 1 << 23], Dtype::Float32)])
+    }
+
+    fn eval_cpu(
+        &self,
+        _inputs: &[InputBuffer<'_>],
+        _outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn updates(&self, output: usize) -> Option<usize> {
+        (output == 0).then_some(0)
+    }
+
+    no_transforms!();
+}
+
+#[test]
+fn outputs_without_memory_are_errors_each_time() -> Result<()> {
+    away_from_the_main_thread();
+    let outputs = apply(Vast, &[&ops::exp(&numbers(&[5]))?])?;
+    // Both ask for the memory of all outputs, and need the input for it.
+    for output in [&outputs[0], &outputs[1], &outputs[1], &outputs[0]] {
+        assert_eq!(output.eval().unwrap_err().kind(), ErrorKind::OutOfMemory);
+    }
     Ok(())
 }
 

@@ -4,13 +4,15 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Strided};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::heads::{Block, Heads, Stretch};
 use super::parts::{Pieces, deal};
 use crate::floats::Float;
+use crate::isa;
 use crate::lanes;
 use crate::matmul::float32::{add_product, product_into};
 use crate::matmul::matrix::Matrix;
@@ -38,44 +40,61 @@ impl<T: Float> Heads<'_, T> {
             }
             _ => return Err(KernelError::new("the derivative has six inputs and three outputs")),
         };
-        // SAFETY: the tasks below write all their pieces, which are all of the outputs.
+        // SAFETY: the tasks below write all of their pieces and, when the last part of a group has
+        // come, those of its sums; together they are all of the outputs.
         let (dq, dk, dv) = unsafe {
             (dq.as_uninit_slice::<T>()?, dk.as_uninit_slice::<T>()?, dv.as_uninit_slice::<T>()?)
         };
         let stretches = self.stretches();
         let tasks = self.groups * stretches.len();
-        // Piece number `i` of an output lies at (batch, position, group).
-        let owner = |positions: usize, range: fn(&Stretch) -> &Range<usize>| {
-            let mut stretch_of = vec![0; self.batch * positions];
-            for (i, stretch) in stretches.iter().enumerate() {
-                let (start, range) = (stretch.batch * positions, range(stretch));
-                stretch_of[start + range.start..start + range.end].fill(i);
-            }
-            move |i: usize| stretch_of[i / self.groups] * self.groups + i % self.groups
+        let blocks = |stretch: &Stretch| stretch.queries.len().div_ceil(self.block_length(stretch));
+        let most_blocks = stretches.iter().map(blocks).max().unwrap_or(1);
+        let parts = parts_of_queries(tasks, tasks::threads(), most_blocks);
+        // Whole blocks of the queries of a stretch.
+        let part = |stretch: &Stretch, part: usize| {
+            let (start, end) = (stretch.queries.start, stretch.queries.end);
+            let at = |part: usize| blocks(stretch) * part / parts * self.block_length(stretch);
+            (start + at(part)).min(end)..(start + at(part + 1)).min(end)
         };
-        let of_keys = || owner(self.keys, |stretch| &stretch.keys);
-        let of_queries = owner(self.queries, |stretch| &stretch.queries);
-        let dq = deal(dq, self.repeats * self.dim, tasks, of_queries);
-        let dk = deal(dk, self.dim, tasks, of_keys());
-        let dv = deal(dv, self.value_dim, tasks, of_keys());
-        let outputs = dq.into_iter().zip(dk).zip(dv);
-        tasks::for_each_item(outputs, true, |task, ((dq, dk), dv)| {
-            let (stretch, group) = (&stretches[task / self.groups], task % self.groups);
-            self.group_gradients(stretch, group, &known, dq, dk, dv);
+        let of_stretch =
+            |stretch| (0..parts).map(move |i| (stretch, part(stretch, i))).collect::<Vec<_>>();
+        let queries: Vec<(&Stretch, Range<usize>)> =
+            stretches.iter().flat_map(of_stretch).collect();
+        let keys: Vec<_> =
+            stretches.iter().map(|stretch| (stretch, stretch.keys.clone())).collect();
+        // Piece number `i` of an output lies at (batch, position, group).
+        let owner = |positions: usize, ranges: &[(&Stretch, Range<usize>)]| {
+            let mut owners = vec![0; self.batch * positions];
+            for (i, (stretch, range)) in ranges.iter().enumerate() {
+                let start = stretch.batch * positions;
+                owners[start + range.start..start + range.end].fill(i);
+            }
+            move |i: usize| owners[i / self.groups] * self.groups + i % self.groups
+        };
+        let of_queries = owner(self.queries, &queries);
+        let dq = deal(dq, self.repeats * self.dim, tasks * parts, of_queries);
+        let dk = deal(dk, self.dim, tasks, owner(self.keys, &keys));
+        let dv = deal(dv, self.value_dim, tasks, owner(self.keys, &keys));
+        let sums: Vec<_> = dk.into_iter().zip(dv).map(|out| Sums::new(parts, out)).collect();
+        tasks::for_each_item(dq.into_iter(), true, |task, dq| {
+            let (i, group) = (task / self.groups, task % self.groups);
+            let (stretch, range) = &queries[i];
+            let found = self.group_gradients(stretch, range, group, &known, dq);
+            sums[i / parts * self.groups + group].put(i % parts, found);
         });
         Ok(())
     }
 
-    /// Writes the derivatives of one group of heads.
+    /// Writes the derivatives with respect to some queries of one group of heads, and returns what
+    /// they add to those with respect to the keys and values of the stretch.
     fn group_gradients(
         &self,
         stretch: &Stretch,
+        queries: &Range<usize>,
         group: usize,
         known: &Known<'_, T>,
         dq: Pieces<'_, T>,
-        dk: Pieces<'_, T>,
-        dv: Pieces<'_, T>,
-    ) {
+    ) -> [Vec<f32>; 2] {
         let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
         let (batch, start, count) = (stretch.batch, stretch.keys.start, stretch.keys.len());
         let keys = T::wide(self.keys_of(batch, group).rows(start, count), &mut key_scratch);
@@ -85,8 +104,8 @@ impl<T: Float> Heads<'_, T> {
         let (mut scores, mut slopes, mut product) = (Vec::new(), Vec::new(), Vec::new());
         let mut dq = dq.into_iter();
         let length = self.block_length(stretch);
-        for first in stretch.queries.clone().step_by(length) {
-            let count = length.min(stretch.queries.end - first);
+        for first in queries.clone().step_by(length) {
+            let count = length.min(queries.end - first);
             let block = Block { batch, group, first, count };
             let (seen, rows) = (self.keys_seen(block), self.rows(block));
             let (width, from) = (seen.len(), seen.start - start);
@@ -98,11 +117,11 @@ impl<T: Float> Heads<'_, T> {
 
             let (cotangent, out, statistics) = self.known_rows(block, known);
             let along = Along { dim: self.value_dim, cotangent: &cotangent, out: &out, statistics };
-            let known = Arch::new().dispatch(along);
+            let known = isa::arch().dispatch(along);
             let cotangent = Matrix::from_rows(&cotangent, rows, self.value_dim);
             product_into(&mut slopes, cotangent, seen_values.transposed(), false);
             let visible = (0..rows).map(|row| self.visible(block, row, &seen)).collect();
-            Arch::new().dispatch(Derive {
+            isa::arch().dispatch(Derive {
                 width,
                 visible,
                 known,
@@ -126,13 +145,7 @@ impl<T: Float> Heads<'_, T> {
                 }
             }
         }
-        for (pieces, sums, dim) in [(dk, &key_sums, self.dim), (dv, &value_sums, self.value_dim)] {
-            for (piece, sums) in pieces.into_iter().zip(sums.chunks(dim)) {
-                piece.iter_mut().zip(sums).for_each(|(out, &x)| {
-                    out.write(T::round(x));
-                });
-            }
-        }
+        [key_sums, value_sums]
     }
 
     /// The rows of the cotangent of a block and of the attention, and for each the highest score and
@@ -155,6 +168,54 @@ impl<T: Float> Heads<'_, T> {
             Matrix::of(&known.statistics, &query).widen_row(head, statistics);
         }
         (cotangent, out, statistics)
+    }
+}
+
+/// The parts into which the queries of a stretch are cut, of at most `blocks`, where there are fewer
+/// tasks than threads: twice as many as it takes, as a causal mask leaves less work to the first.
+fn parts_of_queries(tasks: usize, threads: usize, blocks: usize) -> usize {
+    if tasks < threads { (2 * threads).div_ceil(tasks).min(blocks) } else { 1 }
+}
+
+/// The derivatives with respect to the keys and values of a group: sums over parts of its queries.
+struct Sums<'a, T>(Mutex<Parts<'a, T>>);
+
+struct Parts<'a, T> {
+    found: Vec<Option<[Vec<f32>; 2]>>,
+    outputs: [Pieces<'a, T>; 2],
+}
+
+impl<'a, T: Float> Sums<'a, T> {
+    fn new(parts: usize, (dk, dv): (Pieces<'a, T>, Pieces<'a, T>)) -> Self {
+        Self(Mutex::new(Parts { found: vec![None; parts], outputs: [dk, dv] }))
+    }
+
+    /// Takes what part number `i` adds. The last to come writes the sums, which are those of the
+    /// parts in their order, so that results repeat.
+    fn put(&self, i: usize, sums: [Vec<f32>; 2]) {
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Parts { found, outputs } = &mut *parts;
+        found[i] = Some(sums);
+        if found.iter().any(Option::is_none) {
+            return;
+        }
+        let add = |mut sums: [Vec<f32>; 2], part: [Vec<f32>; 2]| {
+            for (sums, part) in sums.iter_mut().zip(&part) {
+                for (sum, x) in sums.iter_mut().zip(part) {
+                    *sum += x;
+                }
+            }
+            sums
+        };
+        let sums = found.drain(..).flatten().reduce(add).unwrap_or_default();
+        for (pieces, sums) in outputs.iter_mut().zip(&sums) {
+            let length = pieces.first().map_or(1, |piece| piece.len());
+            for (piece, sums) in pieces.iter_mut().zip(sums.chunks(length)) {
+                for (out, &x) in piece.iter_mut().zip(sums) {
+                    out.write(T::round(x));
+                }
+            }
+        }
     }
 }
 
@@ -205,5 +266,17 @@ impl WithSimd for Derive<'_> {
                 *slope = *weight * (*slope - along);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_cut_where_threads_would_wait() {
+        assert_eq!([1, 2, 3, 8].map(|tasks| parts_of_queries(tasks, 8, 100)), [16, 8, 6, 1]);
+        assert_eq!(parts_of_queries(1, 8, 3), 3);
+        assert_eq!(parts_of_queries(1, 1, 3), 1);
     }
 }

@@ -6,9 +6,10 @@
 use std::array::from_fn;
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::floats::Float;
+use crate::isa;
 use crate::matmul::matrix::Matrix;
 use crate::prefetch::prefetch_row;
 
@@ -33,14 +34,14 @@ const TOGETHER: usize = 4;
 pub(super) fn scores<T: Float>(queries: &[f32], keys: Matrix<'_, T>, scores: &mut Vec<f32>) {
     scores.clear();
     scores.resize(queries.len() / keys.columns * keys.rows, 0.0);
-    Arch::new().dispatch(Scores { queries, keys, out: scores });
+    isa::arch().dispatch(Scores { queries, keys, out: scores });
 }
 
 /// Puts the sums of `values`, weighted by each row of `weights`, into `sums`.
 pub(super) fn mix<T: Float>(weights: &[f32], values: Matrix<'_, T>, sums: &mut Vec<f32>) {
     sums.clear();
     sums.resize(weights.len() / values.rows * values.columns, 0.0);
-    Arch::new().dispatch(Mix { weights, values, sums });
+    isa::arch().dispatch(Mix { weights, values, sums });
 }
 
 /// What [`scores`] computes.

@@ -7,12 +7,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
-use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
+use pulp::{NullaryFnOnce, Simd, WithSimd};
 
 use super::few_queries;
 use super::heads::{Block, Heads, Stretch};
 use super::parts::{Pieces, deal};
 use crate::floats::Float;
+use crate::isa;
 use crate::lanes;
 use crate::matmul::float32::product_into;
 use crate::matmul::matrix::Matrix;
@@ -98,7 +99,7 @@ impl<T: Float> Heads<'_, T> {
             let values = T::wide(values, &mut scratch);
             product_into(&mut product, weights, values, false);
         }
-        Arch::new().dispatch(Write {
+        isa::arch().dispatch(Write {
             product: &product,
             found: &found,
             block,
@@ -118,7 +119,7 @@ impl<T: Float> Heads<'_, T> {
     /// and by zeros where a key is hidden. Returns the highest and the inverse of the sum.
     fn weigh(&self, block: Block, seen: &Range<usize>, scores: &mut [f32]) -> Vec<[f32; 2]> {
         let visible = (0..self.rows(block)).map(|row| self.visible(block, row, seen)).collect();
-        Arch::new().dispatch(Weigh { width: seen.len(), visible, scores })
+        isa::arch().dispatch(Weigh { width: seen.len(), visible, scores })
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Heads<'a, T> {
 enum MaskRows<'a> {
     /// The first key that each query sees, `(B, T)`.
     From(Matrix<'a, i32>),
-    /// Where a key is seen.
+    /// Where a key is seen: a byte is not zero.
     Seen(Strided<'a, bool>),
     /// What is added to a score.
     Added(Strided<'a, f32>),
@@ -224,13 +224,14 @@ impl<'a, T: Float> Heads<'a, T> {
         match &self.mask {
             // As MLX: the mean of all values if a query sees none.
             Some(MaskRows::Seen(seen)) => {
-                self.combine(block, width, scores, seen, |x, seen| {
-                    if !seen {
+                self.combine(block, width, scores, bytes(seen), |x, seen| {
+                    if seen == 0 {
                         *x = f32::MIN;
                     }
                 });
             }
             Some(MaskRows::Added(added)) => {
+                let added = |index: [usize; 2]| Matrix::of(added, &index);
                 self.combine(block, width, scores, added, |x, added| *x += added);
             }
             Some(MaskRows::From(_)) | None => {}
@@ -240,8 +241,8 @@ impl<'a, T: Float> Heads<'a, T> {
     /// Sets the derivatives with respect to the scores that a mask has replaced to zero.
     pub(super) fn mask_slopes(&self, block: Block, width: usize, slopes: &mut [f32]) {
         if let Some(MaskRows::Seen(seen)) = &self.mask {
-            self.combine(block, width, slopes, seen, |x, seen| {
-                if !seen {
+            self.combine(block, width, slopes, bytes(seen), |x, seen| {
+                if seen == 0 {
                     *x = 0.0;
                 }
             });
@@ -249,17 +250,17 @@ impl<'a, T: Float> Heads<'a, T> {
     }
 
     /// Combines the numbers of a block, of rows of `width` keys, with those of a mask.
-    fn combine<M: Element>(
+    fn combine<'m, M: Element>(
         &self,
         block: Block,
         width: usize,
         numbers: &mut [f32],
-        mask: &Strided<'_, M>,
+        mask: impl Fn([usize; 2]) -> Matrix<'m, M>,
         combine: impl Fn(&mut f32, M),
     ) {
         for (row, numbers) in numbers.chunks_mut(width).enumerate() {
             let head = self.head(block, row / block.count);
-            let mask = Matrix::of(mask, &[block.batch, head]);
+            let mask = mask([block.batch, head]);
             let query = block.first + row % block.count;
             if mask.has_dense_rows() {
                 numbers.iter_mut().zip(mask.dense_row(query)).for_each(|(x, &y)| combine(x, y));
@@ -273,4 +274,9 @@ impl<'a, T: Float> Heads<'a, T> {
     pub(super) fn head(&self, block: Block, repeat: usize) -> usize {
         block.group * self.repeats + repeat
     }
+}
+
+/// The bytes of a mask at each index.
+fn bytes<'a>(seen: &Strided<'a, bool>) -> impl Fn([usize; 2]) -> Matrix<'a, u8> {
+    move |index| Matrix::of(seen, &index).bytes()
 }

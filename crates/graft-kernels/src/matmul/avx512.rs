@@ -6,12 +6,13 @@ use std::arch::x86_64::{_mm512_add_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu
 use std::array;
 use std::cell::RefCell;
 
-use super::avx512_lanes::{LANES, Lanes, mask};
+use super::avx512_lanes::Lanes;
 use super::avx512_panels::{B_ROWS, Row, pack, product};
 use super::blocked::{Block, FEW_STEPS, Kernel, Limits, Panels};
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES};
 use super::soon::{Places, Soon, prefetch_two_lines};
+use crate::avx512::{LANES, mask};
 use crate::isa::Isa;
 
 /// So many times [`FEW_STEPS`] before the end of a tile, the places of its sums are asked for.

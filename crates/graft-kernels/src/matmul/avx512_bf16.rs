@@ -11,12 +11,13 @@ use std::arch::x86_64::{
     _mm512_set1_epi32, _mm512_setzero_ps,
 };
 use std::mem::{MaybeUninit, transmute};
+use std::sync::LazyLock;
 
 use half::bf16;
 
-use super::avx512_lanes::LANES;
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES, Panels};
+use crate::avx512::LANES;
 use crate::isa::Isa;
 use crate::prefetch::prefetch;
 use crate::tasks;
@@ -39,9 +40,13 @@ const PACKED_BYTES: usize = 8 << 20;
 /// Whether they are faster than multiplications in `float32`: twice as fast on AMD's processors,
 /// half as fast on Intel's (measured on Emerald Rapids), which have AMX for this.
 fn is_fast() -> bool {
-    let vendor = __cpuid(0);
-    let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-    name.as_flattened() == b"AuthenticAMD"
+    // A virtual machine takes microseconds for the instruction.
+    static IS_FAST: LazyLock<bool> = LazyLock::new(|| {
+        let vendor = __cpuid(0);
+        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+        name.as_flattened() == b"AuthenticAMD"
+    });
+    *IS_FAST
 }
 
 /// Whether [`multiply`] is the way to multiply many rows.

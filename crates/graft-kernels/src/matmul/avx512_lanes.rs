@@ -13,15 +13,8 @@ use std::arch::x86_64::{
 
 use half::{bf16, f16};
 
+use crate::avx512::LANES;
 use crate::floats::Float;
-
-/// Numbers of 32 bits in a register.
-pub(super) const LANES: usize = 16;
-
-/// The first lanes, at most all of them.
-pub(super) fn mask(lanes: usize) -> u16 {
-    if lanes >= LANES { u16::MAX } else { (1 << lanes) - 1 }
-}
 
 /// A floating-point type that is read and written sixteen at a time, as `float32`.
 pub(super) trait Lanes: Float + Send + Sync {
@@ -130,6 +123,7 @@ pub(super) unsafe fn transposed(mut r: [__m512i; LANES]) -> [__m512i; LANES] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::avx512::mask;
     use crate::isa::Isa;
 
     #[test]

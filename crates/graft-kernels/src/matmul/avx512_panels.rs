@@ -8,10 +8,11 @@ use std::arch::x86_64::{
 };
 use std::ptr;
 
-use super::avx512_lanes::{LANES, Lanes, mask, transposed};
+use super::avx512_lanes::{Lanes, transposed};
 use super::blocked::{FEW_STEPS, padded};
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES};
+use crate::avx512::{LANES, mask};
 
 /// Bytes by which reading runs ahead of packing.
 const AHEAD: usize = 256;

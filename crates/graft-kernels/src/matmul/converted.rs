@@ -7,13 +7,14 @@
 use std::mem::MaybeUninit;
 
 use half::f16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::float32::product_into;
 use super::gemv::dots;
 use super::matrix::Matrix;
 use super::problem::Product;
 use crate::floats::Float;
+use crate::isa;
 use crate::tasks;
 
 /// Rows of `a` that are converted at a time.
@@ -131,7 +132,7 @@ fn few_rows<T: Float>(
 ) {
     let (k, n) = (b.rows, b.columns);
     let (x, columns) = (wide_rows(a, false), b.transposed());
-    let arch = Arch::new();
+    let arch = isa::arch();
     let products = |j: usize| {
         let (column, mut wide, mut sums) = (columns.dense_row(j), [0.0; BLOCK], [0.0; FEW_ROWS]);
         for (block, column) in column.chunks(BLOCK).enumerate() {

@@ -6,9 +6,10 @@
 use std::array;
 use std::mem::MaybeUninit;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::matrix::Matrix;
+use crate::isa;
 use crate::prefetch::prefetch;
 use crate::tasks;
 
@@ -33,7 +34,7 @@ pub(super) fn row_times_matrix(
     out: &mut [MaybeUninit<f32>],
     parallel: bool,
 ) {
-    let arch = Arch::new();
+    let arch = isa::arch();
     let chunk = |start: usize, out: &mut [MaybeUninit<f32>]| {
         arch.dispatch(Chunk { x, matrix, start, out });
     };

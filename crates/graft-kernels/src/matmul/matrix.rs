@@ -179,6 +179,14 @@ impl<'a, T: Element> Matrix<'a, T> {
     }
 }
 
+impl<'a> Matrix<'a, bool> {
+    /// The bytes: those of a view of other numbers may not be 0 or 1, and so no `bool` of Rust.
+    pub(crate) fn bytes(self) -> Matrix<'a, u8> {
+        let Self { data, rows, columns, row, column, .. } = self;
+        Matrix { data: data.cast(), rows, columns, row, column, _life: PhantomData }
+    }
+}
+
 impl<T: Float> Matrix<'_, T> {
     /// Converts row `i`.
     ///

@@ -5,8 +5,9 @@ use std::arch::x86_64::{_mm512_maskz_loadu_epi16, _mm512_setzero_si512, _mm512_s
 
 use half::bf16;
 
-use super::avx512_lanes::{self, LANES};
+use super::avx512_lanes;
 use super::matrix::Matrix;
+use crate::avx512::LANES;
 use crate::tasks;
 
 /// Lines of a panel of `a`: so many sums of 32 columns, and two loads, fill the registers.

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use super::avx2_codes::{Codes, Float4, MOST_READ, Spread, WORDS, Whole, step_of};
 use super::format::{Format, Mode};
-use super::multiples::{is_tame, round, unit_of};
+use super::multiples::{round, unit_of};
 use super::operands::{Row, Scratch};
 use super::product::Product;
 use crate::avx2::{LANES, sum};
@@ -82,11 +82,10 @@ pub(super) struct Rows {
     units: Vec<Lanes>,
     /// For each row and group: the sum of the multiples.
     sums: Vec<f32>,
-    tame: bool,
 }
 
 impl Rows {
-    /// Rows of numbers of 16 bits, or of `float32`.
+    /// Rows of numbers of 16 bits, or of `float32`, which are tame: see [`Product::is_tame`].
     ///
     /// # Panics
     /// If the processor lacks the instructions.
@@ -94,9 +93,8 @@ impl Rows {
         assert!(is_supported());
         let planes = if is_float32 { 2 } else { 1 };
         let (words, units, sums) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rows = Self { planes, words, units, sums, tame: true };
+        let mut rows = Self { planes, words, units, sums };
         for x in product.x.chunks_exact(product.length) {
-            rows.tame &= is_tame(x);
             // SAFETY: the instructions were found.
             unsafe {
                 with_codes!(product.weight.format, Known => {
@@ -105,11 +103,6 @@ impl Rows {
             }
         }
         rows
-    }
-
-    /// Whether [`compute`] may be used: see [`is_tame`].
-    pub(super) fn are_tame(&self) -> bool {
-        self.tame
     }
 
     #[target_feature(enable = "avx2,fma")]

@@ -162,7 +162,7 @@ pub(super) fn columns_of_piece(length: usize) -> usize {
 }
 
 /// Computes some columns of a product. `write` gets the number of a row, and the columns of it and
-/// of rows that follow it. All rows are tame: see `is_tame`.
+/// of rows that follow it. All rows are tame: see [`Product::is_tame`].
 ///
 /// # Panics
 /// If the processor lacks the instructions.

@@ -18,15 +18,12 @@ use std::ops::Range;
 
 use super::codes::{Codes, width, with_codes};
 use super::format::{E2M1, Format, Mode};
-use super::multiples::is_tame;
 use super::operands::{Row, Scratch};
 use super::product::Product;
 use super::vnni::{self, Multiples};
+use crate::avx512::{LANES, mask};
 use crate::isa::Isa;
 use crate::prefetch::prefetch;
-
-/// Words, and numbers, in a register.
-pub(super) const LANES: usize = 16;
 
 /// Numbers in a register.
 #[derive(Clone, Copy)]
@@ -139,7 +136,6 @@ pub(super) struct Rows {
     /// and biases may cancel.
     sums: Vec<f32>,
     tile: Tile,
-    tame: bool,
 }
 
 enum Numbers {
@@ -150,14 +146,13 @@ enum Numbers {
 
 impl Rows {
     /// Rows as numbers of `float32`, or as multiples of powers of two, if the processor has the
-    /// instructions for these.
+    /// instructions for these. They are tame: see [`Product::is_tame`].
     ///
     /// # Panics
     /// If it lacks the instructions.
     pub(super) fn new(product: &Product<'_>, as_multiples: bool) -> Self {
         let format = product.weight.format;
         let rows = product.x.chunks_exact(product.length);
-        let tame = rows.clone().all(is_tame);
         let mut sums = Vec::with_capacity(product.x.len() / format.group_size);
         let numbers = if as_multiples {
             assert!(vnni::is_supported());
@@ -170,12 +165,7 @@ impl Rows {
             sums.extend(groups.map(|x| x.iter().sum::<f32>()));
             Numbers::Floats(rows.flat_map(|x| in_order_of_codes(format, x)).collect())
         };
-        Self { numbers, sums, tile: Tile::new(format, product.length), tame }
-    }
-
-    /// Whether [`compute`] may be used: see [`is_tame`].
-    pub(super) fn are_tame(&self) -> bool {
-        self.tame
+        Self { numbers, sums, tile: Tile::new(format, product.length) }
     }
 }
 
@@ -374,9 +364,4 @@ fn add_biases<const M: usize, const N: usize>(
         }
     }
     dots
-}
-
-/// The first `count` lanes, or all.
-fn mask(count: usize) -> __mmask16 {
-    ((1_u32 << count.min(LANES)) - 1) as u16
 }

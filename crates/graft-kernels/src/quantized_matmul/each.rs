@@ -1,15 +1,14 @@
 //! Products of the same rows with several packed matrices.
 
 use mlx_graft::ops::QuantizedMatmulOptions;
-use mlx_graft::primitive::{
-    ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
-};
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Result};
 
 use super::format::Format;
-use super::operands::{Numbers, Weight};
+use super::operands::Weight;
 use super::{QuantizedMatmul, dtype_of, fits, product, quantized_matmul};
 use crate::derivatives::{Composed, of_composed};
+use crate::floats::Floats;
 use crate::is_active;
 
 /// What `mlx.core.quantize` returns for a matrix.
@@ -128,7 +127,7 @@ impl Primitive for QuantizedMatmulEach {
     ) -> Result<(), KernelError> {
         let weights = self.split(&inputs[1..]).map(|packed| Weight::new(self.format, packed));
         let weights = weights.collect::<Result<Vec<_>, _>>()?;
-        product::solve_each(&Numbers::new(&inputs[0])?, &weights, outputs)
+        product::solve_each(Floats::new(&inputs[0])?, &weights, outputs)
     }
 
     of_composed!();
@@ -152,10 +151,5 @@ impl Primitive for QuantizedMatmulEach {
             mapped.extend(axes);
         }
         Ok((products, mapped))
-    }
-
-    fn layout(&self, _input: usize) -> Layout {
-        // As in `quantized_matmul`.
-        Layout::Strided
     }
 }

@@ -53,6 +53,12 @@ impl Format {
         }
     }
 
+    /// The numbers in so many words, which is how an array has the columns of a packed matrix;
+    /// `None` if no array has so many.
+    pub(super) fn columns(self, words: i32) -> Option<i32> {
+        i32::try_from(i64::from(words) * 32 / self.bits as i64).ok()
+    }
+
     /// The bytes of so many codes, which are whole groups.
     pub(super) fn bytes(self, codes: usize) -> usize {
         codes * self.bits / 8
@@ -115,5 +121,14 @@ mod tests {
             assert_eq!(Format::new(mode, None, Some(2)), None);
         }
         assert_eq!(Format::new("mxfp6", None, None), None);
+    }
+
+    #[test]
+    fn columns_are_counted_or_too_many() {
+        for bits in [2, 3, 4, 5, 6, 8] {
+            let format = Format::new("affine", None, Some(bits)).unwrap();
+            assert_eq!(format.columns(2 * bits), Some(64));
+            assert_eq!(format.columns(i32::MAX), None);
+        }
     }
 }

@@ -1,14 +1,13 @@
 //! Products with packed matrices picked by indices.
 
 use mlx_graft::ops::{GatherQmmOptions, QuantizedMatmulOptions};
-use mlx_graft::primitive::{
-    ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
-};
+use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::{Array, Error, Result, ops};
 
 use super::format::Format;
-use super::operands::{Numbers, Weight};
+use super::operands::Weight;
 use super::{dtype_of, packed_shape, product, quantized_matmul, stack_of};
+use crate::floats::Floats;
 use crate::gather::{self, Given, Mapped};
 use crate::{derivatives, floats, is_active};
 
@@ -135,7 +134,7 @@ impl Primitive for GatherQmm {
             else {
                 return None;
             };
-            let columns = words * 32 / self.format.bits as i32;
+            let columns = self.format.columns(*words)?;
             let (from, to) = if self.transpose { (columns, *rows) } else { (*rows, columns) };
             let indices = indices.map(|indices| indices.map(|spec| spec.shape.as_slice()));
             let mut shape = gather::shape_of_products([x_stack, stack], indices)?;
@@ -163,7 +162,7 @@ impl Primitive for GatherQmm {
         let weight = Weight::new(self.format, packed)?;
         let count = stack.iter().product::<i32>() as usize;
         product::solve_picked(
-            &Numbers::new(x)?,
+            Floats::new(x)?,
             m,
             [&lhs, &rhs],
             (&weight, count),
@@ -230,10 +229,5 @@ impl Primitive for GatherQmm {
         )?;
         let inputs = [&x].into_iter().chain(&packed).chain([&lhs, &rhs]);
         Ok((vec![Self { given: Given::BOTH, ..*self }.apply(inputs)?], vec![Some(0)]))
-    }
-
-    fn layout(&self, input: usize) -> Layout {
-        // Of the operands as in `quantized_matmul`.
-        if input < self.first_index() { Layout::Strided } else { Layout::RowContiguous }
     }
 }

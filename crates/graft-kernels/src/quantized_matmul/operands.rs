@@ -6,84 +6,27 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::slice;
 
-use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError};
-use mlx_graft::{Dtype, Element};
-use pulp::{Arch, NullaryFnOnce};
+use pulp::NullaryFnOnce;
 
 use super::format::{Format, Mode, e4m3, e8m0};
 use super::unpack::unpack;
 use crate::floats::Floats;
+use crate::isa;
 use crate::tasks;
 
-/// The elements of an input in row-major order: its own memory if they lie so, a copy otherwise.
-fn dense<'a, T: Element>(input: &InputBuffer<'a>) -> Result<Cow<'a, [T]>, KernelError> {
-    if input.is_row_contiguous() {
-        return input.as_slice().map(Cow::Borrowed);
+/// The numbers as `float32`.
+pub(super) fn to_float32(x: Floats<'_>) -> Cow<'_, [f32]> {
+    if let Floats::Float32(x) = x {
+        return Cow::Borrowed(x);
     }
-    let x = input.strided::<T>()?;
-    let mut copy = Vec::with_capacity(input.size());
-    let (Some((&length, outer)), Some((&stride, strides))) =
-        (x.shape().split_last(), x.strides().split_last())
-    else {
-        return Err(KernelError::new("an input without dimensions is contiguous"));
+    let mut wide = vec![0.0; x.len()];
+    let convert = |i: usize, wide: &mut [f32]| {
+        let start = i * CONVERTED;
+        isa::arch().dispatch(Convert { x, range: start..start + wide.len(), wide });
     };
-    let mut index = vec![0; outer.len()];
-    while copy.len() < input.size() {
-        let start: isize = index.iter().zip(strides).map(|(&i, &s)| i as isize * s as isize).sum();
-        let at = |i: i32| start + i as isize * stride as isize;
-        // SAFETY: the indices lie inside of the shape, and MLX keeps the buffer alive and unwritten
-        // during the kernel.
-        copy.extend((0..length).map(|i| unsafe { *x.as_ptr().offset(at(i)) }));
-        for (i, &length) in index.iter_mut().zip(outer).rev() {
-            *i += 1;
-            if *i < length {
-                break;
-            }
-            *i = 0;
-        }
-    }
-    Ok(Cow::Owned(copy))
-}
-
-/// Floating-point numbers in row-major order.
-pub(super) enum Numbers<'a> {
-    Float32(Cow<'a, [f32]>),
-    Bfloat16(Cow<'a, [bf16]>),
-    Float16(Cow<'a, [f16]>),
-}
-
-impl<'a> Numbers<'a> {
-    pub(super) fn new(input: &InputBuffer<'a>) -> Result<Self, KernelError> {
-        Ok(match input.dtype() {
-            Dtype::Bfloat16 => Self::Bfloat16(dense(input)?),
-            Dtype::Float16 => Self::Float16(dense(input)?),
-            _ => Self::Float32(dense(input)?),
-        })
-    }
-
-    /// The numbers as `float32`.
-    pub(super) fn to_float32(&self) -> Cow<'_, [f32]> {
-        let x = match self {
-            Self::Float32(x) => return Cow::Borrowed(x),
-            Self::Bfloat16(_) | Self::Float16(_) => self.floats(),
-        };
-        let mut wide = vec![0.0; x.len()];
-        let convert = |i: usize, wide: &mut [f32]| {
-            let start = i * CONVERTED;
-            Arch::new().dispatch(Convert { x, range: start..start + wide.len(), wide });
-        };
-        tasks::for_each_chunk(&mut wide, CONVERTED, true, convert);
-        Cow::Owned(wide)
-    }
-
-    fn floats(&self) -> Floats<'_> {
-        match self {
-            Self::Float32(x) => Floats::Float32(x),
-            Self::Bfloat16(x) => Floats::Bfloat16(x),
-            Self::Float16(x) => Floats::Float16(x),
-        }
-    }
+    tasks::for_each_chunk(&mut wide, CONVERTED, true, convert);
+    Cow::Owned(wide)
 }
 
 /// Numbers that are converted by one task.
@@ -107,9 +50,9 @@ impl NullaryFnOnce for Convert<'_> {
 
 /// The scales of groups.
 enum Scales<'a> {
-    Numbers(Numbers<'a>),
+    Numbers(Floats<'a>),
     /// Of 8 bits.
-    Codes(Cow<'a, [u8]>),
+    Codes(&'a [u8]),
 }
 
 /// A stack of packed matrices.
@@ -119,9 +62,9 @@ pub(super) struct Weight<'a> {
     pub(super) rows: usize,
     /// Numbers in a row.
     pub(super) columns: usize,
-    words: Cow<'a, [u32]>,
+    words: &'a [u32],
     scales: Scales<'a>,
-    biases: Option<Numbers<'a>>,
+    biases: Option<Floats<'a>>,
 }
 
 /// What scales and biases are converted into.
@@ -176,12 +119,12 @@ impl<'a> Weight<'a> {
             format,
             rows: rows as usize,
             columns: words as usize * 32 / format.bits,
-            words: dense(&inputs[0])?,
+            words: inputs[0].as_slice()?,
             scales: match format.mode {
-                Mode::Affine => Scales::Numbers(Numbers::new(&inputs[1])?),
-                Mode::Mx | Mode::Nv => Scales::Codes(dense(&inputs[1])?),
+                Mode::Affine => Scales::Numbers(Floats::new(&inputs[1])?),
+                Mode::Mx | Mode::Nv => Scales::Codes(inputs[1].as_slice()?),
             },
-            biases: inputs.get(2).map(Numbers::new).transpose()?,
+            biases: inputs.get(2).map(Floats::new).transpose()?,
         })
     }
 
@@ -190,21 +133,20 @@ impl<'a> Weight<'a> {
     pub(super) fn from_parts(
         format: Format,
         rows: usize,
-        words: Vec<u32>,
-        scales: Result<Vec<f32>, Vec<u8>>,
-        biases: Option<Vec<f32>>,
+        words: &'a [u32],
+        scales: Result<&'a [f32], &'a [u8]>,
+        biases: Option<&'a [f32]>,
     ) -> Self {
-        let numbers = |x| Numbers::Float32(Cow::Owned(x));
         Self {
             format,
             rows,
             columns: words.len() / rows * 32 / format.bits,
-            words: Cow::Owned(words),
+            words,
             scales: match scales {
-                Ok(scales) => Scales::Numbers(numbers(scales)),
-                Err(codes) => Scales::Codes(Cow::Owned(codes)),
+                Ok(scales) => Scales::Numbers(Floats::Float32(scales)),
+                Err(codes) => Scales::Codes(codes),
             },
-            biases: biases.map(numbers),
+            biases: biases.map(Floats::Float32),
         }
     }
 
@@ -253,7 +195,7 @@ impl<'a> Weight<'a> {
     ) -> Row<'s> {
         let format = self.format;
         let scales = match &self.scales {
-            Scales::Numbers(scales) => scales.floats().part(groups.clone(), &mut scratch.scales),
+            Scales::Numbers(scales) => scales.part(groups.clone(), &mut scratch.scales),
             Scales::Codes(codes) => {
                 let (codes, scales) = (&codes[groups.clone()], &mut scratch.scales);
                 scales.clear();
@@ -266,10 +208,10 @@ impl<'a> Weight<'a> {
             }
         };
         let biases = match &self.biases {
-            Some(biases) => biases.floats().part(groups, &mut scratch.biases),
+            Some(biases) => biases.part(groups, &mut scratch.biases),
             None => &[],
         };
-        Row { format, codes: &as_bytes(&self.words)[codes], scales, biases }
+        Row { format, codes: &as_bytes(self.words)[codes], scales, biases }
     }
 
     /// Writes the numbers of such a part of a row.

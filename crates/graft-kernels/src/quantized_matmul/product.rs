@@ -12,12 +12,14 @@ use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::Arch;
 
 use super::format::Format;
-use super::operands::{Numbers, Weight};
+use super::operands::{self, Weight};
 use super::output::{self, Output};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx2_many_rows, avx512, multiples, row_sums, vnni};
 use super::{few_rows, many_rows};
+use crate::floats::Floats;
 use crate::gather::{Groups, place};
+use crate::isa;
 use crate::tasks::{self, Cut};
 
 /// Rows for which numbers are unpacked where they are multiplied.
@@ -114,6 +116,12 @@ impl Product<'_> {
         if self.transpose { self.weight.rows } else { self.weight.columns }
     }
 
+    /// Whether its rows may become whole numbers, and meet codes instead of what they stand for.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn is_tame(&self) -> bool {
+        self.x.chunks_exact(self.length).all(multiples::is_tame)
+    }
+
     /// What it costs.
     fn work(&self) -> usize {
         tasks::work_of_rows(self.rows(), self.columns() * self.length)
@@ -135,7 +143,7 @@ impl Product<'_> {
 ///
 /// All rows are multiplied with the same matrix where there is only one.
 pub(super) fn solve(
-    x: &Numbers<'_>,
+    x: Floats<'_>,
     [x_stack, stack]: [&[i32]; 2],
     weight: &Weight<'_>,
     transpose: bool,
@@ -148,8 +156,8 @@ pub(super) fn solve(
     if output.size() == 0 {
         return Ok(());
     }
-    let is_float32 = matches!(x, Numbers::Float32(_));
-    let x = x.to_float32();
+    let is_float32 = matches!(x, Floats::Float32(_));
+    let x = operands::to_float32(x);
     let path = |rows| Path::of(weight.format, transpose, rows, is_float32);
     let product = |x, index, path| Product { x, length, weight, index, transpose, path };
     let products = if stack.is_empty() {
@@ -165,18 +173,18 @@ pub(super) fn solve(
     };
     // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
     let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, &Places::Stacked(&output), Arch::new());
+    compute(&products, &Places::Stacked(&output), isa::arch());
     Ok(())
 }
 
 /// Multiplies the same rows and each of some packed matrices, transposed: an output for each.
 pub(super) fn solve_each(
-    x: &Numbers<'_>,
+    x: Floats<'_>,
     weights: &[Weight<'_>],
     outputs: &mut [OutputBuffer<'_>],
 ) -> Result<(), KernelError> {
-    let is_float32 = matches!(x, Numbers::Float32(_));
-    let x = x.to_float32();
+    let is_float32 = matches!(x, Floats::Float32(_));
+    let x = operands::to_float32(x);
     let (mut products, mut written) = (Vec::new(), Vec::new());
     for (weight, output) in weights.iter().zip(outputs) {
         let length = weight.columns;
@@ -191,14 +199,14 @@ pub(super) fn solve_each(
             products.push(product);
         }
     }
-    compute(&products, &Places::Each(&written), Arch::new());
+    compute(&products, &Places::Each(&written), isa::arch());
     Ok(())
 }
 
 /// Multiplies, pair by pair, matrices `lhs` of `x`, of `m` rows each, and matrices `rhs` of a stack
 /// of `count` packed ones: all rows that meet a matrix at once.
 pub(super) fn solve_picked(
-    x: &Numbers<'_>,
+    x: Floats<'_>,
     m: usize,
     [lhs, rhs]: [&[usize]; 2],
     (weight, count): (&Weight<'_>, usize),
@@ -212,8 +220,8 @@ pub(super) fn solve_picked(
     if output.size() == 0 {
         return Ok(());
     }
-    let is_float32 = matches!(x, Numbers::Float32(_));
-    let x = x.to_float32();
+    let is_float32 = matches!(x, Floats::Float32(_));
+    let x = operands::to_float32(x);
     let groups = Groups::new(rhs, count);
     let sorted = in_order(&x, m * length, lhs, groups.order());
     let mut rest = &*sorted;
@@ -225,7 +233,7 @@ pub(super) fn solve_picked(
     let products: Vec<_> = groups.iter().map(product).collect();
     // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
     let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, &Places::Picked(&output, &groups, m), Arch::new());
+    compute(&products, &Places::Picked(&output, &groups, m), isa::arch());
     Ok(())
 }
 
@@ -340,10 +348,11 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
         }
     };
     #[cfg(target_arch = "x86_64")]
-    let in_registers: Vec<OnceLock<avx512::Rows>> =
+    let in_registers: Vec<OnceLock<Option<avx512::Rows>>> =
         products.iter().map(|_| OnceLock::new()).collect();
     #[cfg(target_arch = "x86_64")]
-    let in_words: Vec<OnceLock<avx2::Rows>> = products.iter().map(|_| OnceLock::new()).collect();
+    let in_words: Vec<OnceLock<Option<avx2::Rows>>> =
+        products.iter().map(|_| OnceLock::new()).collect();
     #[cfg(target_arch = "x86_64")]
     let in_panels: Vec<OnceLock<Option<avx2_many_rows::Rows>>> =
         products.iter().map(|_| OnceLock::new()).collect();
@@ -360,32 +369,31 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 | Path::Vnni => {
                 let as_multiples = product.path == Path::Vnni;
-                let rows = in_registers[first_like(products, i)]
-                    .get_or_init(|| avx512::Rows::new(product, as_multiples));
-                let sums = if rows.are_tame() {
-                    avx512::compute(product, rows, columns, &mut buffers.registers)
-                } else {
-                    few_rows::compute(product, columns, few, arch)
+                let rows = in_registers[first_like(products, i)].get_or_init(|| {
+                    product.is_tame().then(|| avx512::Rows::new(product, as_multiples))
+                });
+                let sums = match rows {
+                    Some(x) => avx512::compute(product, x, columns, &mut buffers.registers),
+                    None => few_rows::compute(product, columns, few, arch),
                 };
                 write(i, 0, start, sums, width);
             }
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 | Path::Avx2Float32 => {
                 let is_float32 = product.path == Path::Avx2Float32;
-                let rows = in_words[first_like(products, i)]
-                    .get_or_init(|| avx2::Rows::new(product, is_float32));
-                let sums = if rows.are_tame() {
-                    avx2::compute(product, rows, columns, &mut buffers.words)
-                } else {
-                    few_rows::compute(product, columns, few, arch)
+                let rows = in_words[first_like(products, i)].get_or_init(|| {
+                    product.is_tame().then(|| avx2::Rows::new(product, is_float32))
+                });
+                let sums = match rows {
+                    Some(x) => avx2::compute(product, x, columns, &mut buffers.words),
+                    None => few_rows::compute(product, columns, few, arch),
                 };
                 write(i, 0, start, sums, width);
             }
             #[cfg(target_arch = "x86_64")]
             Path::Avx2ManyRows => {
-                let panels = in_panels[first_like(products, i)].get_or_init(|| {
-                    multiples::is_tame(product.x).then(|| avx2_many_rows::Rows::new(product))
-                });
+                let panels = in_panels[first_like(products, i)]
+                    .get_or_init(|| product.is_tame().then(|| avx2_many_rows::Rows::new(product)));
                 match panels {
                     Some(x) => {
                         let buffers = &mut buffers.many_words;
@@ -396,7 +404,7 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
             }
             #[cfg(target_arch = "x86_64")]
             Path::RowSums => {
-                let sums = if multiples::is_tame(product.x) {
+                let sums = if product.is_tame() {
                     row_sums::compute(product, &columns, &mut buffers.row_sums)
                 } else {
                     few_rows::compute(product, columns, few, arch)
@@ -437,8 +445,8 @@ mod tests {
         bits(seed, count).map(|x| (x >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
-    /// A packed matrix, and its numbers found bit by bit, with the magnitudes of what they are the
-    /// sums of.
+    /// A packed matrix, which nobody frees, and its numbers found bit by bit, with the magnitudes of
+    /// what they are the sums of.
     fn packed(format: Format, rows: usize, columns: usize) -> (Weight<'static>, Vec<[f64; 2]>) {
         let words: Vec<u32> = bits(1, rows * columns * format.bits / 32).collect();
         let groups = rows * columns / format.group_size;
@@ -468,7 +476,12 @@ mod tests {
             [scaled + bias, scaled.abs() + bias.abs()]
         };
         let numbers = (0..rows * columns).map(number).collect();
-        (Weight::from_parts(format, rows, words, scales, biases), numbers)
+        let scales = match scales {
+            Ok(scales) => Ok(&*scales.leak()),
+            Err(codes) => Err(&*codes.leak()),
+        };
+        let biases = biases.map(|biases| &*biases.leak());
+        (Weight::from_parts(format, rows, words.leak(), scales, biases), numbers)
     }
 
     /// The instruction sets that this processor has.
@@ -503,8 +516,9 @@ mod tests {
     fn codes_and_biases_cancel() {
         let format = Format::new("affine", Some(64), Some(4)).expect("known");
         // Numbers .875, -1, and zeros.
-        let words = [0x8888_880f].into_iter().chain([0x8888_8888; 7]).collect();
-        let weight = Weight::from_parts(format, 1, words, Ok(vec![0.125]), Some(vec![-1.0]));
+        let mut words = [0x8888_8888; 8];
+        words[0] = 0x8888_880f;
+        let weight = Weight::from_parts(format, 1, &words, Ok(&[0.125]), Some(&[-1.0]));
         let mut unpacked = vec![[0.0, 2.0]; 64];
         (unpacked[0], unpacked[1]) = ([0.875, 2.875], [-1.0, 1.0]);
         let mut row = [0.1; 64];

@@ -15,11 +15,12 @@ use std::arch::x86_64::{
 use std::array::from_fn;
 use std::ops::Range;
 
-use super::avx512::{self, LANES, Lanes, Tile};
+use super::avx512::{self, Lanes, Tile};
 use super::codes::{Codes, width, with_codes};
 use super::format::Format;
 use super::operands::{Row, Scratch};
 use super::product::Product;
+use crate::avx512::LANES;
 
 /// Packed rows that are added at once.
 const ROWS: usize = 4;

@@ -15,11 +15,12 @@ use std::arch::x86_64::{
     _mm512_slli_epi32, _mm512_srli_epi32, _mm512_sub_epi32,
 };
 
-use super::avx512::{LANES, Lanes, Tile};
+use super::avx512::{Lanes, Tile};
 use super::codes::{Codes, width};
 use super::format::{Format, Mode};
 use super::multiples::{round, unit_of};
 use super::operands::Row;
+use crate::avx512::LANES;
 use crate::isa::Isa;
 
 /// Bytes in a register.

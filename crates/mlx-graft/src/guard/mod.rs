@@ -18,7 +18,7 @@ pub(crate) use linalg::{
 };
 pub(crate) use quantized::{packing, picked, product, scales};
 
-use crate::{Array, Error, ErrorKind, Result, ops};
+use crate::{Array, Dtype, Error, ErrorKind, Result, ops};
 
 /// The bytes that a process can address on the machines that MLX runs on.
 const ADDRESSABLE: u64 = 1 << 47;
@@ -27,18 +27,29 @@ const ADDRESSABLE: u64 = 1 << 47;
 /// sizes that overflow, and then reads and writes beyond what it allocated.
 #[inline]
 pub(crate) fn possible(op: &'static str, out: Array) -> Result<Array> {
-    let mut bytes = out.itemsize() as u64;
+    possible_lengths(op, out.shape(), out.dtype(), out.itemsize())?;
+    Ok(out)
+}
+
+/// [`possible`] of an array that is yet to be made.
+#[inline]
+pub(crate) fn possible_lengths(
+    op: &'static str,
+    shape: &[i32],
+    dtype: Dtype,
+    itemsize: usize,
+) -> Result<()> {
+    let mut bytes = itemsize as u64;
     let mut negative = false;
-    for &length in out.shape() {
+    for &length in shape {
         negative |= length < 0;
         bytes = bytes.saturating_mul(u64::from(length.unsigned_abs()));
     }
-    if negative || bytes > ADDRESSABLE { Err(impossible(op, &out)) } else { Ok(out) }
+    if negative || bytes > ADDRESSABLE { Err(impossible(op, shape, dtype)) } else { Ok(()) }
 }
 
 #[cold]
-fn impossible(op: &'static str, out: &Array) -> Error {
-    let shape = out.shape();
+fn impossible(op: &'static str, shape: &[i32], dtype: Dtype) -> Error {
     if shape.iter().any(|&length| length < 0) {
         let message = format!("the result would have shape {shape:?}: give no length below zero");
         return Error::invalid_argument(op, message);
@@ -47,9 +58,8 @@ fn impossible(op: &'static str, out: &Array) -> Error {
         kind: ErrorKind::OutOfMemory,
         op,
         message: format!(
-            "the result would have shape {shape:?} of {}, which is more than memory can hold: \
-             compute it in parts",
-            out.dtype()
+            "the result would have shape {shape:?} of {dtype}, which is more than memory can hold: \
+             compute it in parts"
         ),
     }
 }

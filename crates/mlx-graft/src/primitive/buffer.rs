@@ -25,8 +25,9 @@ fn typed<T: Element>(
         return Err(KernelError::new(format!("the {dtype} buffer is not aligned to its elements")));
     }
     match NonNull::new(data.cast_mut()) {
-        Some(data) if size > 0 => Ok(data),
-        _ => Ok(NonNull::dangling()),
+        _ if size == 0 => Ok(NonNull::dangling()),
+        Some(data) => Ok(data),
+        None => Err(KernelError::new("the buffer has no memory")),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::call::slice_of;
 use crate::containers::{self, Text, VectorArray};
 use crate::handles::Live;
 use crate::stream::{self, on_stream};
-use crate::{Array, Dtype, Error, Result, Stream, call, error, sys};
+use crate::{Array, Dtype, Error, Result, Stream, call, error, guard, sys};
 
 /// A primitive without its type, so that one table serves all of them.
 trait Erased: Send + Sync {
@@ -210,12 +210,7 @@ unsafe extern "C" fn output_specs(
                 ));
             }
             let ArraySpec { shape, dtype } = spec;
-            if shape.iter().any(|&length| length < 0) {
-                return Err(Error::invalid_argument(
-                    primitive.name(),
-                    format!("an output of shape {shape:?} has a negative length"),
-                ));
-            }
+            guard::possible_lengths(primitive.name(), &shape, dtype, dtype.size())?;
             call::status(primitive.name(), || {
                 // SAFETY: `specs` is live during the callback; the shape is copied.
                 unsafe {
@@ -279,19 +274,22 @@ unsafe fn run_kernel(
         let unknown = || KernelError::new("MLX passed a dtype that is unknown here");
         Dtype::from_raw(raw).ok_or_else(unknown)
     };
+    let updated = updated_inputs(primitive, inputs, outputs)?;
     let (mut described, mut copies) = (inputs.to_vec(), Vec::new());
     // An input that an output has taken over has no elements.
     let most = inputs.iter().map(|input| input.ndim).max().unwrap_or(0);
     let (no_lengths, no_strides) = (vec![0; most], vec![0; most]);
     for (i, input) in inputs.iter().enumerate() {
         let dtype = dtype(input.dtype)?;
-        let mut updates =
-            outputs.iter().enumerate().filter(|(j, _)| primitive.updates(*j) == Some(i));
+        if input.size > 0 && input.data.is_null() {
+            return Err(KernelError::new(format!("input {i} has no memory")));
+        }
+        let mut updates = outputs.iter().zip(&updated).filter(|&(_, &updated)| updated == Some(i));
         if let Some(first) = updates.next() {
-            for (_, output) in [first].into_iter().chain(updates) {
+            for (output, _) in [first].into_iter().chain(updates) {
                 if input.size > 0 && input.data != output.data.cast_const() {
-                    // SAFETY: as above; the output has the shape and dtype of the input, and memory
-                    // of its own.
+                    // SAFETY: as above; the output has the size and dtype of the input, as was
+                    // checked, and memory of its own.
                     unsafe { row_copy::copy(input, dtype, output.data.cast()) };
                 }
             }
@@ -306,7 +304,7 @@ unsafe fn run_kernel(
             continue;
         }
         // SAFETY: the caller says so.
-        if let Some(copy) = unsafe { RowCopy::if_needed(input, dtype, primitive.layout(i)) } {
+        if let Some(copy) = unsafe { RowCopy::if_needed(input, dtype, primitive.layout(i))? } {
             described[i] = copy.describe(input);
             copies.push(copy);
         }
@@ -318,14 +316,42 @@ unsafe fn run_kernel(
         .collect::<Result<Vec<_>, KernelError>>()?;
     let mut outputs = outputs
         .iter()
-        .enumerate()
-        // SAFETY: each output has a buffer of its own, or that of an input which the kernel gets
-        // without its elements.
-        .map(|(i, output)| unsafe {
-            Ok(OutputBuffer::new(output, dtype(output.dtype)?, primitive.updates(i).is_some()))
+        .zip(&updated)
+        // SAFETY: each output has a buffer of its own, or that of the input which it is an update
+        // of, as was checked; the kernel gets that one without its elements.
+        .map(|(output, updated)| unsafe {
+            Ok(OutputBuffer::new(output, dtype(output.dtype)?, updated.is_some()))
         })
         .collect::<Result<Vec<_>, KernelError>>()?;
     primitive.eval_cpu(&inputs, &mut outputs)
+}
+
+/// The input that each output is an update of. A primitive may give another answer than when the
+/// outputs got their memory, so it is asked once more and held against what they are.
+fn updated_inputs(
+    primitive: &dyn Erased,
+    inputs: &[sys::graft_primitive_input],
+    outputs: &[sys::graft_primitive_output],
+) -> Result<Vec<Option<usize>>, KernelError> {
+    let updated = |(i, output): (usize, &sys::graft_primitive_output)| {
+        let updated = primitive.updates(i);
+        let fits = |input: &sys::graft_primitive_input| {
+            (input.size, input.dtype) == (output.size, output.dtype)
+        };
+        let is_like = updated.is_none_or(|updated| inputs.get(updated).is_some_and(fits));
+        let shares = |input: &sys::graft_primitive_input| {
+            output.size > 0 && input.data == output.data.cast_const()
+        };
+        let mut owners = (0..inputs.len()).filter(|&owner| shares(&inputs[owner]));
+        if is_like && owners.all(|owner| updated == Some(owner)) {
+            Ok(updated)
+        } else {
+            let text =
+                format!("`updates` gives {updated:?} for output {i}, not what it gave before");
+            Err(KernelError::new(text))
+        }
+    };
+    outputs.iter().enumerate().map(updated).collect()
 }
 
 /// The input that an output may be written over.

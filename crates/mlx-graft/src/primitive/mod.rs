@@ -141,6 +141,8 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
 
     /// The outputs for inputs of these specs.
     ///
+    /// No length is negative, and the bytes of an output can be addressed.
+    ///
     /// A function compiled without shapes asks again for the shapes it is called with. The outputs
     /// may differ in lengths then, but not in number, dtypes or dimensions, or the call fails.
     ///
@@ -197,7 +199,8 @@ pub trait Primitive: Send + Sync + PartialEq + 'static {
     ///
     /// The kernel finds the elements in [`OutputBuffer::as_updated_slice`] and none in the input. They
     /// are not copied if nothing else needs them: then the output lies where the input did, as with
-    /// MLX's own operations.
+    /// MLX's own operations. The answer for an output is always the same: a kernel does not run after
+    /// another one, and the evaluation fails.
     fn updates(&self, output: usize) -> Option<usize> {
         let _ = output;
         None

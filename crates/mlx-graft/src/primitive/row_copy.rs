@@ -1,13 +1,14 @@
 //! Copies of elements that lie anywhere, in row-major order.
 #![allow(unsafe_code)]
 
-use super::Layout;
+use super::{KernelError, Layout};
 use crate::call::slice_of;
 use crate::{Dtype, sys};
 
 /// An input whose elements a kernel cannot take where they lie, in memory of its own.
 pub(super) struct RowCopy {
-    words: Vec<u64>,
+    /// Its capacity is what holds them; there are no words of it.
+    memory: Vec<u64>,
     strides: Vec<i64>,
 }
 
@@ -21,22 +22,26 @@ impl RowCopy {
         input: &sys::graft_primitive_input,
         dtype: Dtype,
         layout: Layout,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>, KernelError> {
         let aligned = input.size == 0 || input.data.addr().is_multiple_of(dtype.size());
         if aligned && (input.row_contiguous || layout == Layout::Strided) {
-            return None;
+            return Ok(None);
         }
         // As aligned as any element.
-        let mut words = vec![0; (input.size * dtype.size()).div_ceil(size_of::<u64>())];
+        let mut memory = Vec::<u64>::new();
+        let bytes = input.size.saturating_mul(dtype.size());
+        memory.try_reserve_exact(bytes.div_ceil(size_of::<u64>())).map_err(|_| {
+            KernelError::new(format!("there is no memory to copy {} elements", input.size))
+        })?;
         // SAFETY: the caller says so of the input, and there is memory for all of its elements.
-        unsafe { copy(input, dtype, words.as_mut_ptr().cast()) };
+        unsafe { copy(input, dtype, memory.as_mut_ptr().cast()) };
         // SAFETY: C++ keeps `ndim` lengths alive during the call.
         let shape = unsafe { slice_of(input.shape, input.ndim) };
         let mut strides = vec![1; shape.len()];
         for i in (1..shape.len()).rev() {
             strides[i - 1] = strides[i] * i64::from(shape[i]);
         }
-        Some(Self { words, strides })
+        Ok(Some(Self { memory, strides }))
     }
 
     /// The description of the input with its copied elements, which live as long as this.
@@ -45,7 +50,7 @@ impl RowCopy {
         input: &sys::graft_primitive_input,
     ) -> sys::graft_primitive_input {
         sys::graft_primitive_input {
-            data: self.words.as_ptr().cast(),
+            data: self.memory.as_ptr().cast(),
             strides: self.strides.as_ptr(),
             row_contiguous: true,
             ..*input
