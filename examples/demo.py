@@ -168,7 +168,7 @@ def main() -> None:
     train, valid, test = mg.load_dataset(data, tokenizer, mask_prompt=True)
     mg.apply_lora(model, **LORA)
     options = {**TUNE, "iters": max(int(TUNE["iters"] * arguments.scale), 1)}
-    trainer = mg.Trainer(model, config({**options, "test_batches": -1}, out / "adapters"))
+    trainer = mg.Trainer(model, config(options, out / "adapters"))
     before = trainer.evaluate(test)
     tune = History()
     trainer.fit(train, valid, callbacks=[tune])

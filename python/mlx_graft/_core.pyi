@@ -162,7 +162,8 @@ class Model:
     def make_cache(self, max_kv_size: int | None = None) -> KVCache:
         """Returns a cache for calls that go on from each other.
 
-        It holds at most `max_kv_size` tokens, the first four always among them.
+        It holds at most `max_kv_size` tokens, the first four always among them; less than 1 is a
+        `ValueError`.
         """
     def parameters(self) -> Any:
         """Returns all parameters in nested dicts and lists, as `mlx.nn.Module.parameters`."""
@@ -289,7 +290,7 @@ class Trainer:
     def step(self, tokens: mx.array, lengths: mx.array) -> mx.array:
         """Trains on one batch and returns its loss before the update."""
     def evaluate(self, data: Dataset, num_batches: int) -> float:
-        """Returns the mean loss per token over a data set."""
+        """Returns the mean loss per token over a data set, or over `num_batches` of it if not -1."""
     def fit(
         self,
         train: Dataset,
@@ -330,6 +331,7 @@ class Generation:
         kv_bits: int | None,
         kv_group_size: int,
         quantized_kv_start: int,
+        ignore_eos: bool = False,
     ) -> Generation: ...
     def __iter__(self) -> Generation: ...
     def __next__(self) -> GenerationResponse: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,18 @@ from typing import Any
 from mlx_graft._core import check_options
 
 __all__ = ["TrainConfig"]
+
+
+def _check_finite(value: object, key: str = "") -> None:
+    """Fails if there is a number that JSON does not have: options cross over to Rust as JSON."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_finite(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_finite(item, key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{key}`: found {value}, wanted a finite number")
 
 
 @dataclass
@@ -22,7 +35,6 @@ class TrainConfig:
         optimizer: `adam` or `adamw`.
         optimizer_config: Options by optimizer, such as `{"adamw": {"weight_decay": 0.1}}`.
         val_batches: Batches of a validation, -1 for the whole set.
-        test_batches: Batches of a test, -1 for the whole set.
         steps_per_report: Iterations between reports of the training loss.
         steps_per_eval: Iterations between validations.
         save_every: Iterations between saves.
@@ -31,7 +43,8 @@ class TrainConfig:
         grad_checkpoint: Whether layers are computed again in the backward pass.
         grad_accumulation_steps: Batches whose gradients are averaged into one update.
         lr_schedule: mlx-lm's `name`, `arguments`, `warmup` and `warmup_init`.
-        clear_cache_threshold: Free the allocator's cache when it holds more bytes than this.
+        clear_cache_threshold: Free the allocator's cache when it holds more bytes than this; 0
+            means never, where mlx-lm frees it at every step.
         group_by_length: Whether batches are made of rows of similar lengths, so that less is
             padding; they are not the batches of mlx-lm then.
         memory_limit: The memory limit of MLX in bytes, or as text such as `8GB`.
@@ -48,7 +61,6 @@ class TrainConfig:
     optimizer: str = "adam"
     optimizer_config: dict[str, dict[str, Any]] = field(default_factory=dict)
     val_batches: int = 25
-    test_batches: int = 500
     steps_per_report: int = 10
     steps_per_eval: int = 200
     save_every: int = 100
@@ -64,7 +76,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_options(self.to_dict())
+        options = self.to_dict()
+        _check_finite(options)
+        check_options(options)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the options that are set, as a YAML file of `mlx_lm.lora` has them."""

@@ -29,6 +29,7 @@ class GenerateOptions(TypedDict, total=False):
     kv_bits: int | None
     kv_group_size: int
     quantized_kv_start: int
+    ignore_eos: bool
 
 
 def stream_generate(
@@ -49,6 +50,7 @@ def stream_generate(
     kv_bits: int | None = None,
     kv_group_size: int = 64,
     quantized_kv_start: int = 5000,
+    ignore_eos: bool = False,
 ) -> Iterator[GenerationResponse]:
     """Generates text token by token: mlx-lm's `stream_generate`.
 
@@ -69,12 +71,15 @@ def stream_generate(
         kv_bits: Holds keys and values in so many bits: 2, 3, 4, 5, 6 or 8.
         kv_group_size: Elements that share a scale then: 32, 64 or 128.
         quantized_kv_start: The number of tokens from which on `kv_bits` holds.
+        ignore_eos: Whether the text goes on behind a token that ends it, up to `max_tokens`, as
+            mlx-lm's `generate_step` does.
 
     Yields:
         A response per token with `text`, `token`, `finish_reason` and speeds.
 
     Raises:
         ValueError: The prompt is empty, or an option is out of range.
+        NotImplementedError: `kv_bits` with a cache that forgets tokens.
     """
     if isinstance(prompt, str):
         # As in mlx-lm: a template's text brings its own special tokens.
@@ -98,6 +103,7 @@ def stream_generate(
         kv_bits=kv_bits,
         kv_group_size=kv_group_size,
         quantized_kv_start=quantized_kv_start,
+        ignore_eos=ignore_eos,
     )
 
 

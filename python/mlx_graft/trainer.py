@@ -34,6 +34,8 @@ class Trainer:
 
     Raises:
         ValueError: An option is wrong, or the model has no trainable parameters.
+        NotImplementedError: `mlx.launch` or `mpirun` started several processes, which would write
+            the same files.
     """
 
     def __init__(self, model: Model, config: TrainConfig | None = None) -> None:
@@ -52,13 +54,21 @@ class Trainer:
             The mean loss per token before the update, a float32 scalar.
 
         Raises:
-            FloatingPointError: The loss is NaN or infinite; the parameters are then as before, and
-                gradients that were accumulated are dropped.
+            FloatingPointError: The loss or a gradient is NaN or infinite; the parameters are then
+                as before, and gradients that were accumulated are dropped.
         """
         return self._trainer.step(tokens, lengths)
 
     def evaluate(self, data: Rows, num_batches: int = -1) -> float:
-        """Returns the mean loss per token over a data set, or over some batches of it."""
+        """Returns the mean loss per token over a data set, or over some batches of it.
+
+        Args:
+            data: A `Dataset`, or rows of tokens.
+            num_batches: How many batches, -1 for all.
+
+        Raises:
+            ValueError: `num_batches` is 0 or below -1, or a batch has nothing to learn.
+        """
         return self._trainer.evaluate(_dataset(data), num_batches)
 
     def fit(self, train: Rows, valid: Rows | None = None, callbacks: Sequence[Any] = ()) -> None:
@@ -73,8 +83,9 @@ class Trainer:
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the step was finished, and what was reached is
                 saved if there is an `adapter_path`, as after any other exception.
-            FloatingPointError: The loss is NaN or infinite.
+            FloatingPointError: The loss or a gradient is NaN or infinite.
             ValueError: A batch has nothing to learn; the message names the file and the line.
+            OSError: `adapter_path` cannot be made or written; the message names it.
         """
         folder = self.config.adapter_path
         self._trainer.fit(
@@ -85,7 +96,10 @@ class Trainer:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Writes `adapters.safetensors` and `adapter_config.json`, as mlx-lm has them."""
+        """Writes `adapters.safetensors` and `adapter_config.json`, as mlx-lm reads them.
+
+        The configuration has how the adapters were made and the options of `config`.
+        """
         self._trainer.save(Path(folder))
 
     @property

@@ -62,6 +62,14 @@ class TestData:
         shutil.rmtree(bench.data)
         bench.assert_refused(bench.data)
 
+    def test_neither_data_nor_model(self, bench: Bench, tmp_path) -> None:
+        """The data is looked for before a model is loaded, which may mean to download it."""
+        for flags, says in (([], "no data: give --data"), (["--data", tmp_path / "no"], "no such")):
+            run = bench.command("--train", "--model", tmp_path / "none", *flags)
+            assert_refused(run, says, "train.jsonl")
+        run = bench.command("profile", "--model", tmp_path / "none", "--data", tmp_path / "no")
+        assert_refused(run, "no such folder", "train.jsonl")
+
     def test_no_train_file(self, bench: Bench) -> None:
         (bench.data / "train.jsonl").unlink()
         bench.assert_refused(bench.data / "train.jsonl")
@@ -213,6 +221,10 @@ class TestAdapters:
         missing = tmp_path / "none.safetensors"
         bench.assert_refused(missing, flags=("--resume-adapter-file", missing))
 
+    def test_resume_from_a_folder(self, bench: Bench) -> None:
+        file = bench.adapters / "adapters.safetensors"
+        bench.assert_refused("a file", file, flags=("--resume-adapter-file", bench.adapters))
+
     def test_test_without_adapters(self, bench: Bench, tmp_path) -> None:
         missing = tmp_path / "none"
         run = bench.command(
@@ -278,6 +290,8 @@ class TestOptions:
             ("--batch-size", "four"),
             ("--iters", "-1"),
             ("--learning-rate", "fast"),
+            ("--learning-rate", "nan"),
+            ("--learning-rate", "1e999"),
             ("--optimizer", "adamm"),
             ("--fine-tune-type", "lara"),
             ("--max-seq-length", "0"),
@@ -313,6 +327,13 @@ def test_several_processes(checkpoint, data, tmp_path) -> None:
     for run in ring.launch(command, tmp_path):
         assert_refused(run, "training across 2 processes", "mlx.launch")
     assert not adapters.exists()
+
+
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MLX_WORLD_SIZE"])
+def test_several_processes_that_do_not_find_each_other(name: str, graft_train, tmp_path) -> None:
+    """As under an MPI that MLX cannot load: each believes to be alone."""
+    run = graft_train("--train", "--data", tmp_path, env={name: "3"})
+    assert_refused(run, "training across 3 processes")
 
 
 def limited(limit: Callable[[], None]) -> Callable[..., subprocess.CompletedProcess[str]]:

@@ -176,11 +176,35 @@ def test_apart_and_by_shapes(measure, checkpoint) -> None:
 
 
 def test_the_first_batch_of_the_data(measure, checkpoint, data) -> None:
-    report, text = measure(checkpoint("qwen3"), "--data", data("chat"), "--mask-prompt")
+    flags = ["--data", data("chat"), "--mask-prompt", "--max-seq-length", 256]
+    report, text = measure(checkpoint("qwen3"), *flags)
     assert not report["random"] and "tokens of the data" in text
     rows, length = report["batch"]
-    assert rows == ROWS and 1 < length <= LENGTH
+    assert rows == 1 and length > LENGTH, "the rows lie one behind the other"
     assert report["options"]["mask_prompt"] is True
+
+
+def test_rows_of_similar_lengths(measure, checkpoint, tmp_path_factory) -> None:
+    """A short row lies behind a long one, and with the flag two long ones side by side."""
+    folder = tmp_path_factory.mktemp("rows")
+    rows = [{"text": "a" if i % 2 else "a list, " * 30} for i in range(8)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--data", folder, "--seed", 2]
+    batches = [
+        measure(checkpoint("llama"), *flags, *more)[0]["batch"]
+        for more in ([], ["--group-by-length"])
+    ]
+    assert batches == [[1, 97], [ROWS, LENGTH]]
+
+
+def test_a_batch_without_targets_is_refused(graft, checkpoint, tmp_path) -> None:
+    row = {"prompt": "a list, " * 30, "completion": "b"}
+    (tmp_path / "train.jsonl").write_text((json.dumps(row) + "\n") * 4)
+    run = graft(
+        "profile", "--model", checkpoint("llama"), "--data", tmp_path, "--mask-prompt",
+        "--max-seq-length", 64,
+    )  # fmt: skip
+    assert_refused(run, f"{tmp_path / 'train.jsonl'}:1", "no token is left to learn")
 
 
 def test_random_rows_have_a_length_of_their_own(graft, checkpoint, tmp_path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +15,8 @@ import mlx.core as mx
 import pytest
 
 from support.run import (
+    GRAFT,
+    GRAFT_TRAIN,
     REPORT_KEYS,
     TRAIN_LINE,
     VALID_LINE,
@@ -113,6 +119,32 @@ def test_what_it_prints_and_writes(graft, checkpoint, data, tmp_path) -> None:
     assert config["seed"] == 7
 
 
+@pytest.mark.usefixtures("graft_train")
+@pytest.mark.parametrize(("term", "piped"), [("xterm", True), ("dumb", False), (None, False)])
+def test_what_cannot_draw_gets_lines(
+    term: str | None, piped: bool, checkpoint, data, tmp_path
+) -> None:
+    """Standard error is a terminal here, and standard output a pipe or the terminal as well."""
+    environment = {key: value for key, value in os.environ.items() if key != "TERM"}
+    environment |= {} if term is None else {"TERM": term}
+    main, terminal = pty.openpty()
+    arguments = [*FLAGS, "--model", checkpoint("llama"), "--data", data()]
+    process = subprocess.Popen(
+        [GRAFT_TRAIN, *map(str, arguments), "--adapter-path", tmp_path],
+        stdout=subprocess.PIPE if piped else terminal, stderr=terminal, env=environment,
+    )  # fmt: skip
+    os.close(terminal)
+    printed = process.stdout.read() if process.stdout else b""
+    with contextlib.suppress(OSError):  # the terminal is closed
+        while part := os.read(main, 4096):
+            printed += part
+    os.close(main)
+    assert process.wait() == 0, printed
+    assert "\x1b" not in printed.decode()
+    lines = {int(m["step"]) for m in TRAIN_LINE.finditer(printed.decode())}
+    assert lines == {2, 4, 6, 8}
+
+
 def test_yaml_means_what_flags_mean(graft, checkpoint, data, tmp_path) -> None:
     config = tmp_path / "lora.yaml"
     config.write_text(f"""
@@ -153,7 +185,7 @@ lr_schedule:
     ]
 
 
-def test_dropout_and_schedule_run_as_in_mlx_lm(graft, checkpoint, data, tmp_path) -> None:
+def test_a_schedule_runs_as_in_mlx_lm(graft, checkpoint, data, tmp_path) -> None:
     """Learning rates of a schedule are mlx.optimizers' own."""
     pytest.importorskip("mlx_lm")
     config = tmp_path / "c.yaml"
@@ -246,6 +278,22 @@ def test_half_precision_and_sharded_models_train(graft, checkpoint, data, tmp_pa
         assert run.returncode == 0, run.stderr
         losses = train_losses(metrics(tmp_path / name))
         assert losses[8] < losses[2]
+
+
+@pytest.mark.parametrize("program", [[GRAFT, "train"], [GRAFT_TRAIN]], ids=["graft", "graft-train"])
+@pytest.mark.parametrize("flag", ["--help", "--no-such-flag"])
+def test_a_reader_that_left_is_no_failure(program: list[object], flag: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        [*map(str, program), flag], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    assert (run.returncode, b"panicked" in run.stderr) == (0 if flag == "--help" else 2, False)
+    run = subprocess.run(
+        [*map(str, program), flag], stdout=subprocess.DEVNULL, stderr=writer, check=False
+    )
+    os.close(writer)
+    assert run.returncode == (0 if flag == "--help" else 2)
 
 
 def test_help_names_every_flag_of_mlx_lm(graft) -> None:

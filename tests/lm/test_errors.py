@@ -97,6 +97,12 @@ def test_a_typo_in_the_training_configuration() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"optimizer": "adamm"}, "adam"),
         ({"learning_rate": "fast"}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "`learning_rate`: found nan, wanted a finite number"),
+        ({"optimizer_config": {"adam": {"eps": float("inf")}}}, r"`optimizer_config\.adam\.eps`"),
+        (
+            {"lr_schedule": {"name": "x", "arguments": [1e999]}},
+            r"`lr_schedule\.arguments`: found inf",
+        ),
         ({"lr_schedule": {"name": "cosine", "arguments": [1.0]}}, "cosine_decay"),
     ],
 )
@@ -148,6 +154,63 @@ def test_update_with_a_wrong_shape_or_name(checkpoint) -> None:
         model.update({"model": {"norm": {"weight": mx.zeros((3,))}}})
     with pytest.raises(ValueError, match="nothing_of_this_name"):
         model.update({"nothing_of_this_name": mx.zeros((3,))})
+
+
+def test_a_path_that_names_no_layer(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    with pytest.raises(ValueError, match=r"layers\.99.*self_attn\.q_proj, .*lm_head.*layers\.1"):
+        mg.apply_lora(model, keys=["model.layers.99.self_attn.v_proj"], num_layers=2)
+
+
+@pytest.mark.parametrize("num_batches", [0, -2])
+def test_a_number_of_batches_that_cannot_be(num_batches: int, checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    trainer = mg.Trainer(model, mg.TrainConfig())
+    with pytest.raises(ValueError, match=f"num_batches: found {num_batches}, wanted -1"):
+        trainer.evaluate([[1, 2, 3]] * 4, num_batches)
+
+
+def test_a_folder_that_cannot_be_made(checkpoint, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    model, _ = mg.load(checkpoint("llama"))
+    trainer = mg.Trainer(model, mg.TrainConfig(adapter_path=tmp_path / "file/adapters"))
+    with pytest.raises(OSError, match="file/adapters: "):
+        trainer.fit([[1, 2, 3]] * 4)
+
+
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MLX_WORLD_SIZE"])
+def test_several_processes(name: str, checkpoint, monkeypatch) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(NotImplementedError, match=r"training across 2 processes.*mpirun"):
+        mg.Trainer(model)
+    monkeypatch.setenv(name, "1")
+    mg.Trainer(model)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_cache_that_holds_nothing(size: int, checkpoint) -> None:
+    model, tokenizer = mg.load(checkpoint("llama"))
+    with pytest.raises(ValueError, match=f"max_kv_size: found {size}, wanted at least 1"):
+        model.make_cache(size)
+    with pytest.raises(ValueError, match=f"max_kv_size: found {size}, wanted at least 1"):
+        mg.generate(model, tokenizer, "a", max_kv_size=size)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        ({"kv_bits": 4, "max_kv_size": 16}, NotImplementedError, "--kv-bits with a cache that"),
+        ({"kv_bits": 4}, ValueError, "--kv-group-size 64.* 16 features"),
+        ({"min_tokens_to_keep": 321}, ValueError, "min_tokens_to_keep: found 321, .* the 320"),
+    ],
+    ids=lambda value: "" if isinstance(value, type | str) else str(value),
+)
+def test_options_that_cannot_work(options, kind, says: str, checkpoint) -> None:
+    """They are refused before the prompt is read, not at the token from which on they hold."""
+    model, tokenizer = mg.load(checkpoint("llama"))
+    with pytest.raises(kind, match=says):
+        mg.generate(model, tokenizer, "a", max_tokens=1, **options)
 
 
 def test_an_empty_prompt(checkpoint) -> None:

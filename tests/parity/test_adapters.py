@@ -75,6 +75,7 @@ def test_configuration_is_what_mlx_lm_reads(checkpoint, tmp_path) -> None:
     mg.apply_lora(model, rank=4, scale=8.0, dropout=0.1, num_layers=1, keys=["mlp.up_proj"])
     model.save_adapters(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config.keys() == {"fine_tune_type", "num_layers", "lora_parameters"}, "what is known"
     assert config["fine_tune_type"] == "lora"
     assert config["num_layers"] == 1
     assert config["lora_parameters"] == {
@@ -88,6 +89,17 @@ def test_configuration_is_what_mlx_lm_reads(checkpoint, tmp_path) -> None:
     assert {name: value.shape for name, value in names.items()} == {
         f"{at}.lora_a": (64, 4),
         f"{at}.lora_b": (4, 128),
+    }
+
+
+def test_a_layer_named_twice_is_adapted_once(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    at = "model.layers.1.mlp.up_proj"
+    mg.apply_lora(model, num_layers=2, keys=["mlp.up_proj", at, at, "lm_head"])
+    trained = peer.flat(model.trainable_parameters())
+    layers = {"lm_head", at, "model.layers.0.mlp.up_proj"}
+    assert trained.keys() == {
+        f"{layer}.{part}" for layer in layers for part in ("lora_a", "lora_b")
     }
 
 
@@ -123,6 +135,7 @@ def test_what_the_trainer_writes_loads_there(way: str, checkpoint, tmp_path) -> 
     parameters = {"rank": 4, "scale": 10.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
     assert config["lora_parameters"] == parameters
     assert config["learning_rate"] == 1e-2, "beside them are the options of the training"
+    assert not {"model", "data", "train", "test"} & config.keys(), "nobody told the trainer"
 
     base, _ = mg.load(folder)
     assert mx.abs(ours(TOKENS) - base(TOKENS)).max().item() > 1e-2, "the adapter must matter"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 from typing import Any
 
 import pytest
@@ -26,6 +28,24 @@ def their_tokens(
 
 def ids(count: int) -> list[int]:
     return [(7 * i) % 300 + 5 for i in range(count)]
+
+
+def test_a_token_that_ends_the_text(checkpoint, tmp_path) -> None:
+    """With `ignore_eos` it ends nothing, as in mlx-lm's `generate_step`."""
+    tokens = their_tokens(checkpoint("llama"), PROMPT, 8)
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": tokens[2]}))
+    assert tokens[2] not in tokens[:2]
+    model, tokenizer = mg.load(folder)
+    stopped, whole = (
+        list(mg.stream_generate(model, tokenizer, PROMPT, 8, ignore_eos=ignored))
+        for ignored in (False, True)
+    )
+    assert [r.token for r in stopped] == tokens[:3] == their_tokens(folder, PROMPT, 8)
+    assert [r.token for r in whole] == tokens
+    assert (stopped[-1].finish_reason, whole[-1].finish_reason) == ("stop", "length")
+    assert "".join(r.text for r in whole) == tokenizer.decode(tokens)
 
 
 @pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4bit"])

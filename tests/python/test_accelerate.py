@@ -181,6 +181,17 @@ def test_an_exported_function_has_mlx_operations(products: list[mx.Device], tmp_
 
 
 @pytest.mark.usefixtures("accelerated")
+def test_inputs_of_an_exported_function_have_any_name(tmp_path: Path) -> None:
+    path, x = str(tmp_path / "f.mlxfn"), mx.ones((2, 2))
+    mx.export_function(path, lambda file, original: file @ original, file=x, original=x)
+    (found,) = mx.import_function(path)(file=x, original=x)
+    assert found.tolist() == [[2, 2], [2, 2]]
+    with mx.exporter(file=path, fun=lambda file: file @ file, shapeless=False) as exporter:
+        exporter(file=x)
+    assert mx.import_function(path)(file=x)[0].tolist() == [[2, 2], [2, 2]]
+
+
+@pytest.mark.usefixtures("accelerated")
 def test_a_function_that_fails_to_export_leaves_the_kernels(
     products: list[mx.Device], tmp_path: Path
 ) -> None:
@@ -270,6 +281,12 @@ def test_a_call_without_arguments_is_a_type_error(name: str) -> None:
 
 
 @pytest.mark.usefixtures("accelerated")
+def test_subscripts_that_are_no_text_are_a_type_error() -> None:
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        mx.einsum(5, A, A.T)
+
+
+@pytest.mark.usefixtures("accelerated")
 def test_a_scale_of_all_experts_is_for_later_versions_of_mlx() -> None:
     """mlx-lm passes one, which is None but for a mode that this version does not have."""
     x, experts = mx.ones((2, 1, 64)), mx.array([0, 1])
@@ -322,6 +339,38 @@ def test_a_script_elsewhere_finds_its_neighbours(program: Path, tmp_path_factory
     found = run(program / "program.py", cwd=tmp_path_factory.mktemp("elsewhere"))
     assert found.returncode == 3, found.stderr
     assert found.stdout.splitlines()[-1] == "neighbour"
+
+
+SAYS_WHERE = """\
+import os
+import sys
+os.chdir("/")
+print(__file__)
+print([os.path.realpath(folder) for folder in sys.path])
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-I"], *([["-P"]] if sys.version_info >= (3, 11) else [])])
+def test_a_script_finds_what_it_finds_without_the_command(flags: list[str], tmp_path: Path) -> None:
+    """The folders that are searched, in order, are those of `python script.py`."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/where.py").write_text(SAYS_WHERE)
+    script = "scripts/where.py"
+    command = [sys.executable, *flags, "-m", "mlx_graft.accelerate", script]
+    found = execute(*command, cwd=tmp_path)
+    wanted = execute(sys.executable, *flags, script, cwd=tmp_path)
+    assert found.returncode == wanted.returncode == 0, found.stderr
+    assert found.stdout == wanted.stdout
+    assert wanted.stdout.startswith(str(tmp_path))
+    assert (repr(str(tmp_path / "scripts")) in found.stdout) == (not flags)
+    assert repr(str(tmp_path)) not in found.stdout
+
+
+def test_a_module_finds_what_it_finds_without_the_command(program: Path) -> None:
+    (program / "where.py").write_text(SAYS_WHERE)
+    found = run("-m", "where", cwd=program)
+    wanted = execute(sys.executable, "-m", "where", cwd=program)
+    assert found.stdout == wanted.stdout != ""
 
 
 def test_a_package_runs_as_a_module(program: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from typing import Any
 
 import mlx.core as mx
@@ -130,6 +131,27 @@ def test_an_error_leaves_what_was_reached(checkpoint, tmp_path) -> None:
     assert saved.keys() == kept.keys()
     assert all(mx.array_equal(saved[name], value) for name, value in kept.items())
     assert (tmp_path / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_gradient_that_is_no_number_reaches_no_weight(
+    accumulated: int, checkpoint, tmp_path
+) -> None:
+    """The loss is finite, as `lora_b` starts as zero: only its gradient overflows."""
+    model, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(model, scale=1e20, num_layers=1, keys=["self_attn.o_proj"])
+    at = {"layers": [{}, {"self_attn": {"o_proj": {"lora_a": mx.full((64, 8), 1e30)}}}]}
+    model.update({"model": at})
+    before = dict(flat(model.trainable_parameters()))
+    options = {"adapter_path": tmp_path, "grad_accumulation_steps": accumulated}
+    trainer = mg.Trainer(model, config(**options))
+    rows = [list(range(3, 40))] * 4
+    assert math.isfinite(trainer.evaluate(rows))
+    with pytest.raises(FloatingPointError, match=r"a gradient is no number .* at step 1"):
+        trainer.fit(rows)
+    after = dict(flat(model.trainable_parameters()))
+    assert all(mx.array_equal(after[name], value) for name, value in before.items())
+    assert not (tmp_path / "adapters.safetensors").exists()
 
 
 def test_accumulated_gradients_that_are_no_numbers_are_dropped(checkpoint) -> None:

@@ -51,14 +51,12 @@ impl AdapterConfig {
 
     /// The configuration of whole layers that are trained: a model without adapters.
     pub fn full() -> Self {
-        let args = TrainArgs { num_layers: -1, ..TrainArgs::default() };
-        Self { fine_tune_type: FineTuneType::Full, ..Self::from_args(&args) }
-    }
-
-    /// The same adapters after a training with `args`, which say nothing about how they were made.
-    #[must_use]
-    pub fn trained_with(self, args: &TrainArgs) -> Self {
-        Self { other: Self::from_args(args).other, ..self }
+        Self {
+            fine_tune_type: FineTuneType::Full,
+            num_layers: -1,
+            lora_parameters: LoraParameters::default(),
+            other: Map::new(),
+        }
     }
 
     /// Writes the file into `folder`, atomically, with sorted keys as upstream.

@@ -94,12 +94,20 @@ pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
 /// `--resume-adapter-file` does.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a tensor that the model does not have or that has another shape.
+/// [`Error::NotFound`] without the file; [`Error::Invalid`] for a folder, and for a tensor that the
+/// model does not have or that has another shape.
 pub fn resume(model: &Decoder, file: &Path) -> Result<()> {
     if !file.exists() {
         return Err(Error::not_found(
             file,
             "no such adapter file; --resume-adapter-file takes an adapters.safetensors",
+        ));
+    }
+    if file.is_dir() {
+        let inside = file.join(ADAPTER_FILE);
+        return Err(Error::invalid(
+            file,
+            format!("a folder; --resume-adapter-file takes a file, such as {}", inside.display()),
         ));
     }
     assign(model, file, read(file)?, false)

@@ -44,7 +44,7 @@ pub enum Error {
     /// MLX refused.
     #[error("{0}")]
     Mlx(mlx_graft::Error),
-    /// The loss became NaN or infinite, so that going on would destroy the weights.
+    /// The loss or a gradient became NaN or infinite, so that going on would destroy the weights.
     #[error("{0}")]
     NonFiniteLoss(String),
     /// There is not enough memory for what was asked.

@@ -46,8 +46,8 @@ pub struct LoraOptions {
     pub scale: f32,
     /// The probability that an input of the update is zeroed in training.
     pub dropout: f32,
-    /// Names of layers inside a block, such as `self_attn.q_proj`, or paths of layers outside;
-    /// all linear layers of a block if `None`.
+    /// Names of layers inside a block, such as `self_attn.q_proj`, or paths of single layers; all
+    /// linear layers of a block if `None`.
     pub keys: Option<Vec<String>>,
     /// How many blocks, counted from the last; 0 and negative numbers mean all.
     pub num_layers: i64,
@@ -82,6 +82,14 @@ impl Leaf {
         }
         Ok(())
     }
+
+    /// Whether there is an update already.
+    fn is_adapted(&self) -> bool {
+        match self {
+            Self::Linear(linear) => linear.is_adapted(),
+            Self::Embedding(embedding) => embedding.is_adapted(),
+        }
+    }
 }
 
 /// The replaceable layers below a module, in the order in which `mlx.nn` walks them: it pops the
@@ -113,13 +121,13 @@ pub fn apply_lora(model: &Decoder, options: &LoraOptions, keys: &mut KeySequence
     let first = first_layer(model, options.num_layers)?;
     let blocks: Vec<Vec<(String, Leaf)>> =
         (0..model.num_layers()).map(|i| leaves(model.layer(i))).collect();
-    let outside = leaves(model);
-    if outside.iter().any(|(path, _)| path.ends_with(".linear") || path.ends_with(".embedding")) {
+    let all = leaves(model);
+    if all.iter().any(|(_, leaf)| leaf.is_adapted()) {
         return Err(Error::Usage(
             "the model has adapters already; load it again to adapt it anew".into(),
         ));
     }
-    check_keys(options, &blocks[0], &outside)?;
+    check_keys(options, &blocks[0], &all)?;
     for (_, param) in model.params() {
         param.set_trainable(false);
     }
@@ -131,7 +139,8 @@ pub fn apply_lora(model: &Decoder, options: &LoraOptions, keys: &mut KeySequence
         }
     }
     if options.keys.is_some() {
-        for (_, leaf) in outside.iter().filter(|(path, _)| wanted(path)) {
+        // A layer that its name in the block has adapted may be named by its path too.
+        for (_, leaf) in all.iter().filter(|(path, leaf)| wanted(path) && !leaf.is_adapted()) {
             leaf.adapt(options, keys)?;
         }
     }
@@ -170,25 +179,21 @@ fn first_layer(model: &Decoder, num_layers: i64) -> Result<usize> {
 fn check_keys(
     options: &LoraOptions,
     block: &[(String, Leaf)],
-    outside: &[(String, Leaf)],
+    all: &[(String, Leaf)],
 ) -> Result<()> {
     let Some(keys) = &options.keys else { return Ok(()) };
-    let outside = outside.iter().map(|(path, _)| path.as_str());
-    let outside: Vec<&str> = outside.filter(|path| !path.contains(".layers.")).collect();
-    let known: Vec<&str> =
-        block.iter().rev().map(|(path, _)| path.as_str()).chain(outside).collect();
-    // A full path such as model.layers.3.self_attn.q_proj names one layer.
-    let in_block = |key: &str| {
-        let rest = key.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-        rest.is_some_and(|(_, name)| known.contains(&name))
+    let known = || block.iter().rev().chain(all).map(|(path, _)| path.as_str());
+    let Some(unknown) = keys.iter().find(|key| !known().any(|path| path == *key)) else {
+        return Ok(());
     };
-    for key in keys {
-        if !known.contains(&key.as_str()) && !in_block(key) {
-            return Err(Error::Usage(format!(
-                "lora_parameters.keys: {key:?} matches no layer; known: {}",
-                known.join(", ")
-            )));
-        }
-    }
-    Ok(())
+    let (inside, outside): (Vec<&str>, Vec<&str>) =
+        all.iter().map(|(path, _)| path.as_str()).partition(|path| path.contains(".layers."));
+    let names: Vec<&str> =
+        block.iter().rev().map(|(path, _)| path.as_str()).chain(outside).collect();
+    let example =
+        inside.first().map_or(String::new(), |path| format!(", or a path such as {path}"));
+    Err(Error::Usage(format!(
+        "lora_parameters.keys: {unknown:?} matches no layer; known: {}{example}",
+        names.join(", ")
+    )))
 }

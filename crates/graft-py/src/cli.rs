@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use graft_lm::cli::{ParseOutcome, parse_generate, parse_profile, parse_train};
-use graft_lm::command::{ExitCode, run_generate, run_profile, run_train, watch_signals};
+use graft_lm::command::{ExitCode, run_generate, run_profile, run_train, show, watch_signals};
 use graft_lm::progress::default_reporter;
 use graft_lm::{Error, Result};
 use pyo3::exceptions::PyKeyboardInterrupt;
@@ -86,20 +86,13 @@ fn resolve_with(resolve: &Py<PyAny>, name: &str, stop: &Arc<AtomicBool>) -> Resu
 }
 
 fn say(text: &str, code: i32) -> i32 {
-    if code == 0 {
-        print!("{text}");
-    } else {
-        eprint!("{text}");
-    }
+    show(text, code);
     code
 }
 
 fn finish(done: Result<()>) -> i32 {
     match done {
         Ok(()) => 0,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::of(&error).0
-        }
+        Err(error) => say(&format!("error: {error}"), ExitCode::of(&error).0),
     }
 }

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use graft_lm::generate::{GenerateOptions, Generated, Generation, SamplerOptions};
 use graft_lm::lora::KeySequence;
 use graft_lm::models::KvQuantization;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::bridge::{Owned, without_gil};
 use crate::error::lm_to_py;
-use crate::model::PyModel;
+use crate::model::{PyModel, check_kv_size};
 use crate::ops::random_state;
 use crate::signals::watched;
 use crate::tokenizer::PyTokenizer;
@@ -78,7 +77,7 @@ impl PyGeneration {
     #[pyo3(signature = (
         model, tokenizer, prompt, *, max_tokens, temp, top_p, min_p, min_tokens_to_keep,
         top_k, xtc_probability, xtc_threshold, prefill_step_size, max_kv_size, kv_bits,
-        kv_group_size, quantized_kv_start
+        kv_group_size, quantized_kv_start, ignore_eos=false
     ))]
     fn new(
         py: Python<'_>,
@@ -98,10 +97,9 @@ impl PyGeneration {
         kv_bits: Option<i32>,
         kv_group_size: i32,
         quantized_kv_start: i32,
+        ignore_eos: bool,
     ) -> PyResult<Self> {
-        if max_kv_size.is_some_and(|size| size < 1) {
-            return Err(PyValueError::new_err("max_kv_size must be at least 1"));
-        }
+        check_kv_size(max_kv_size)?;
         let kv_quantization = kv_bits
             .map(|bits| KvQuantization::new(bits, kv_group_size, quantized_kv_start))
             .transpose()
@@ -122,6 +120,7 @@ impl PyGeneration {
             max_kv_size,
             kv_quantization,
             eos_token_ids,
+            ignore_eos,
             newline_tokens: tokenizer.0.encode("\n", false).map_err(lm_to_py)?,
         };
         let keys = KeySequence::from_state(random_state::next_key(py, None)?);

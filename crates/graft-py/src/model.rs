@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use graft_lm::adapter_config::AdapterConfig;
 use graft_lm::adapters;
-use graft_lm::args::{LoraParameters, TrainArgs};
-use graft_lm::lora::{KeySequence, LoraOptions, apply_lora};
+use graft_lm::args::{FineTuneType, LoraParameters};
+use graft_lm::lora::KeySequence;
 use graft_lm::models::{Cache, Model};
 use graft_lm::nn::{Context, Module, Param};
 use mlx_graft::Array;
@@ -35,6 +35,16 @@ impl PyModel {
 
 fn values(params: Vec<(String, Param)>) -> impl Iterator<Item = (String, Array)> {
     params.into_iter().map(|(name, param)| (name, param.get()))
+}
+
+/// Fails if a cache could not hold a token.
+pub(crate) fn check_kv_size(max_kv_size: Option<i32>) -> PyResult<()> {
+    match max_kv_size.filter(|&size| size < 1) {
+        Some(size) => Err(PyValueError::new_err(format!(
+            "max_kv_size: found {size}, wanted at least 1, or None for no limit"
+        ))),
+        None => Ok(()),
+    }
 }
 
 #[pymethods]
@@ -75,6 +85,7 @@ impl PyModel {
     /// Keys and values of no tokens yet, for calls that go on from each other.
     #[pyo3(signature = (max_kv_size=None))]
     fn make_cache(&self, max_kv_size: Option<i32>) -> PyResult<PyCache> {
+        check_kv_size(max_kv_size)?;
         let layers = self.model()?.decoder.make_cache(max_kv_size);
         Ok(PyCache(Owned::new("cache", std::cell::RefCell::new(layers))))
     }
@@ -176,14 +187,16 @@ impl PyModel {
             )));
         }
         let parameters = LoraParameters { rank, dropout, scale, keys };
-        let options = LoraOptions::new(&parameters, num_layers).map_err(lm_to_py)?;
         let state: In = random_state::key(py)?.extract()?;
         let mut sequence = KeySequence::from_state(state.into_array());
-        let model = self.model()?;
-        apply_lora(&model.decoder, &options, &mut sequence).map_err(lm_to_py)?;
-        let adapters =
-            TrainArgs { lora_parameters: parameters, num_layers, ..TrainArgs::default() };
-        model.adapters.replace(Some(AdapterConfig::from_args(&adapters)));
+        adapters::prepare(
+            self.model()?,
+            FineTuneType::Lora,
+            &parameters,
+            num_layers,
+            &mut sequence,
+        )
+        .map_err(lm_to_py)?;
         random_state::set_key(py, sequence.into_state())
     }
 

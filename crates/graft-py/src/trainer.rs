@@ -5,15 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use graft_lm::Error;
 use graft_lm::args::TrainArgs;
-use graft_lm::command::check_tokens;
+use graft_lm::command::{check_tokens, refuse_many_processes};
 use graft_lm::progress::{Reporter, Silent, TrainReport, ValReport, default_reporter};
 use graft_lm::trainer::{Hooks, Trainer};
 use mlx_graft::{Array, Dtype, ops};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::bridge::{In, Out, Owned, without_gil};
 use crate::data::PyDataset;
@@ -113,9 +114,12 @@ impl Reporter for Callbacks<'_> {
     }
 }
 
-fn train_args(options: &Bound<'_, PyAny>) -> PyResult<TrainArgs> {
+/// The options, and those of them that were given.
+fn train_args(options: &Bound<'_, PyAny>) -> PyResult<(TrainArgs, Map<String, Value>)> {
     match from_python(options)? {
-        Value::Object(map) => TrainArgs::from_map(map).map_err(lm_to_py),
+        Value::Object(map) => {
+            TrainArgs::from_map(map.clone()).map(|args| (args, map)).map_err(lm_to_py)
+        }
         _ => Err(PyValueError::new_err("the options of a trainer are a dict")),
     }
 }
@@ -140,9 +144,11 @@ impl PyTrainer {
     /// Prepares to train `model`; `options` is a dict of `mlx_lm.lora`'s keys.
     #[new]
     fn new(py: Python<'_>, model: Py<PyModel>, options: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let args = train_args(options)?;
+        refuse_many_processes().map_err(lm_to_py)?;
+        let (args, given) = train_args(options)?;
         let rc = Rc::clone(model.get().model()?);
-        let trainer = without_gil(py, || Trainer::new(rc, args)).map_err(lm_to_py)?;
+        let mut trainer = without_gil(py, || Trainer::new(rc, args)).map_err(lm_to_py)?;
+        trainer.tell_only(|key| given.contains_key(key));
         Ok(Self { inner: Owned::new("trainer", RefCell::new(trainer)), model })
     }
 
@@ -156,6 +162,11 @@ impl PyTrainer {
 
     /// The mean loss per token over a data set.
     fn evaluate(&self, py: Python<'_>, data: &PyDataset, num_batches: i64) -> PyResult<f64> {
+        if num_batches < -1 || num_batches == 0 {
+            return Err(PyValueError::new_err(format!(
+                "num_batches: found {num_batches}, wanted -1 for all, or at least 1"
+            )));
+        }
         let mut trainer = self.locked()?;
         check_tokens(&data.0, self.model.get().model()?).map_err(lm_to_py)?;
         let limit = u64::try_from(num_batches).ok();
@@ -179,7 +190,7 @@ impl PyTrainer {
         }
         trainer.check(&train.0, valid).map_err(lm_to_py)?;
         if let Some(folder) = &folder {
-            fs::create_dir_all(folder)?;
+            fs::create_dir_all(folder).map_err(Error::io(folder)).map_err(lm_to_py)?;
         }
         let inner = default_reporter();
         let failure = RefCell::new(None);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use graft_lm::cli::{ParseOutcome, parse_profile, parse_train};
-use graft_lm::command::{ExitCode as CommandCode, run_profile, run_train, watch_signals};
+use graft_lm::command::{ExitCode as CommandCode, run_profile, run_train, show, watch_signals};
 use graft_lm::progress::default_reporter;
 use graft_lm::{Result, hub};
 
@@ -34,12 +34,8 @@ fn command<T>(
 ) -> ExitCode {
     let args = match parsed {
         ParseOutcome::Run(args) => args,
-        ParseOutcome::Exit { text, code: 0 } => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
-        }
         ParseOutcome::Exit { text, code } => {
-            eprint!("{text}");
+            show(&text, code);
             return ExitCode::from(code as u8);
         }
     };
@@ -48,8 +44,9 @@ fn command<T>(
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(CommandCode::of(&error).0 as u8)
+            let CommandCode(code) = CommandCode::of(&error);
+            show(&format!("error: {error}"), code);
+            ExitCode::from(code as u8)
         }
     }
 }

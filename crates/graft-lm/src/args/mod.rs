@@ -15,4 +15,5 @@ pub use generate::GenerateArgs;
 pub use optimizer::{OptimizerKind, OptimizerOptions};
 pub use profile::ProfileArgs;
 pub use size::parse_size;
+pub(crate) use train::DEFAULT_DATA;
 pub use train::{FineTuneType, LoraParameters, TrainArgs};

@@ -10,6 +10,9 @@ use super::optimizer::{OptimizerKind, OptimizerOptions};
 use crate::schedule::ScheduleConfig;
 use crate::{Error, Result};
 
+/// mlx-lm's default of `data`, a dataset on the Hugging Face hub.
+pub(crate) const DEFAULT_DATA: &str = "mlx-community/WikiSQL";
+
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -145,7 +148,8 @@ pub struct TrainArgs {
     pub grad_checkpoint: bool,
     /// Batches whose gradients are averaged into one update.
     pub grad_accumulation_steps: u64,
-    /// Free the allocator's cache between steps when it is larger than this many bytes.
+    /// Free the allocator's cache between steps when it is larger than this many bytes; 0 means
+    /// never, where upstream frees it at every step.
     pub clear_cache_threshold: u64,
     /// A schedule of the learning rate.
     pub lr_schedule: Option<ScheduleConfig>,
@@ -219,7 +223,7 @@ impl TrainArgs {
             fine_tune_type: fine_tune_type(&mut keys)?,
             optimizer,
             optimizer_config,
-            data: keys.text("data")?.unwrap_or_else(|| "mlx-community/WikiSQL".to_owned()),
+            data: keys.text("data")?.unwrap_or_else(|| DEFAULT_DATA.to_owned()),
             seed: keys.integer("seed", 0, 0..=i64::from(u32::MAX))?,
             num_layers: keys.integer("num_layers", 16, -1..=i64::MAX)?,
             batch_size: keys.integer("batch_size", 4, 1..=i64::MAX)?,

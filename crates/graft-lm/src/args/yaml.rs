@@ -50,13 +50,25 @@ struct Reader<'t> {
 }
 
 impl<'t> Reader<'t> {
+    /// The one document of the file, as `PyYAML` takes it.
     fn document(&mut self) -> Result<Value> {
+        let mut document = None;
         loop {
             let (event, span) = self.next()?;
             match event {
-                Event::StreamEnd => return Ok(Value::Null),
-                Event::Nothing | Event::StreamStart | Event::DocumentStart(_) => {}
-                other => return self.node(other, span, ""),
+                Event::StreamEnd => return Ok(document.unwrap_or(Value::Null)),
+                Event::DocumentStart(_) if document.is_some() => {
+                    return Err(self.error(
+                        span,
+                        "a second document begins here; wanted one: remove the `---`, or what \
+                         follows it",
+                    ));
+                }
+                Event::Nothing
+                | Event::StreamStart
+                | Event::DocumentStart(_)
+                | Event::DocumentEnd => {}
+                other => document = Some(self.node(other, span, "")?),
             }
         }
     }
@@ -233,6 +245,15 @@ mod tests {
         });
         assert_eq!(found.unwrap(), wanted);
         assert_eq!(read("").unwrap(), json!({}));
+    }
+
+    #[test]
+    fn a_file_has_one_document() {
+        assert_eq!(read("# c\n---\na: 1\n...\n").unwrap(), json!({"a": 1}));
+        for (text, line) in [("a: 1\n---\nb: 2\n", 2), ("---\n---\nb: 2\n", 2)] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains(&format!("c.yaml:{line}: a second document")), "{message}");
+        }
     }
 
     #[test]

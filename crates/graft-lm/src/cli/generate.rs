@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use serde::Serialize;
 
-use super::{ParseOutcome, given_flags};
+use super::{ParseOutcome, finite, given_flags};
 use crate::args::GenerateArgs;
 use crate::args::keys::Origins;
 
@@ -43,22 +43,22 @@ struct GenerateFlags {
     #[arg(short, long, allow_negative_numbers = true)]
     max_tokens: Option<i64>,
     /// The temperature; 0 takes the likeliest token [default: 0].
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     temp: Option<f64>,
     /// Sample from the likeliest tokens that hold this much probability [default: 1].
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     top_p: Option<f64>,
     /// Drop tokens less likely than this share of the likeliest [default: 0].
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     min_p: Option<f64>,
     /// Sample from this many likeliest tokens, 0 for all [default: 0].
     #[arg(long, allow_negative_numbers = true)]
     top_k: Option<i64>,
     /// The chance that XTC sampling happens at a token [default: 0].
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     xtc_probability: Option<f64>,
     /// The probability above which XTC drops a token [default: 0.1].
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     xtc_threshold: Option<f64>,
     /// How many tokens --min-p leaves at least [default: 1].
     #[arg(long, allow_negative_numbers = true)]

@@ -79,5 +79,13 @@ where
     Ok(given)
 }
 
+/// A number that JSON has too: it has no infinities, and no NaN.
+fn finite(value: &str) -> Result<f64, String> {
+    match value.parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err("wanted a finite number".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -147,6 +147,21 @@ fn wrong_types_and_ranges_name_key_found_and_wanted() {
 }
 
 #[test]
+fn numbers_are_finite() {
+    for value in ["nan", "inf", "1e999"] {
+        let (text, code) = train_exit(&["--train", "--learning-rate", value]);
+        assert_eq!(code, 2);
+        assert!(text.contains(&format!("'{value}' for '--learning-rate")), "{text}");
+        assert!(text.contains("wanted a finite number"), "{text}");
+        for flag in ["--temp", "--top-p", "--min-p", "--xtc-probability", "--xtc-threshold"] {
+            let (text, code) = generate_exit(&[flag, value]);
+            assert_eq!(code, 2);
+            assert!(text.contains(flag) && text.contains("wanted a finite number"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_built_says_what_is() {
     let message = |line: &[&str]| {
         let (text, code) = train_exit(line);

@@ -7,7 +7,7 @@ use clap::Parser;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{ParseOutcome, given_flags};
+use super::{ParseOutcome, finite, given_flags};
 use crate::args::keys::Origins;
 use crate::args::{TrainArgs, yaml};
 use crate::{Error, Result};
@@ -53,7 +53,7 @@ pub(super) struct TrainFlags {
     #[arg(long, allow_negative_numbers = true)]
     val_batches: Option<i64>,
     /// The learning rate [default: 1e-5].
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     learning_rate: Option<f64>,
     /// Iterations between reports of the loss [default: 10].
     #[arg(long, allow_negative_numbers = true)]
@@ -88,7 +88,8 @@ pub(super) struct TrainFlags {
     /// Compute layers again in the backward pass, to use less memory.
     #[arg(long)]
     grad_checkpoint: bool,
-    /// Free the allocator's cache between steps when it is larger, such as 2GB [default: 0].
+    /// Free the allocator's cache between steps when it is larger, such as 2GB. 0 means never, where
+    /// mlx-lm frees it at every step [default: 0].
     #[arg(long)]
     clear_cache_threshold: Option<String>,
     /// Make batches of rows of similar lengths: less padding, other batches than mlx-lm's.

@@ -52,6 +52,7 @@ pub fn run_generate(
         max_kv_size: args.max_kv_size,
         kv_quantization: args.kv_quantization,
         eos_token_ids: tokenizer.eos_token_ids().clone(),
+        ignore_eos: false,
         newline_tokens: tokenizer.encode("\n", false)?,
     };
     let seed = args.seed.unwrap_or_else(time_seed);

@@ -2,13 +2,16 @@
 //! and the Python command run the same code.
 
 mod generate;
+mod processes;
 mod profile;
 mod signals;
 mod train;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 pub use generate::{prompt_tokens, run_generate};
+pub use processes::refuse_many_processes;
 pub use profile::run_profile;
 pub use signals::watch_signals;
 pub use train::{check_tokens, run_train};
@@ -25,6 +28,14 @@ fn check_interrupted(interrupted: &mut dyn FnMut() -> bool) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Prints a text and ends the line: to standard output if `code` is 0, else to standard error. A
+/// reader that has left, as of a pipe to `head`, is no failure.
+pub fn show(text: &str, code: i32) {
+    let text = text.trim_end_matches('\n');
+    let _ =
+        if code == 0 { writeln!(io::stdout(), "{text}") } else { writeln!(io::stderr(), "{text}") };
 }
 
 /// What a command ends with.

@@ -10,13 +10,13 @@ use mlx_graft::{Array, Dtype, ops, random};
 use super::Resolve;
 use super::train::{check_tokens, prepare_for_training};
 use crate::args::ProfileArgs;
-use crate::data::{BatchRng, Batches, load_datasets};
+use crate::data::{self, BatchRng, load_datasets};
 use crate::fsutil::write_bytes_atomic;
 use crate::models::Model;
 use crate::profile::{Batch, Options, on_processor, profile};
 use crate::progress::Reporter;
 use crate::tokenizer::Tokenizer;
-use crate::trainer::{Trainer, arrays};
+use crate::trainer::{Trainer, arrays, training_batches};
 use crate::{Error, Result};
 
 /// Profiles a step as the flags say, and writes the tables to `out`.
@@ -32,6 +32,9 @@ pub fn run_profile(
 ) -> Result<()> {
     if let Some(json) = &args.json {
         check_folder(json)?;
+    }
+    if !args.random {
+        data::check_folder(&args.train.data)?;
     }
     reporter.message("Loading pretrained model");
     let folder = resolve(&args.train.model)?;
@@ -94,8 +97,7 @@ fn first_batch(
     let tokenizer = Tokenizer::load(folder)?;
     let train = load_datasets(&args.train, &tokenizer)?.train.expect("training is asked for");
     check_tokens(&train, model)?;
-    let (size, longest) = (args.train.batch_size, args.train.max_seq_length);
-    let mut batches = Batches::new(&train, size, longest, true)?;
+    let mut batches = training_batches(&train, &args.train)?;
     let batch = batches.next(&train, &mut BatchRng::new(args.train.seed));
     let (tokens, lengths) = arrays(&batch.expect("it repeats for ever"), model, reporter)?;
     Ok(Batch { tokens, lengths, random: false })

@@ -1,14 +1,12 @@
 //! Training and testing from a command line.
 
+use std::fs;
 use std::rc::Rc;
-use std::{env, fs};
 
-use mlx_graft::distributed::{self, Backend};
-
-use super::{Resolve, check_interrupted};
+use super::{Resolve, check_interrupted, refuse_many_processes};
 use crate::adapters::{load_adapters, prepare, resume};
 use crate::args::{FineTuneType, TrainArgs};
-use crate::data::{BatchRng, Dataset, load_datasets};
+use crate::data::{BatchRng, Dataset, check_folder, load_datasets};
 use crate::lora::KeySequence;
 use crate::models::Model;
 use crate::nn::Module;
@@ -33,6 +31,7 @@ pub fn run_train(
         return Err(Error::Usage("say what to do: --train, --test, or both".into()));
     }
     refuse_many_processes()?;
+    check_folder(&args.data)?;
     reporter.message("Loading pretrained model");
     let folder = resolve(&args.model)?;
     let tokenizer = Tokenizer::load(&folder)?;
@@ -93,22 +92,6 @@ pub(super) fn prepare_for_training(
     }
     reporter.message(&trainable_parameters(model));
     Ok(())
-}
-
-/// Fails where `mlx.launch` or `mpirun` started several processes: all would write the same files.
-fn refuse_many_processes() -> Result<()> {
-    // Looking for the other processes takes a while, so only where something says that there are.
-    let ranks = ["MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"];
-    if ranks.iter().all(|name| env::var_os(name).is_none()) {
-        return Ok(());
-    }
-    match distributed::init(false, Backend::Any)?.size()? {
-        0 | 1 => Ok(()),
-        size => Err(Error::Unsupported(format!(
-            "training across {size} processes is not built here; start one, without mlx.launch or \
-             mpirun"
-        ))),
-    }
 }
 
 /// Fails if a weight is packed: it has no gradient, and scales without it are no full fine-tuning.

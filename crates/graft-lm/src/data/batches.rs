@@ -1,7 +1,5 @@
 //! Batches of rows, in the order and with the padding of mlx-lm.
 
-use serde::{Deserialize, Serialize};
-
 use super::rng::BatchRng;
 use super::rows::{Dataset, Row};
 use crate::{Error, Result};
@@ -51,16 +49,10 @@ pub struct Batches {
     groups: Vec<Vec<usize>>,
     max_seq_length: usize,
     repeat: bool,
-    state: BatchesState,
-}
-
-/// Where a [`Batches`] stands, for a checkpoint.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BatchesState {
     /// The groups in the order of this epoch; empty before the first.
-    pub order: Vec<usize>,
+    order: Vec<usize>,
     /// How many of them have been given.
-    pub given: usize,
+    given: usize,
 }
 
 impl Batches {
@@ -83,7 +75,7 @@ impl Batches {
             )));
         }
         let groups = groups(dataset, batch_size, |row| row.sort_key);
-        Ok(Self { groups, max_seq_length, repeat, state: BatchesState::default() })
+        Ok(Self { groups, max_seq_length, repeat, order: Vec::new(), given: 0 })
     }
 
     /// Groups rows of similar lengths instead, so that fewer positions are padding. They are other
@@ -139,42 +131,16 @@ impl Batches {
 
     /// The next batch; `None` at the end of an epoch, unless repeating.
     pub fn next(&mut self, dataset: &Dataset, rng: &mut BatchRng) -> Option<Batch> {
-        let state = &mut self.state;
-        if state.given == state.order.len() {
-            if !self.repeat && !state.order.is_empty() {
+        if self.given == self.order.len() {
+            if !self.repeat && !self.order.is_empty() {
                 return None;
             }
-            state.order = rng.permutation(self.groups.len());
-            state.given = 0;
+            self.order = rng.permutation(self.groups.len());
+            self.given = 0;
         }
-        let group = &self.groups[state.order[state.given]];
-        state.given += 1;
+        let group = &self.groups[self.order[self.given]];
+        self.given += 1;
         Some(assemble(dataset, group, self.max_seq_length))
-    }
-
-    /// Where the iteration stands.
-    pub fn state(&self) -> &BatchesState {
-        &self.state
-    }
-
-    /// Goes on from `state`.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if `state` is of another dataset or batch size.
-    pub fn restore(&mut self, state: BatchesState) -> Result<()> {
-        let fits = state.given <= state.order.len()
-            && (state.order.is_empty() || state.order.len() == self.groups.len())
-            && state.order.iter().all(|group| *group < self.groups.len());
-        if !fits {
-            return Err(Error::Usage(format!(
-                "the checkpoint is of an epoch of {} batches, but the data has {}; go on with \
-                 the same data and batch size",
-                state.order.len(),
-                self.groups.len()
-            )));
-        }
-        self.state = state;
-        Ok(())
     }
 }
 

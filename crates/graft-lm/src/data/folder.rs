@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::rows::{Dataset, DatasetOptions};
-use crate::args::TrainArgs;
+use crate::args::{DEFAULT_DATA, TrainArgs};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -25,14 +25,11 @@ pub struct Datasets {
 /// Source: `load_dataset` of mlx-lm's `tuner/datasets.py`.
 ///
 /// # Errors
-/// [`Error::NotFound`] without the folder or a file that is needed; [`Error::Unsupported`] if
-/// `args.data` looks like the name of a dataset on the Hugging Face hub; and those of
+/// [`Error::NotFound`] without a file that is needed; those of [`check_folder`] and of
 /// [`Dataset::load`].
 pub fn load_datasets(args: &TrainArgs, tokenizer: &Tokenizer) -> Result<Datasets> {
+    check_folder(&args.data)?;
     let folder = Path::new(&args.data);
-    if !folder.is_dir() {
-        return Err(no_folder(&args.data));
-    }
     let options = DatasetOptions::from(args);
     let load = |name: &str| Dataset::load(&folder.join(name), tokenizer, &options);
     let mut datasets = Datasets { train: None, valid: None, test: None, warnings: Vec::new() };
@@ -54,15 +51,26 @@ pub fn load_datasets(args: &TrainArgs, tokenizer: &Tokenizer) -> Result<Datasets
     Ok(datasets)
 }
 
-fn no_folder(data: &str) -> Error {
-    let wanted = "--data takes a folder with train.jsonl, valid.jsonl and test.jsonl";
-    let hub_name = !data.starts_with(['.', '/', '~']) && data.matches('/').count() == 1;
-    if hub_name {
-        Error::Unsupported(format!(
-            "{data}: no such folder, and datasets of the Hugging Face hub are not loaded here; \
-             {wanted}"
-        ))
-    } else {
-        Error::not_found(data, format!("no such folder; {wanted}"))
+/// Fails if `data` is no folder, which can be told before a model is loaded.
+///
+/// # Errors
+/// [`Error::NotFound`] without the folder; [`Error::Unsupported`] if `data` looks like the name of a
+/// dataset on the Hugging Face hub, as the default is.
+pub fn check_folder(data: &str) -> Result<()> {
+    if Path::new(data).is_dir() {
+        return Ok(());
     }
+    let files = "a folder with train.jsonl, valid.jsonl and test.jsonl";
+    let no_hub = "datasets of the Hugging Face hub are not loaded here";
+    let hub_name = !data.starts_with(['.', '/', '~']) && data.matches('/').count() == 1;
+    Err(if data == DEFAULT_DATA {
+        Error::Unsupported(format!(
+            "no data: give --data FOLDER (or `data: FOLDER` in the YAML file), {files}; {data}, \
+             mlx-lm's default, is on the hub, and {no_hub}"
+        ))
+    } else if hub_name {
+        Error::Unsupported(format!("{data}: no such folder, and {no_hub}; --data takes {files}"))
+    } else {
+        Error::not_found(data, format!("no such folder; --data takes {files}"))
+    })
 }

@@ -6,8 +6,8 @@ mod packed;
 mod rng;
 mod rows;
 
-pub use batches::{Batch, Batches, BatchesState, length_bucket};
-pub use folder::{Datasets, load_datasets};
+pub use batches::{Batch, Batches, length_bucket};
+pub use folder::{Datasets, check_folder, load_datasets};
 pub use packed::PackedBatch;
 pub use rng::BatchRng;
 pub use rows::{Dataset, DatasetOptions, Row};

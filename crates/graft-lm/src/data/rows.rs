@@ -257,13 +257,20 @@ impl Reader<'_> {
         Ok(tokens)
     }
 
-    fn chat(&self, messages: &Value, tools: Option<Value>) -> Result<(Vec<u32>, usize)> {
+    fn chat(&self, messages: &Value, tools: Option<Value>) -> Result<(Vec<u32>, usize), Failure> {
         let mut options = ChatOptions { tools, ..ChatOptions::default() };
         let tokens = self.tokenizer.encode_chat(messages, &options)?;
         let mut offset = 0;
         if let (true, Some([prompt @ .., answer])) =
             (self.options.mask_prompt, messages.as_array().map(Vec::as_slice))
         {
+            if prompt.is_empty() {
+                return Err(Failure::Row(format!(
+                    "`{}`: nothing is before the last message, so that mask_prompt has nothing to \
+                     mask; add the message that it answers, or leave out mask_prompt",
+                    self.options.chat_feature
+                )));
+            }
             options.add_generation_prompt = answer["role"] == "assistant";
             offset = self.tokenizer.encode_chat(&json!(prompt), &options)?.len();
         }

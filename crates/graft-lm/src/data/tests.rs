@@ -3,9 +3,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{
-    BatchRng, Batches, BatchesState, Dataset, DatasetOptions, Row, length_bucket, load_datasets,
-};
+use super::{BatchRng, Batches, Dataset, DatasetOptions, Row, length_bucket, load_datasets};
 use crate::args::TrainArgs;
 use crate::tokenizer::Tokenizer;
 
@@ -123,6 +121,19 @@ fn masking_needs_a_prompt() {
 }
 
 #[test]
+fn masking_needs_a_message_before_the_last() {
+    let options = DatasetOptions { mask_prompt: true, ..DatasetOptions::default() };
+    let row = |n: usize| {
+        let messages = vec![json!({"role": "user", "content": "a"}); n];
+        serde_json::from_value(json!({ "messages": messages })).unwrap()
+    };
+    let rows = |rows: &[_]| Dataset::from_json(rows, Path::new("rows"), &tokenizer(), &options);
+    let message = rows(&[row(2), row(1)]).unwrap_err().to_string();
+    assert!(message.starts_with("rows:2: `messages`: nothing is before the last"), "{message}");
+    assert_eq!(rows(&[row(2)]).unwrap().rows()[0].offset, 1);
+}
+
+#[test]
 fn keys_can_be_renamed() {
     let options = DatasetOptions { text_feature: "body".to_owned(), ..DatasetOptions::default() };
     let row = serde_json::from_value(json!({"body": "a"})).unwrap();
@@ -147,8 +158,10 @@ fn folders_files_and_hub_names_that_are_missing_are_told_apart() {
     assert!(found.contains("test.jsonl: no such file"), "{found}");
     let found = message(&args(&format!("{data}/no"), true));
     assert!(found.contains("no such folder; --data takes a folder"), "{found}");
-    let found = message(&args("mlx-community/WikiSQL", true));
+    let found = message(&args("someone/rows", true));
     assert!(found.contains("datasets of the Hugging Face hub are not loaded here"), "{found}");
+    let found = message(&TrainArgs { train: true, ..TrainArgs::default() });
+    assert!(found.starts_with("no data: give --data FOLDER (or `data: FOLDER` in"), "{found}");
     fs::write(folder.path().join("train.jsonl"), " \n").unwrap();
     let found = message(&args(&data, true));
     assert!(found.contains("train.jsonl: no rows"), "{found}");
@@ -214,14 +227,6 @@ fn too_few_rows_for_a_batch_are_told() {
         message,
         "rows: found 1 rows, wanted at least batch_size = 4; add rows or make the batch smaller"
     );
-}
-
-#[test]
-fn a_state_of_other_data_is_refused() {
-    let mut batches = Batches::new(&rows(&[1, 2, 3]), 1, 16, true).unwrap();
-    let state = BatchesState { order: vec![0, 1], given: 1 };
-    let message = batches.restore(state).unwrap_err().to_string();
-    assert!(message.contains("an epoch of 2 batches, but the data has 3"), "{message}");
 }
 
 #[test]

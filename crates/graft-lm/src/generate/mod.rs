@@ -70,6 +70,8 @@ pub struct GenerateOptions {
     pub kv_quantization: Option<KvQuantization>,
     /// Tokens that end the text.
     pub eos_token_ids: BTreeSet<u32>,
+    /// Whether the text goes on behind them.
+    pub ignore_eos: bool,
     /// Tokens that XTC sampling spares besides those that end the text.
     pub newline_tokens: Vec<u32>,
 }
@@ -95,8 +97,8 @@ impl Generation {
     /// the prompt whether to stop.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an empty prompt, a token outside the vocabulary or sampling options
-    /// out of range; [`Error::Interrupted`] after a stop was asked for.
+    /// [`Error::Usage`] for an empty prompt, a token outside the vocabulary or options out of range;
+    /// those of [`Cache::check_quantization`]; [`Error::Interrupted`] after a stop was asked for.
     pub fn new(
         model: Rc<Model>,
         tokenizer: Arc<Tokenizer>,
@@ -119,6 +121,10 @@ impl Generation {
         let special = options.eos_token_ids.iter().chain(&options.newline_tokens);
         let special = special.map(|&id| id as i32).collect();
         let caches = model.decoder.make_cache(options.max_kv_size);
+        if let Some(quantization) = options.kv_quantization {
+            let head_dim = model.decoder.head_dim();
+            caches.iter().try_for_each(|cache| cache.check_quantization(quantization, head_dim))?;
+        }
         let mut this = Self {
             model,
             options,
@@ -191,7 +197,8 @@ impl Generation {
         }
         let token: u32 = current.item()?;
         self.generated += 1;
-        let finish_reason = if self.options.eos_token_ids.contains(&token) {
+        let ends = !self.options.ignore_eos && self.options.eos_token_ids.contains(&token);
+        let finish_reason = if ends {
             Some(FinishReason::Stop)
         } else if last {
             Some(FinishReason::Length)

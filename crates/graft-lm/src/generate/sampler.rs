@@ -57,8 +57,9 @@ impl SamplerOptions {
         if !(0.0..=1.0).contains(&self.min_p) {
             return bad("min_p", self.min_p.to_string(), "a number from 0 to 1");
         }
-        if self.min_tokens_to_keep < 1 {
-            return bad("min_tokens_to_keep", self.min_tokens_to_keep.to_string(), "at least 1");
+        if !(1..=vocab).contains(&self.min_tokens_to_keep) {
+            let wanted = format!("from 1 to the {vocab} tokens of the vocabulary");
+            return bad("min_tokens_to_keep", self.min_tokens_to_keep.to_string(), &wanted);
         }
         if self.top_k < 0 || self.top_k >= vocab {
             let wanted = format!("0, or less than the {vocab} tokens of the vocabulary");

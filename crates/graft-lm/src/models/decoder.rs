@@ -304,6 +304,11 @@ impl Decoder {
         self.config.vocab_size
     }
 
+    /// The number of features of a head.
+    pub fn head_dim(&self) -> i32 {
+        self.config.head_dim
+    }
+
     /// The block numbered `index`.
     pub fn layer(&self, index: usize) -> &dyn Module {
         &self.model.layers[index]

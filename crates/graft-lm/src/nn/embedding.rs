@@ -116,11 +116,6 @@ impl Embedding {
             }))
         });
     }
-
-    /// Exchanges the embedding in place.
-    pub fn replace(&self, kind: EmbeddingKind) {
-        self.kind.replace(kind);
-    }
 }
 
 impl Module for Embedding {

@@ -247,11 +247,6 @@ impl Linear {
             }))
         });
     }
-
-    /// Exchanges the layer in place.
-    pub fn replace(&self, kind: LinearKind) {
-        self.kind.replace(kind);
-    }
 }
 
 impl Adapted {

@@ -15,11 +15,6 @@ pub struct BarReporter {
 }
 
 impl BarReporter {
-    /// Draws on standard error.
-    pub fn stderr() -> Self {
-        Self::new(ProgressDrawTarget::stderr())
-    }
-
     /// Draws on `target`.
     pub fn new(target: ProgressDrawTarget) -> Self {
         Self { bars: MultiProgress::with_draw_target(target), train: None, val: None }

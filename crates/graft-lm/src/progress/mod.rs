@@ -6,6 +6,8 @@ mod lines;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
+use indicatif::ProgressDrawTarget;
+
 pub use bars::BarReporter;
 pub use lines::LineReporter;
 
@@ -85,15 +87,15 @@ pub struct Silent;
 
 impl Reporter for Silent {}
 
-/// The reporter that fits: bars if standard error is a terminal, else plain lines on standard
-/// output.
+/// The reporter that fits: bars if standard output and standard error are terminals that can draw,
+/// else plain lines on standard output, as mlx-lm prints them.
 pub fn default_reporter() -> Box<dyn Reporter + Send> {
-    if std::io::stderr().is_terminal() {
-        Box::new(BarReporter::stderr())
-    } else {
-        let output: Box<dyn Write + Send> = Box::new(std::io::stdout());
-        Box::new(LineReporter::new(output))
+    let target = ProgressDrawTarget::stderr();
+    if std::io::stdout().is_terminal() && !target.is_hidden() {
+        return Box::new(BarReporter::new(target));
     }
+    let output: Box<dyn Write + Send> = Box::new(std::io::stdout());
+    Box::new(LineReporter::new(output))
 }
 
 impl std::fmt::Display for TrainReport {

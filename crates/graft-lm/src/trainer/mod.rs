@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use mlx_graft::memory::{self, LimitGuard, Limits};
 use mlx_graft::profile::{self, Profile, Timing};
 use mlx_graft::{Array, ops, transforms};
+use serde_json::{Map, Value};
 
 pub use loss::next_token_loss;
 use memory_check::MemoryCheck;
@@ -34,6 +35,8 @@ use crate::{Error, Result};
 pub struct Trainer {
     model: Rc<Model>,
     args: TrainArgs,
+    /// The options that `adapter_config.json` tells.
+    told: Map<String, Value>,
     schedule: Schedule,
     step: Step,
     batches_seen: u64,
@@ -90,7 +93,24 @@ impl Trainer {
         };
         let rng = BatchRng::new(args.seed);
         let memory = MemoryCheck::default();
-        Ok(Self { model, args, schedule, step, batches_seen: 0, rng, memory, _limits: limits })
+        let told = AdapterConfig::from_args(&args).other;
+        Ok(Self {
+            model,
+            args,
+            told,
+            schedule,
+            step,
+            batches_seen: 0,
+            rng,
+            memory,
+            _limits: limits,
+        })
+    }
+
+    /// Has `adapter_config.json` tell only these options: the caller knows nothing of the others,
+    /// such as the name of the model, and has them from [`TrainArgs::default`].
+    pub fn tell_only(&mut self, known: impl Fn(&str) -> bool) {
+        self.told.retain(|key, _| known(key));
     }
 
     /// The options.
@@ -116,10 +136,12 @@ impl Trainer {
     /// Trains on one batch: the mean loss per token before the update, and the number of tokens.
     ///
     /// `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`: the first token that counts and the
-    /// length of each row; or rows one behind the other, as [`next_token_loss`] takes them. This is the only point of evaluation of a step.
+    /// length of each row; or rows one behind the other, as [`next_token_loss`] takes them. This is
+    /// the only point of evaluation of a step.
     ///
     /// # Errors
-    /// [`Error::NonFiniteLoss`] if the loss is NaN or infinite; the weights are then as before.
+    /// [`Error::NonFiniteLoss`] if the loss or a gradient is NaN or infinite; the weights are then as
+    /// before.
     pub fn step(&mut self, tokens: &Array, lengths: &Array) -> Result<(Array, u64)> {
         let (out, pending) = self.start(tokens, lengths)?;
         transforms::eval(&pending)?;
@@ -164,9 +186,9 @@ impl Trainer {
         if !loss.is_finite() {
             self.step.drop_pending();
             return Err(Error::NonFiniteLoss(format!(
-                "the loss became {loss} at step {}; the weights of the step before are kept. \
-                 Lower the learning rate, look for rows without targets, or use a model in \
-                 float32 or bfloat16.",
+                "the loss or a gradient is no number (NaN or infinite) at step {}; the weights of \
+                 the step before are kept. Lower the learning rate, look for rows without targets, \
+                 or use a model in float32 or bfloat16.",
                 self.batches_seen
             )));
         }
@@ -309,13 +331,14 @@ impl Trainer {
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
         let decoder = &self.model.decoder;
         // The model knows how its adapters were made; in Python the options of the trainer don't.
-        let config = match self.model.adapters.borrow().clone() {
-            Some(made) => made.trained_with(&self.args),
+        let made = match self.model.adapters.borrow().clone() {
+            Some(made) => made,
             None if adapters::adapted_layer(decoder).is_some() => {
                 AdapterConfig::from_args(&self.args)
             }
-            None => AdapterConfig::full().trained_with(&self.args),
+            None => AdapterConfig::full(),
         };
+        let config = AdapterConfig { other: self.told.clone(), ..made };
         adapters::save_adapters(decoder, &config, folder)
     }
 
@@ -402,7 +425,7 @@ pub fn evaluate(
 /// # Errors
 /// [`Error::Usage`] if the data set has fewer rows than a batch, [`Error::Invalid`] for a batch
 /// without anything to learn.
-fn training_batches(data: &Dataset, args: &TrainArgs) -> Result<Batches> {
+pub(crate) fn training_batches(data: &Dataset, args: &TrainArgs) -> Result<Batches> {
     let mut batches = Batches::new(data, args.batch_size, args.max_seq_length, true)?;
     if args.group_by_length {
         batches = batches.by_length(data);

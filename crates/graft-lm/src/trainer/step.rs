@@ -11,7 +11,7 @@ use super::loss::next_token_loss;
 use super::optimizer::{self, Moments};
 use crate::args::OptimizerOptions;
 use crate::models::Model;
-use crate::nn::{Context, Module, Param, Source};
+use crate::nn::{Context, Module, Param, Source, constant};
 use crate::{Error, Result};
 
 /// The compiled step of a model, with the state that it carries on.
@@ -35,7 +35,8 @@ pub struct Step {
 
 /// What a step gives back, not evaluated yet.
 pub struct StepOutput {
-    /// The mean loss per token before the update.
+    /// The mean loss per token before the update; NaN if there was none, as the loss or a gradient
+    /// is no number.
     pub loss: Array,
     /// The number of tokens the loss was taken over.
     pub tokens: Array,
@@ -67,7 +68,8 @@ impl<'a> Inputs<'a> {
         Self { values, m, v, pending, rate, step, key, tokens, lengths }
     }
 
-    /// The loss, the number of tokens, and the gradients summed with those that are pending.
+    /// The loss, the number of tokens, and the gradients summed with those that are pending. The
+    /// loss is NaN if any of them is no number.
     fn gradients(&self, model: &Rc<Model>, layout: &Layout) -> Result<(Array, Array, Vec<Array>)> {
         // With respect to the weights rather than the buffers: the gradient of a view is as large
         // as its buffer, zero elsewhere.
@@ -89,7 +91,13 @@ impl<'a> Inputs<'a> {
             *grad = ops::add(grad, pending)?;
         }
         let count = values.remove(1);
-        Ok((values.remove(0), count, grads))
+        let loss = values.remove(0);
+        let mut sound = ops::isfinite(&loss)?;
+        for grad in &grads {
+            sound = ops::logical_and(&sound, &ops::all(&ops::isfinite(grad)?, false)?)?;
+        }
+        let loss = ops::where_(&sound, &loss, &constant(f32::NAN, loss.dtype())?)?;
+        Ok((loss, count, grads))
     }
 }
 
@@ -105,7 +113,7 @@ fn compile(
         let inputs = Inputs::read(inputs, l.len());
         let (loss, count, grads) = inputs.gradients(&m, &l)?;
         let mut out = vec![loss.clone(), count];
-        // A loss that is no number must not reach the weights.
+        // Neither a loss nor a gradient that is no number must reach the weights.
         let sound = &ops::isfinite(&loss)?;
         let (rate, step) = (inputs.rate, inputs.step);
         for (i, grad) in grads.iter().enumerate() {
@@ -238,8 +246,8 @@ impl Step {
         Ok(StepOutput { loss, tokens: count })
     }
 
-    /// Forgets the gradients since the last update: of a batch whose loss is no number they are none
-    /// either, and the next update would carry them into the weights.
+    /// Forgets the gradients since the last update: if some are no numbers, the next update would
+    /// carry them into the weights.
     pub fn drop_pending(&mut self) {
         self.pending = None;
     }

@@ -15,7 +15,7 @@ def main() -> None:
     model, tokenizer = mg.load(sys.argv[1])
 
     def generate(prompt: list[int], count: int) -> Iterator[int]:
-        for response in mg.stream_generate(model, tokenizer, prompt, count):
+        for response in mg.stream_generate(model, tokenizer, prompt, count, ignore_eos=True):
             yield response.token
 
     generation.serve(generate, model.vocab_size)

@@ -42,26 +42,31 @@ impl KvCache {
         let (start, length) = (self.offset, new.queries.dim(1)?);
         let (queries, keys) = (rope.scaled(new.queries)?, rope.scaled(new.keys)?);
         let new = Projections { queries: &queries, keys: &keys, ..new };
-        let cache = self.with_room(new, start + length)?;
-        let rotation = rope.rotation(length, start);
-        let attended = cached_attention(new, (&cache.0, &cache.1), rotation, rope.freqs(), scale)?;
+        let tokens = start + length;
+        let grown;
+        let (held_keys, held_values) = match &self.buffers {
+            Some((k, v)) if k.dim(2)? >= tokens => (k, v),
+            _ => {
+                grown = self.grown(new, tokens)?;
+                (&grown.0, &grown.1)
+            }
+        };
+        let (rotation, freqs) = (rope.rotation(length, start), rope.freqs());
+        let attended = cached_attention(new, (held_keys, held_values), rotation, freqs, scale)?;
+        // Nothing holds the old buffers when this is evaluated, so that it writes in place.
         self.buffers = Some((attended.keys, attended.values));
         self.offset = start + length;
         Ok(attended.out)
     }
 
-    /// Takes the buffers, with room for so many tokens.
-    fn with_room(&mut self, new: Projections<'_>, tokens: i32) -> Result<(Array, Array)> {
-        let buffers = match self.buffers.take() {
-            Some((k, v)) if k.dim(2)? >= tokens => return Ok((k, v)),
-            buffers => buffers,
-        };
+    /// Buffers of the tokens held with room for so many.
+    fn grown(&self, new: Projections<'_>, tokens: i32) -> Result<(Array, Array)> {
         let capacity = (tokens + STEP - 1) / STEP * STEP;
-        let (k, v) = buffers.unzip();
+        let (k, v) = self.buffers.as_ref().map(|(k, v)| (k, v)).unzip();
         let grown = |buffer: Option<&Array>, like: &Array| {
             let shape = [like.dim(0)?, new.kv_heads, capacity, like.dim(2)? / new.kv_heads];
             grow(buffer, &shape, like.dtype(), self.offset, capacity)
         };
-        Ok((grown(k.as_ref(), new.keys)?, grown(v.as_ref(), new.values)?))
+        Ok((grown(k, new.keys)?, grown(v, new.values)?))
     }
 }

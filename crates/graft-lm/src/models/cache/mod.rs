@@ -110,14 +110,32 @@ impl Cache {
                 *self = Self::Quantized(QuantizedKvCache::from_dense(cache, quantization)?);
                 Ok(())
             }
-            Self::Rotating(_) => Err(Error::Unsupported(
-                "--kv-bits with a cache that forgets tokens, of --max-kv-size or of a model with \
-                 a sliding window: leave one of them out"
-                    .into(),
-            )),
+            Self::Rotating(_) => Err(forgets()),
             Self::Quantized(_) => Ok(()),
         }
     }
+
+    /// Fails where [`quantize`](Self::quantize) would once there are tokens, of heads with
+    /// `head_dim` features.
+    ///
+    /// # Errors
+    /// Those of [`quantize`](Self::quantize).
+    pub fn check_quantization(&self, quantization: KvQuantization, head_dim: i32) -> Result<()> {
+        match self {
+            Self::Rotating(_) => Err(forgets()),
+            Self::Growing(_) | Self::Quantized(_) => {
+                quantized::check_groups(quantization.group_size, head_dim)
+            }
+        }
+    }
+}
+
+fn forgets() -> Error {
+    Error::Unsupported(
+        "--kv-bits with a cache that forgets tokens, of --max-kv-size or of a model with a sliding \
+         window: leave one of them out"
+            .into(),
+    )
 }
 
 /// The first `length` tokens of a buffer of shape `(B, K, S, ...)`.
@@ -154,5 +172,59 @@ fn grow(
     match buffer {
         None => Ok(fresh),
         Some(buffer) => Ok(ops::concatenate_axis(&[&first(buffer, used)?, &fresh], 2)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Appends tokens of one head with `dim` features, which are larger the later.
+    fn attend(cache: &mut Cache, tokens: i32, dim: i32) -> Result<Vec<f32>> {
+        let rope = Rope::new(32, 1e4, false, None, None)?;
+        let x = ops::multiply(
+            &ops::ones(&[1, tokens, dim], Dtype::Float32)?,
+            &Array::scalar(1.0 + cache.offset() as f32)?,
+        )?;
+        let new = Projections { queries: &x, keys: &x, values: &x, heads: 1, kv_heads: 1 };
+        let mask = cache.mask(tokens)?;
+        Ok(cache.attend(new, &rope, &mask, 1.0)?.to_vec::<f32>()?)
+    }
+
+    #[test]
+    fn a_failed_call_leaves_the_tokens_held() -> Result<()> {
+        let quantization = KvQuantization { bits: 8, group_size: 32, start: 0 };
+        let caches = || -> Result<[Cache; 4]> {
+            let mut quantized = Cache::new(None, None);
+            quantized.quantize(quantization)?;
+            let rotating = |max| Cache::new(None, Some(max));
+            Ok([Cache::new(None, None), rotating(6), rotating(300), quantized])
+        };
+        for (mut cache, mut other) in caches()?.into_iter().zip(caches()?) {
+            for tokens in [3, 1, 1, 2, 1, 1] {
+                // Heads of another length fit none of them, whether or not the buffers have room.
+                for tokens in [tokens, 300] {
+                    let failed = cache.offset() > 0 && attend(&mut cache, tokens, 64).is_err();
+                    assert_eq!(failed, cache.offset() > 0, "{cache:?}");
+                }
+                let found = attend(&mut cache, tokens, 32)?;
+                assert_eq!(found, attend(&mut other, tokens, 32)?, "{cache:?}");
+                assert_eq!(cache.offset(), other.offset());
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_quantized_is_told_before_there_are_tokens() {
+        let quantization = KvQuantization { bits: 4, group_size: 64, start: 9 };
+        let message = |cache: Cache| {
+            cache.check_quantization(quantization, 96).map_err(|error| error.to_string())
+        };
+        let found = message(Cache::new(None, Some(16))).unwrap_err();
+        assert!(found.contains("--max-kv-size"), "{found}");
+        let found = message(Cache::new(None, None)).unwrap_err();
+        assert!(found.contains("--kv-group-size 64") && found.contains("96"), "{found}");
+        Cache::new(None, None).check_quantization(quantization, 128).unwrap();
     }
 }

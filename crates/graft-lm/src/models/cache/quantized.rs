@@ -80,17 +80,18 @@ impl QuantizedKvCache {
         let new = [self.quantize(keys)?, self.quantize(values)?];
         let fits = |[k, _]: &[QuantizedRows; 2]| k.weight.dim(2).is_ok_and(|room| room >= end);
         let capacity = (end + STEP - 1) / STEP * STEP;
-        let buffers = match self.buffers.take() {
-            Some(buffers) if fits(&buffers) => buffers,
+        let grown;
+        let buffers = match &self.buffers {
+            Some(buffers) if fits(buffers) => buffers,
             buffers => {
-                let [k, v] = buffers.map_or([None, None], |buffers| buffers.map(Some));
-                let room = |old: Option<QuantizedRows>, new: &QuantizedRows| {
-                    let old = old.as_ref().map(QuantizedRows::arrays);
-                    new.map_with_index(|i, part| {
+                let room = |at: usize| {
+                    let old = buffers.as_ref().map(|buffers| buffers[at].arrays());
+                    new[at].map_with_index(|i, part| {
                         grow(old.map(|parts| parts[i]), part.shape(), part.dtype(), start, capacity)
                     })
                 };
-                [room(k, &new[0])?, room(v, &new[1])?]
+                grown = [room(0)?, room(1)?];
+                &grown
             }
         };
         let written = |buffer: &QuantizedRows, new: &QuantizedRows| {
@@ -107,13 +108,7 @@ impl QuantizedKvCache {
 
     fn quantize(&self, x: &Array) -> Result<QuantizedRows> {
         let Quantization { group_size, bits, mode } = &self.quantization;
-        let dim = x.dim(-1)?;
-        if dim % group_size != 0 {
-            return Err(Error::Usage(format!(
-                "--kv-group-size {group_size}: the heads of this model have {dim} features, which \
-                 do not divide into such groups; use a group size that divides {dim}"
-            )));
-        }
+        check_groups(*group_size, x.dim(-1)?)?;
         let options = QuantizeOptions::default().group_size(*group_size).bits(*bits).mode(mode);
         let mut parts = ops::quantize(x, &options)?.into_iter();
         let mut next = || parts.next().expect("affine quantization gives three arrays");
@@ -124,4 +119,15 @@ impl QuantizedKvCache {
             quantization: self.quantization.clone(),
         })
     }
+}
+
+/// Fails if heads of `dim` features do not divide into groups.
+pub(super) fn check_groups(group_size: i32, dim: i32) -> Result<()> {
+    if dim % group_size == 0 {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "--kv-group-size {group_size}: the heads of this model have {dim} features, which do not \
+         divide into such groups; use a group size that divides {dim}"
+    )))
 }

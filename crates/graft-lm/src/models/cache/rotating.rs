@@ -47,56 +47,54 @@ impl RotatingKvCache {
     /// `max_size - 1 + T`.
     pub fn update(&mut self, keys: &Array, values: &Array) -> Result<KeysValues> {
         let length = keys.dim(2)?;
-        let (k, v) =
+        let (k, v, index) =
             if length == 1 { self.write_one(keys, values)? } else { self.append(keys, values)? };
-        self.offset += length;
-        let held = k.dim(2)?.min(self.offset);
+        let offset = self.offset + length;
+        let held = k.dim(2)?.min(offset);
         let out = KeysValues::Dense(first(&k, held)?, first(&v, held)?);
-        self.buffers = Some((k, v));
+        // Only what succeeded as a whole changes the cache.
+        (self.buffers, self.offset, self.index) = (Some((k, v)), offset, index);
         Ok(out)
     }
 
-    fn append(&mut self, keys: &Array, values: &Array) -> Result<(Array, Array)> {
-        let Some((k, v)) = self.buffers.take() else {
-            self.index = keys.dim(2)?;
-            return Ok((keys.clone(), values.clone()));
+    /// The buffers with new tokens, and where the next one is written.
+    fn append(&self, keys: &Array, values: &Array) -> Result<(Array, Array, i32)> {
+        let Some((k, v)) = &self.buffers else {
+            return Ok((keys.clone(), values.clone(), keys.dim(2)?));
         };
-        let (k, v) = (self.in_order(&k)?, self.in_order(&v)?);
+        let (k, v) = (self.in_order(k)?, self.in_order(v)?);
         // The last new token sees itself and `max_size - 1` earlier ones.
         let surplus = k.dim(2)? - self.max_size + 1;
         let join = |held: &Array, new: &Array| -> Result<Array> {
             Ok(ops::concatenate_axis(&[&self.without_oldest(held, surplus)?, new], 2)?)
         };
         let (k, v) = (join(&k, keys)?, join(&v, values)?);
-        self.index = k.dim(2)?;
-        Ok((k, v))
+        let index = k.dim(2)?;
+        Ok((k, v, index))
     }
 
-    fn write_one(&mut self, keys: &Array, values: &Array) -> Result<(Array, Array)> {
-        let (mut k, mut v) = match self.buffers.take() {
-            Some((k, v)) if k.dim(2)? > self.offset || k.dim(2)? >= self.max_size => (k, v),
+    /// The buffers with a new token, and where the next one is written.
+    fn write_one(&self, keys: &Array, values: &Array) -> Result<(Array, Array, i32)> {
+        let (k, v, mut index) = match &self.buffers {
+            Some((k, v)) if k.dim(2)? > self.offset || k.dim(2)? >= self.max_size => {
+                let surplus = k.dim(2)? - self.max_size;
+                let index = if surplus > 0 { self.max_size } else { self.index };
+                (self.without_oldest(k, surplus)?, self.without_oldest(v, surplus)?, index)
+            }
             buffers => {
                 let used = self.offset;
                 let capacity = (used + STEP).min(self.max_size);
-                self.index = used;
-                let (k, v) = buffers.unzip();
+                let (k, v) = buffers.as_ref().map(|(k, v)| (k, v)).unzip();
                 let grown = |buffer: Option<&Array>, like: &Array| {
                     grow(buffer, like.shape(), like.dtype(), used, capacity)
                 };
-                (grown(k.as_ref(), keys)?, grown(v.as_ref(), values)?)
+                (grown(k, keys)?, grown(v, values)?, used)
             }
         };
-        let surplus = k.dim(2)? - self.max_size;
-        if surplus > 0 {
-            (k, v) = (self.without_oldest(&k, surplus)?, self.without_oldest(&v, surplus)?);
-            self.index = self.max_size;
+        if index == self.max_size {
+            index = self.keep;
         }
-        if self.index == self.max_size {
-            self.index = self.keep;
-        }
-        let written = (write(&k, keys, self.index)?, write(&v, values, self.index)?);
-        self.index += 1;
-        Ok(written)
+        Ok((write(&k, keys, index)?, write(&v, values, index)?, index + 1))
     }
 
     /// The tokens held in the order of their positions.
