@@ -29,7 +29,7 @@ def contestants(model: Model, quick: bool) -> list[Contestant]:
     if not quick:
         found.append(ours("mlx_lm_generate.py", folder, name="mlx-lm", **slow))
     if not quick and model.form in USES_BLAS:
-        openblas = ours("mlx_lm_generate.py", folder, name="mlx-lm, OpenBLAS", **slow)
+        openblas = ours("mlx_lm_generate.py", folder, name="mlx-lm, OpenBLAS", **pace)
         found.append(with_openblas(openblas))
     found.append(accelerated("mlx_lm_generate.py", folder, **pace))
     if not quick and model.form != "4-bit":

@@ -51,7 +51,11 @@ def versions_of_peers() -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """Returns the commit that is checked out, with a plus sign if files differ from it."""
+    """Returns the commit that is checked out, with a plus sign if what is measured differs.
+
+    A run writes pages into `docs`, and a person then writes findings: the next run is of the same
+    program.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -60,7 +64,8 @@ def commit() -> str | None:
         return done.stdout.strip()
 
     head = git("rev-parse", "--short", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    written = (":(top,exclude)docs", ":(top,exclude)bench/findings")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *written)
     return head + ("+" if changed else "") if head else None
 
 

@@ -19,12 +19,21 @@ HEAD = """\
 
 Written by `make bench`; do not edit. `make bench-peers` installs PyTorch and llama.cpp beside, and
 `python bench/run.py PART` repeats a part. Contestants take turns, so that all meet the same noise;
-numbers are medians of {turns} turns after warm-up (1 or 2 of whoever is slow, as stock mlx-lm), of
-2 in a quick run, which leaves stock mlx-lm out. "mlx-lm, OpenBLAS" is stock mlx-lm with the
-system's OpenBLAS preloaded in the place of the reference BLAS of MLX's wheel; MLX calls BLAS for
-float32 only. Resident memory is the most that the system counted for the process. Models have
-random weights from a fixed seed: 100M is a Llama of 12 layers of 768 with a vocabulary of 16,384,
-5M one of 6 layers of 256.
+numbers are medians of 9 turns after one or two that warm up, of 5 with mixed lengths. A quick run
+leaves stock mlx-lm out and takes 2 turns, 3 for scaling and starting, 1 with mixed lengths. Whoever
+is slow takes 1 or 2 turns and none to warm up: stock mlx-lm, and who needs over a minute for the
+first one. Those turns come first, beside the ones in which the others warm up. Where a result rests
+on fewer than 5 turns of a contestant, "n" says on how many; ratios from 10 on have two digits.
+
+"mlx-lm, OpenBLAS" is stock mlx-lm with the system's OpenBLAS preloaded in the place of the
+reference BLAS of MLX's wheel; MLX calls BLAS for float32 only. llama.cpp is compiled for this
+processor, on Linux without a BLAS; its 4-bit form is Q4_0, of 4.5 bits a weight, as many as MLX's
+affine groups of 64 have. PyTorch runs eagerly, not compiled, with its own scaled dot product
+attention. Where a step of it takes longer in bf16 than in fp32, rows "beside" compare with fp32.
+
+Resident memory is the most that the system counted for the process. Models have random weights from
+a fixed seed: 100M is a Llama of 12 layers of 768 with a vocabulary of 16,384, 5M one of 6 layers of
+256.
 """
 
 
@@ -40,21 +49,28 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def turns_of(one: dict[str, Any], key: str, digits: int) -> list[str]:
+    """Returns the median and the range of a speed, from the slowest turn to the fastest."""
+    speeds = [turn[key] for turn in one["turns"]]
+    least, most = f"{min(speeds):.{digits}f}", f"{max(speeds):.{digits}f}"
+    return [f"{statistics.median(speeds):.{digits}f}", f"{least}–{most}"]
+
+
 def training(result: dict[str, Any]) -> str:
     """Returns the contestants of a LoRA step."""
     rows = []
     for one in result["contestants"]:
         if not one["turns"]:
-            rows.append([one["name"], one["error"] or "", "", "", "", ""])
+            rows.append([one["name"], one["error"] or "", "", "", "", "", ""])
             continue
         seconds = [turn["seconds"] for turn in one["turns"]]
         losses = [turn["loss"] for turn in [one["first"], *one["turns"]]]
         resident = max(turn["resident"] for turn in one["turns"])
         rows.append([
             one["name"], f"{statistics.median(seconds):.3f}", f"{min(seconds):.3f}",
-            f"{resident / 1e6:.0f}", f"{losses[0]:.5f}", f"{losses[-1]:.5f}",
+            str(len(seconds)), f"{resident / 1e6:.0f}", f"{losses[0]:.5f}", f"{losses[-1]:.5f}",
         ])  # fmt: skip
-    head = ["", "s/step", "fastest", "resident, MB", "first loss", "last loss"]
+    head = ["", "s/step", "fastest", "turns", "resident, MB", "first loss", "last loss"]
     return markdown(head, rows)
 
 
@@ -65,17 +81,19 @@ def inference(results: Results, name: str) -> str:
         if one["name"] == "memory":
             continue
         if not one["turns"]:
-            rows.append([one["name"], one["error"] or "", "", "", "", ""])
+            rows.append([one["name"], one["error"] or "", "", "", "", "", "", "", ""])
             continue
         share = 100 * share_of_limit(results, name, one["name"])
         resident = max(turn["resident"] for turn in one["turns"])
         first = " ".join(map(str, one["turns"][-1]["tokens"][:4]))
         rows.append([
-            one["name"], f"{median(results, name, one['name'], 'prompt'):.0f}",
-            f"{median(results, name, one['name'], 'generation'):.1f}", f"{share:.0f} %",
-            f"{resident / 1e6:.0f}", first,
+            one["name"], *turns_of(one, "prompt", 0), *turns_of(one, "generation", 1),
+            f"{share:.0f} %", str(len(one["turns"])), f"{resident / 1e6:.0f}", first,
         ])  # fmt: skip
-    head = ["", "prompt, tok/s", "generation, tok/s", "of the limit", "resident, MB", "tokens"]
+    head = [
+        "", "prompt, tok/s", "slowest–fastest", "generation, tok/s", "slowest–fastest",
+        "of the limit", "turns", "resident, MB", "tokens",
+    ]  # fmt: skip
     bandwidth = median(results, name, "memory", "bandwidth") / 1e9
     weights = results[name]["weight_bytes"] / 1e6
     limit = f"All cores read {bandwidth:.1f} GB/s; a token reads {weights:.0f} MB of weights."
@@ -148,7 +166,7 @@ def write(folder: Path, page: str | None = None) -> None:
     pictures = plots.draw(results, path.with_suffix(""))
     rows = table(results)
     parts = [
-        HEAD.format(turns=9).strip(),
+        HEAD.strip(),
         "## Targets and results",
         markdown(["work", "target", "result", "met"], rows),
     ]

@@ -32,10 +32,13 @@ def measure(axis: str, quick: bool) -> dict[str, Any]:
     at = contestants(axis, pace)
     results = contest.run(list(at.values()))
     points = [
-        {"x": x, "seconds": result.median("seconds"), "resident": result.turns[-1]["resident"]}
+        {
+            "x": x, "seconds": result.median("seconds"), "turns": len(result.turns),
+            "resident": result.turns[-1]["resident"],
+        }
         for x, result in zip(at, results, strict=True)
         if result.turns
-    ]
+    ]  # fmt: skip
     for point in points:
         print(f"  {axis} {point['x']:4}   {1e3 * point['seconds']:8.1f} ms/step")
     return {"axis": axis, "points": points}

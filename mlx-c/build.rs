@@ -27,6 +27,12 @@ fn build() -> Result<(), String> {
         println!("cargo:rerun-if-changed={}", root.join(watched).display());
     }
     println!("cargo:rerun-if-env-changed=MLX_C_SOURCE_DIR");
+    println!("cargo:rerun-if-env-changed=DOCS_RS");
+    if env::var_os("DOCS_RS").is_some() {
+        // docs.rs has neither MLX nor a network, and links nothing.
+        tell_dependents(&out, &out, &out, &out, mlx::VERSION);
+        return Ok(());
+    }
     let mlx = mlx::find()?;
     let source = source::mlx_c_source(&out)?;
 
@@ -74,13 +80,24 @@ fn build() -> Result<(), String> {
 
     let shared = link_shared(&compiler("shared"), &objects, &shared_only, &mlx, &out)?;
     let include = install_headers(&source, &root, &out)?;
-    println!("cargo:LIBDIR={}", mlx.lib.display());
-    println!("cargo:SHARED={}", shared.display());
-    println!("cargo:HEADERS={}", include.display());
-    println!("cargo:MLX_INCLUDE={}", mlx.include.display());
-    println!("cargo:MLX_VERSION={}", mlx.version);
-    println!("cargo:rustc-env=MLX_C_SYS_MLX_VERSION={}", mlx.version);
+    tell_dependents(&mlx.lib, &shared, &include, &mlx.include, &mlx.version);
     Ok(())
+}
+
+/// Tells this crate, and the build scripts of those that depend on it, where everything lies.
+fn tell_dependents(
+    lib: &Path,
+    shared: &Path,
+    headers: &Path,
+    mlx_include: &Path,
+    mlx_version: &str,
+) {
+    println!("cargo:LIBDIR={}", lib.display());
+    println!("cargo:SHARED={}", shared.display());
+    println!("cargo:HEADERS={}", headers.display());
+    println!("cargo:MLX_INCLUDE={}", mlx_include.display());
+    println!("cargo:MLX_VERSION={mlx_version}");
+    println!("cargo:rustc-env=MLX_C_SYS_MLX_VERSION={mlx_version}");
 }
 
 /// Links `libmlxc.so` (`.dylib`). It finds `libmlx` in the `mlx` package beside ours.

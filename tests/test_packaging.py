@@ -1,4 +1,7 @@
-"""The ways to get this project other than a checkout: a dependent crate, an sdist, no Python."""
+"""The ways to get this project other than a checkout: a dependent crate, an sdist, no Python.
+
+And how its crates are found and read about.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,11 @@ import pytest
 
 from support.outside import MLX, clean_environment, outside_environment
 from support.run import succeed
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 
 def run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
@@ -29,6 +37,29 @@ def test_a_crate_outside_the_workspace(root: Path) -> None:
     # The versions that the workspace is tested with.
     shutil.copy(root / "Cargo.lock", crate / "Cargo.lock")
     assert run("cargo", "run", "--quiet", cwd=crate, env=environment) == "y = 2.000 x + 1.000\n"
+
+
+def test_crates_say_what_they_are(root: Path) -> None:
+    """crates.io shows these, and refuses a crate without some of them."""
+    for manifest in (root / "mlx-c/Cargo.toml", *root.glob("crates/*/Cargo.toml")):
+        package = tomllib.loads(manifest.read_text())["package"]
+        if package.get("publish", True):
+            wanted = {"description", "license", "repository", "readme", "categories", "keywords"}
+            assert wanted <= package.keys(), package["name"]
+
+
+@pytest.mark.slow
+def test_documentation_is_built_without_mlx(root: Path, tmp_path: Path) -> None:
+    """docs.rs sets the variable, and has neither MLX nor a network."""
+    environment = {
+        "DOCS_RS": "1",
+        "CARGO_NET_OFFLINE": "true",
+        "CARGO_TARGET_DIR": str(tmp_path),
+        **dict.fromkeys(("MLX_C_SOURCE_DIR", "PYO3_PYTHON", "VIRTUAL_ENV"), "/nonexistent"),
+    }
+    command = ("cargo", "doc", "--quiet", "--no-deps", "--package", "mlx-c-sys")
+    run(*command, cwd=root, env=environment)
+    assert (tmp_path / "doc/mlx_c_sys/index.html").exists()
 
 
 @pytest.mark.slow

@@ -19,6 +19,11 @@ fn main() {
 fn build() -> Result<(), String> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=native");
+    println!("cargo:rerun-if-env-changed=DOCS_RS");
+    if std::env::var_os("DOCS_RS").is_some() {
+        // docs.rs has no nanobind, and links nothing.
+        return Ok(());
+    }
     let python = pyo3_build_config::get()
         .executable()
         .map(str::to_string)

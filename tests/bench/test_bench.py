@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +18,7 @@ import pytest
 pytest.importorskip("mlx_lm")
 pytest.importorskip("matplotlib")
 
+import inference
 import machine
 import models
 import report
@@ -21,6 +28,7 @@ from models import Model
 
 from mlx_graft.bench import contest
 from mlx_graft.bench.contest import Contestant
+from mlx_graft.bench.machine import WORKERS
 from mlx_graft.bench.models import SMALL
 from support.run import snapshot
 
@@ -84,6 +92,53 @@ def test_what_is_generated_is_the_same(tiny: Any) -> None:
     check(results)
     for one in results[1:]:
         assert one.turns[0]["tokens"] == results[0].turns[0]["tokens"], one.name
+
+
+def test_mlx_lm_takes_few_turns_only_where_it_is_slow(tiny: Any) -> None:
+    found = {one.name: one for one in inference.contestants(tiny("fp32"), quick=False)}
+    assert (found["mlx-lm"].warmup, found["mlx-lm"].turns) == (0, 2)
+    for name in ("mlx-lm, OpenBLAS", "mlx-lm, accelerated", "llama.cpp", "mlx-graft"):
+        assert (found[name].warmup, found[name].turns) == (1, inference.ROUNDS), name
+
+
+def test_a_turn_ends_when_its_work_has_settled() -> None:
+    program = (
+        "import time, generation\n"
+        "generation.serve(lambda _, n: iter(range(n)), 300, lambda: time.sleep(0.5))"
+    )
+    command = [sys.executable, "-c", program]
+    start = time.perf_counter()
+    [result] = contest.run([Contestant("a", command, machine.environment(), warmup=0, turns=1)])
+    assert time.perf_counter() - start > 0.5
+    assert result.error is None
+    assert 128 / result.turns[0]["generation"] < 0.4, "settling is not in the time"
+
+
+def test_mlx_lm_leaves_no_token_to_the_next(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(WORKERS)
+    for name in ("data", "serve", "generation", "mlx_lm_generate"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    worker = importlib.import_module("mlx_lm_generate")
+    events: list[object] = []
+
+    @contextlib.contextmanager
+    def wired_limit(_: object, streams: list[object]) -> Iterator[None]:
+        assert streams == [worker.generation_stream]
+        events.append("wired")
+        yield
+        events.append("unwired")
+
+    def serve(generate: Any, _: int, settle: Any) -> None:
+        assert len(list(generate([1, 2, 3], 4))) == 4
+        settle()
+
+    stand_in = SimpleNamespace(array=worker.mx.array, synchronize=events.append)
+    monkeypatch.setattr(worker, "mx", stand_in)
+    monkeypatch.setattr(worker, "wired_limit", wired_limit)
+    monkeypatch.setattr(worker.generation, "serve", serve)
+    monkeypatch.setattr(sys, "argv", ["", str(tiny("fp32").folder)])
+    worker.main()
+    assert events == ["wired", worker.generation_stream, "unwired"]
 
 
 def test_contestants_take_turns(tmp_path: Path) -> None:
@@ -158,7 +213,8 @@ def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(report, "REPORT", tmp_path / "out/report.md")
     report.write(folder, "benchmarks")
     text = (tmp_path / "benchmarks.md").read_text()
-    assert "| fp32 LoRA step | ≥ 1.5 × PyTorch + PEFT | 3.00 × | yes |" in text
+    assert "| fp32 LoRA step | ≥ 1.5 × PyTorch + PEFT | 3.00 ×, n = 3 | yes |" in text
+    assert "| PyTorch + PEFT | 3.000 | 3.000 | 3 | 2000 |" in text
     assert "not measured (lora_step/100M-fp32: mlx-lm)" in text
     assert "not measured (inference/100M-bf16)" in text
     assert "exit code 1: no memory" in text
@@ -186,3 +242,95 @@ def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert published == {
         name: content for name, content in snapshot(tmp_path).items() if not name.startswith("out/")
     }
+
+
+def steps(**seconds: list[float]) -> dict[str, Any]:
+    """A result of steps: the seconds of each contestant's turns."""
+    names = {"ours": targets.OURS, "torch": targets.TORCH, "torch_bf16": f"{targets.TORCH}, bf16"}
+    return {
+        "contestants": [
+            {"name": names[who], "turns": [{"seconds": x, "resident": 1e9} for x in turns]}
+            for who, turns in seconds.items()
+        ]
+    }
+
+
+def row(results: targets.Results, work: str, wanted: str) -> tuple[str, str]:
+    """What the table says of a target, and whether it is met."""
+    [found] = [row[2:] for row in targets.table(results) if row[:2] == (work, wanted)]
+    return found
+
+
+def test_results_have_the_digits_that_their_turns_allow() -> None:
+    results = {"lora_step-100M-bf16": steps(ours=[2.0] * 9, torch=[5.6] * 9)}
+    wanted = "≥ 1 × PyTorch + PEFT"
+    assert row(results, "bf16 LoRA step", wanted) == ("2.80 ×", "yes")
+    results["lora_step-100M-bf16"] = steps(ours=[1.0] * 9, torch=[285.4])
+    assert row(results, "bf16 LoRA step", wanted) == ("290 ×, n = 1", "yes")
+    assert [targets.times(x) for x in (0.25, 9.99, 9.999, 1234.0)] == [
+        "0.25 ×", "9.99 ×", "10 ×", "1,200 ×"
+    ]  # fmt: skip
+
+
+def test_a_slow_dtype_of_a_peer_is_not_all_that_is_compared_with() -> None:
+    wanted = "beside PyTorch + PEFT, its faster dtype"
+    results = {
+        "lora_step-100M-fp32": steps(ours=[4.0] * 9, torch=[4.5] * 9),
+        "lora_step-100M-bf16": steps(ours=[5.0] * 9, torch=[285.0]),
+        "lora_step-100M-4-bit": steps(ours=[9.0] * 9, torch_bf16=[2.25] * 9),
+    }
+    found = row(results, "bf16 LoRA step", wanted)
+    assert found == ("0.90 × its speed (fp32, of another run)", "–")
+    found = row(results, "4-bit QLoRA step", wanted)
+    assert found == ("0.25 × its speed (bf16)", "–")
+    del results["lora_step-100M-fp32"]
+    assert "not measured" in row(results, "bf16 LoRA step", wanted)[0]
+
+
+def test_the_spread_of_inference_is_shown() -> None:
+    turns = [{"prompt": p, "generation": g, "resident": 1e9, "tokens": [1, 2, 3, 4, 5]}
+             for p, g in ((900.0, 40.0), (1000.0, 50.0), (1020.0, 44.0))]  # fmt: skip
+    memory = {"name": "memory", "turns": [{"bandwidth": 1e10, "resident": 1e9}]}
+    contestants = [
+        {"name": "mlx-graft", "turns": turns, "error": None},
+        {"name": "llama.cpp", "turns": [], "error": "absent"},
+        memory,
+    ]
+    text = report.inference({"a": {"contestants": contestants, "weight_bytes": 1e8}}, "a")
+    line = "| mlx-graft | 1000 | 900–1020 | 44.0 | 40.0–50.0 | 44 % | 3 | 1000 | 1 2 3 4 |"
+    assert line in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in rows}) == 1
+
+
+def test_a_commit_is_marked_where_what_is_measured_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "BENCH", tmp_path / "bench")
+    files = ["bench/run.py", "bench/findings/page.md", "docs/page.md"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init"], ["add", "."], [*identity, "commit", "--message", "All"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    clean = machine.commit()
+    assert clean
+    for name in files[1:]:
+        (tmp_path / name).write_text("after")
+    assert machine.commit() == clean
+    (tmp_path / files[0]).write_text("after")
+    assert machine.commit() == f"{clean}+"
+
+
+def test_what_limits_threads_and_instructions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP", "MKL", "OPENBLAS", "RAYON"):
+        monkeypatch.delenv(f"{name}_NUM_THREADS", raising=False)
+    monkeypatch.delenv("GRAFT_MAX_ISA", raising=False)
+    assert "environment" not in machine.describe()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("GRAFT_MAX_ISA", "avx2")
+    found = machine.describe()
+    assert found["environment"] == ["OMP_NUM_THREADS=1", "GRAFT_MAX_ISA=avx2"]
+    text = report.conditions({"a-b": {"machine": found, "date": "2026-01-01", "quick": False}})
+    assert "- environment: OMP_NUM_THREADS=1, GRAFT_MAX_ISA=avx2" in text

@@ -22,6 +22,12 @@ def _exists(module: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in packages)
 
 
+def _puts_folders_first() -> bool:
+    """Whether the interpreter puts the folder of what it runs before all others: not if told so."""
+    # `safe_path` (-P, PYTHONSAFEPATH) is there from Python 3.11 on.
+    return not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))
+
+
 def main() -> None:
     """Takes the place of the interpreter for the rest of the command line."""
     arguments = sys.argv[1:]
@@ -36,16 +42,18 @@ def main() -> None:
     accelerate()
     sys.argv = target
     if is_module:
-        # As the interpreter does: the working folder comes first.
-        sys.path.insert(0, str(Path.cwd()))
+        # The working folder is first already, as this module was run by `-m` too.
         if not _exists(target[0]):
             sys.exit(f"python -m mlx_graft.accelerate: no module named {target[0]}")
         runpy.run_module(target[0], run_name="__main__", alter_sys=True)
         return
     if not Path(target[0]).exists():
         sys.exit(f"python -m mlx_graft.accelerate: can't open file {target[0]!r}")
-    sys.path.insert(0, str(Path(target[0]).resolve().parent))
-    runpy.run_path(target[0], run_name="__main__")
+    if _puts_folders_first():
+        # In the place of the working folder, which `-m` has put there and a script does not get.
+        sys.path[0] = str(Path(target[0]).resolve().parent)
+    # As in the interpreter, `__file__` stays right where the script changes the working folder.
+    runpy.run_path(str(Path(target[0]).absolute()), run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -136,8 +136,8 @@ def _tensordot(original: Function) -> Function:
 
 
 def _einsum(original: Function) -> Function:
-    def einsum(subscripts: str, *operands: Any, stream: Any = None) -> Any:
-        if len(operands) == 2 and _arrays(*operands):
+    def einsum(subscripts: Any, *operands: Any, stream: Any = None) -> Any:
+        if isinstance(subscripts, str) and len(operands) == 2 and _arrays(*operands):
             product = _products.Contraction.of(subscripts, *operands)
             if product is not None:
                 return _on(stream, product.compute, *operands)

@@ -67,8 +67,8 @@ def _replace() -> None:
     for owner, name, make in _functions.REPLACEMENTS:
         _set(owner, name, make)
     _set(mx, "compile", _recording_compile)
-    _set(mx, "export_function", _with_originals)
-    _set(mx, "exporter", _with_originals)
+    _set(mx, "export_function", _exporting_originals)
+    _set(mx, "exporter", _exporter_of_originals)
 
 
 def _set(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -108,12 +108,26 @@ def _recording_compile(original: Callable[..., Any]) -> Callable[..., Any]:
     return compile_recorded
 
 
-def _with_originals(original: Callable[..., Any]) -> Callable[..., Any]:
-    def exported(file: Any, fun: Any, *args: Any, **kwargs: Any) -> Any:
-        def plain(*args: Any, **kwargs: Any) -> Any:
-            with _functions.paused():
-                return fun(*args, **kwargs)
+def _with_originals(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that calls another one with MLX's own operations."""
 
-        return original(file, plain, *args, **kwargs)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        with _functions.paused():
+            return fun(*args, **kwargs)
 
-    return exported
+    return plain
+
+
+def _exporting_originals(original: Callable[..., Any]) -> Callable[..., Any]:
+    # The names of what follows are those of the function's inputs, which may be any.
+    def export_function(file: Any, fun: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return original(file, _with_originals(fun), *args, **kwargs)
+
+    return export_function
+
+
+def _exporter_of_originals(original: Callable[..., Any]) -> Callable[..., Any]:
+    def exporter(file: Any, fun: Any, **kwargs: Any) -> Any:
+        return original(file, _with_originals(fun), **kwargs)
+
+    return exporter

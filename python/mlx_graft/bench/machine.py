@@ -17,6 +17,11 @@ from mlx_graft import _core
 WORKERS = Path(__file__).resolve().parent / "workers"
 """The programs that take turns; what they share is imported by its plain name."""
 PACKAGES = ("mlx", "mlx-lm", "mlx-graft", "numpy")
+SETTINGS = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS",
+    "GRAFT_MAX_ISA",
+)  # fmt: skip
+"""Variables that say how many threads, or which instructions, a contestant uses."""
 
 
 def with_workers(environment: dict[str, str]) -> dict[str, str]:
@@ -78,9 +83,14 @@ def versions(names: Iterable[str] = PACKAGES) -> dict[str, str | None]:
     return found
 
 
+def settings() -> list[str]:
+    """Returns the variables of `SETTINGS` that are set, with their values."""
+    return [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
+
+
 def describe() -> dict[str, Any]:
     """Returns the machine, its device and the versions of what takes part."""
-    return {
+    found = {
         "processor": processor(),
         "instruction sets": flags(),
         "cores": cores(),
@@ -89,3 +99,4 @@ def describe() -> dict[str, Any]:
         "build": _core.BUILD_PROFILE,
         "versions": versions(),
     }
+    return {**found, "environment": settings()} if settings() else found

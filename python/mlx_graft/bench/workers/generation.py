@@ -12,10 +12,15 @@ Generate = Callable[[list[int], int], Iterator[int]]
 """Takes a prompt and how many tokens are wanted, and yields them one by one."""
 
 
-def serve(generate: Generate, vocabulary: int) -> None:
+def nothing() -> None:
+    """Settles what leaves nothing behind."""
+
+
+def serve(generate: Generate, vocabulary: int, settle: Callable[[], None] = nothing) -> None:
     """Generates as long as turns are asked for.
 
-    The first token ends the work on the prompt; as many as are measured come after it.
+    The first token ends the work on the prompt; as many as are measured come after it. `settle`
+    waits for what still runs then, after the time is taken and before the next contestant's turn.
     """
     turns, prompt = Turns(), data.prompt(vocabulary)
     for _ in turns:
@@ -25,6 +30,7 @@ def serve(generate: Generate, vocabulary: int) -> None:
         first = time.perf_counter()
         tokens += stream
         end = time.perf_counter()
+        settle()
         if len(tokens) != data.GENERATED + 1:
             raise SystemExit(f"the model ended after {len(tokens)} tokens")
         turns.answer(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import data
 import generation
 import mlx.core as mx
 import mlx_lm
-from mlx_lm.generate import generate_step
+from mlx_lm.generate import generate_step, generation_stream, wired_limit
 
 
 def main() -> None:
@@ -20,7 +22,15 @@ def main() -> None:
         for token, _ in generate_step(mx.array(prompt), model, max_tokens=count):
             yield int(token)
 
-    generation.serve(generate, data.vocabulary(sys.argv[1]))
+    def settle() -> None:
+        # It computes a token more than it is asked for.
+        mx.synchronize(generation_stream)
+
+    # As `mlx_lm.generate` does, so that Metal keeps the model in memory. What it prints of a large
+    # model must not be taken for an answer.
+    streams: Any = [generation_stream]
+    with contextlib.redirect_stdout(sys.stderr), wired_limit(model, streams):
+        generation.serve(generate, data.vocabulary(sys.argv[1]), settle)
 
 
 if __name__ == "__main__":
