@@ -24,14 +24,15 @@ const B_LINES: usize = 2 * LANES;
 /// Bytes by which reading runs ahead of packing.
 const AHEAD: usize = 256;
 
-/// Times [`FEW_STEPS`] between two calls for what else is to be done: done more often, and asking for the
-/// panels that are read next, which the processor sees by itself, took a sixth of the time.
+/// Times [`FEW_STEPS`] between two calls for what else is to be done: done more often, and asking
+/// for the panels that are read next, which the processor sees by itself, took up to a sixth of the
+/// time.
 const OFTEN: usize = 8;
 
 /// So many calls before the end of a tile, the places of its sums are asked for, two rows a call.
 const LAST: usize = 4;
 
-/// Pairs of lines that are asked for a call: of what is packed next, and of the next panel of `a`, for
+/// Pairs of lines that a call asks for: of what is packed next, and of the next panel of `a`, for
 /// which there is the time of all panels of `b`.
 const PAIRS: [usize; 2] = [4, 1];
 
@@ -228,8 +229,8 @@ unsafe fn pack_across<T: Lanes, const WIDTH: usize>(steps: Matrix<'_, T>, panel:
     }
 }
 
-/// Writes the sums of the products of two panels. Inlined, it would hold them in memory, as what follows
-/// goes through them in a loop.
+/// Writes the sums of the products of two panels. Inlined, it would hold them in memory, as what
+/// follows goes through them in a loop.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline(never)]
 fn product(

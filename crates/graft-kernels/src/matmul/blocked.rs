@@ -32,7 +32,7 @@ const SHORT: usize = 128;
 /// The steps of panels are a multiple of this.
 pub(super) const STEPS: usize = 16;
 
-/// Steps of a product of panels between two calls for what else is to be done.
+/// Steps of a product of panels that nothing comes between.
 pub(super) const FEW_STEPS: usize = 4;
 
 /// The sizes of blocks of a product.
