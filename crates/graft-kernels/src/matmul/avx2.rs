@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use super::avx2_lanes::{Lanes, load, store};
 use super::blocked::{Block, FEW_STEPS, Kernel, Limits, Panels, padded};
 use super::matrix::Matrix;
-use super::soon::{Places, Soon, prefetch_two_lines};
+use super::soon::Soon;
 use crate::avx2::{LANES, transposed};
 use crate::isa::Isa;
 
@@ -23,21 +23,6 @@ const B_LINES: usize = 2 * LANES;
 
 /// Bytes by which reading runs ahead of packing.
 const AHEAD: usize = 256;
-
-/// Times [`FEW_STEPS`] between two calls for what else is to be done: done more often, and asking
-/// for the panels that are read next, which the processor sees by itself, took up to a sixth of the
-/// time.
-const OFTEN: usize = 8;
-
-/// So many calls before the end of a tile, the places of its sums are asked for, two rows a call.
-const LAST: usize = 4;
-
-/// Pairs of lines that a call asks for: of what is packed next, and of the next panel of `a`, for
-/// which there is the time of all panels of `b`.
-const PAIRS: [usize; 2] = [4, 1];
-
-/// Bytes of a row of sums of `float32` in a tile.
-const ROW_BYTES: usize = 4 * B_LINES;
 
 /// Rows or columns for which packing does not pay.
 const FEW: usize = 4;
@@ -67,9 +52,11 @@ pub(super) struct Avx2;
 
 impl<T: Lanes> Kernel<T> for Avx2 {
     const LINES: [usize; 2] = [A_LINES, B_LINES];
-    /// With the longest block of the sum, they fill 256 KiB.
-    const PANELS: usize = 8;
-    const LIMITS: Limits = Limits { steps: 512, packed: 1 << 21, waiting: 1 << 22 };
+    /// With the longest block of the sum, they fill 192 KiB.
+    const PANELS: usize = 4;
+    const LIMITS: Limits = Limits { steps: 768, packed: 1 << 21, waiting: 1 << 22 };
+    /// The processor sees by itself what is read next; asked for, it took up to a sixth of the time.
+    const ASKS_AHEAD: bool = false;
     type A = A;
     type B = B;
     const ZEROS: (A, B) = (A([0.0; LANES]), B([0.0; B_LINES]));
@@ -99,55 +86,58 @@ impl<T: Lanes> Kernel<T> for Avx2 {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn tile(
-        block: &Block<'_, T>,
-        a: &[A],
-        b: &[B],
-        (i, j): (usize, usize),
-        soon: &mut Soon,
-    ) {
+    unsafe fn tile(block: &Block<'_, T>, a: &[A], b: &[B], (i, j): (usize, usize), _: &mut Soon) {
         let rows = A_LINES.min(block.a.rows - i);
         let columns = B_LINES.min(block.b.rows - j);
         let steps = block.a.columns.div_ceil(FEW_STEPS);
         let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
-        let mut sums = [[_mm256_setzero_ps(); 2]; A_LINES];
-        if block.is_short() {
-            product(a, b, &mut sums, || ());
+        if block.first && block.last {
+            prefetch_rows(block.out.at(i, j), block.out.stride);
         } else {
-            let wait = 2 * steps.div_ceil(OFTEN).saturating_sub(LAST);
-            let mut places = if block.first && block.last {
-                Places::new(block.out.at(i, j), block.out.stride, rows, wait)
-            } else {
-                Places::new(block.sums.at(i, j), block.sums.stride, rows, wait)
-            };
-            product(a, b, &mut sums, || {
-                places.prefetch_row::<ROW_BYTES>();
-                places.prefetch_row::<ROW_BYTES>();
-                for _ in 0..PAIRS[usize::from(soon[0].is_empty())] {
-                    prefetch_two_lines(soon);
-                }
-            });
+            prefetch_rows(block.sums.at(i, j), block.sums.stride);
         }
-        for (r, sums) in sums.iter().enumerate().take(rows) {
-            for (part, &sum) in sums.iter().enumerate() {
-                let mut sum = sum;
-                let column = j + part * LANES;
-                let count = columns.saturating_sub(part * LANES);
-                let waiting = block.sums.at(i + r, column);
-                // SAFETY: the matrices have so many columns, and nothing is read before the first
-                // block has written it.
-                unsafe {
-                    if !block.first {
-                        sum = _mm256_add_ps(sum, load(waiting, count));
-                    }
-                    if block.last {
-                        store::<T>(block.out.at(i + r, column).cast(), count, sum);
-                    } else {
-                        store(waiting, count, sum);
-                    }
+        let sums = product(a, b);
+        let write = |r: usize, part: usize, mut sum: __m256| {
+            let column = j + part * LANES;
+            let count = columns.saturating_sub(part * LANES);
+            let waiting = block.sums.at(i + r, column);
+            // SAFETY: the matrices have so many columns, and nothing is read before the first block
+            // has written it.
+            unsafe {
+                if !block.first {
+                    sum = _mm256_add_ps(sum, load(waiting, count));
+                }
+                if block.last {
+                    store::<T>(block.out.at(i + r, column).cast(), count, sum);
+                } else {
+                    store(waiting, count, sum);
                 }
             }
+        };
+        if rows == A_LINES {
+            // A loop of known length, so that the sums stay in registers.
+            for (r, sums) in sums.iter().enumerate() {
+                write(r, 0, sums[0]);
+                write(r, 1, sums[1]);
+            }
+        } else {
+            for (r, sums) in sums.iter().enumerate().take(rows) {
+                write(r, 0, sums[0]);
+                write(r, 1, sums[1]);
+            }
         }
+    }
+}
+
+/// Asks for the places of the sums of a tile, which need not exist.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch_rows<N>(first: *const N, stride: usize) {
+    for r in 0..A_LINES {
+        let row = first.wrapping_add(r * stride);
+        // A row need not begin where a line of the cache does.
+        _mm_prefetch::<_MM_HINT_T0>(row.cast());
+        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(B_LINES - 1).cast());
     }
 }
 
@@ -229,33 +219,24 @@ unsafe fn pack_across<T: Lanes, const WIDTH: usize>(steps: Matrix<'_, T>, panel:
     }
 }
 
-/// Writes the sums of the products of two panels. Inlined, it would hold them in memory, as what
-/// follows goes through them in a loop.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline(never)]
-fn product(
-    a: &[[A; FEW_STEPS]],
-    b: &[[B; FEW_STEPS]],
-    out: &mut [[__m256; 2]; A_LINES],
-    mut now_and_then: impl FnMut(),
-) {
+/// The sums of the products of two panels.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn product(a: &[[A; FEW_STEPS]], b: &[[B; FEW_STEPS]]) -> [[__m256; 2]; A_LINES] {
     let mut sums = [[_mm256_setzero_ps(); 2]; A_LINES];
-    for (a, b) in a.chunks(OFTEN).zip(b.chunks(OFTEN)) {
-        now_and_then();
+    for (a, b) in a.iter().zip(b) {
         // Few steps at a time, so that they are written out one behind the other.
         for (a, b) in a.iter().zip(b) {
-            for (a, b) in a.iter().zip(b) {
-                let from = b.0.as_ptr();
-                // SAFETY: a step is two registers, and aligned as they are.
-                let b = unsafe { [_mm256_load_ps(from), _mm256_load_ps(from.add(LANES))] };
-                for (sums, &a) in sums.iter_mut().zip(&a.0) {
-                    let a = _mm256_set1_ps(a);
-                    for (sum, &b) in sums.iter_mut().zip(&b) {
-                        *sum = _mm256_fmadd_ps(a, b, *sum);
-                    }
+            let from = b.0.as_ptr();
+            // SAFETY: a step is two registers, and aligned as they are.
+            let b = unsafe { [_mm256_load_ps(from), _mm256_load_ps(from.add(LANES))] };
+            for (sums, &a) in sums.iter_mut().zip(&a.0) {
+                let a = _mm256_set1_ps(a);
+                for (sum, &b) in sums.iter_mut().zip(&b) {
+                    *sum = _mm256_fmadd_ps(a, b, *sum);
                 }
             }
         }
     }
-    *out = sums;
+    sums
 }

@@ -4,10 +4,9 @@
 //! Both operands are packed into panels that hold, step after step along the sum, the numbers of
 //! some rows of `a`, and of some columns of `b`. The sums of a tile, of a panel each, stay in
 //! registers for a block of the sum. A task packs its own panels of `b`, which stay in the
-//! second-level cache while those of `a`, which all tasks share, pass by. What is packed or multiplied
-//! next is asked for while tiles are computed: waiting for it would take a tenth of the time. Source
-//! of the order of loops: Goto and van de Geijn, "Anatomy of High-Performance Matrix
-//! Multiplication", 2008.
+//! second-level cache while those of `a`, which all tasks share, pass by. A kernel may ask for what is
+//! packed or multiplied next while it computes tiles. Source of the order of loops: Goto and van de
+//! Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -56,6 +55,8 @@ pub(super) trait Kernel<T: Float> {
     const PANELS: usize;
     /// The sizes of blocks.
     const LIMITS: Limits;
+    /// Whether tiles ask for what is packed or multiplied next.
+    const ASKS_AHEAD: bool;
     /// A step of a panel of `a`.
     type A: Copy + Send + Sync + 'static;
     /// A step of a panel of `b`.
@@ -251,7 +252,8 @@ impl<T: Float + Send + Sync> Block<'_, T> {
         let steps = padded(self.b.columns);
         let mut memory = K::memory().1.take();
         let b = fitted(&mut memory, columns.len() * steps, K::ZEROS.1);
-        let (is_short, mut soon) = (self.is_short(), Soon::default());
+        let asks_ahead = K::ASKS_AHEAD && !self.is_short();
+        let mut soon = Soon::default();
         let mut done = 0;
         while done < rows.len() {
             let is_first = done == 0;
@@ -260,14 +262,14 @@ impl<T: Float + Send + Sync> Block<'_, T> {
                 if is_first {
                     K::pack_b(lines(self.b, j, b_lines), b);
                     let next = if j + 1 < columns.end { Some(j + 1) } else { *next };
-                    let next = next.filter(|_| !is_short);
+                    let next = next.filter(|_| asks_ahead);
                     let source = next.map(|j| Source::of(lines(self.b, j, b_lines)));
                     soon[0] = source.unwrap_or_default();
                 }
                 for t in group.clone() {
                     let i = row(t);
                     let panel = a[i].get(|panel| K::pack_a(lines(self.a, i, a_lines), panel));
-                    if j == columns.start && t + 1 < rows.len() && !is_short {
+                    if j == columns.start && t + 1 < rows.len() && asks_ahead {
                         let next = row(t + 1);
                         [soon[1], soon[2]] = a[next].sources(lines(self.a, next, a_lines));
                     }
