@@ -7,6 +7,8 @@ mod avx2_few_rows;
 #[cfg(target_arch = "x86_64")]
 mod avx2_lanes;
 #[cfg(target_arch = "x86_64")]
+mod avx2_panels;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
@@ -18,6 +20,7 @@ mod bfloat16;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
 pub(crate) mod converted;
+pub(crate) mod factor;
 pub(crate) mod float32;
 mod gather_mm;
 mod gemv;

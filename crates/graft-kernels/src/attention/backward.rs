@@ -14,7 +14,7 @@ use super::parts::{Pieces, deal};
 use crate::floats::Float;
 use crate::isa;
 use crate::lanes;
-use crate::matmul::float32::{add_product, product_into};
+use crate::matmul::factor::Factor;
 use crate::matmul::matrix::Matrix;
 use crate::tasks;
 
@@ -99,6 +99,8 @@ impl<T: Float> Heads<'_, T> {
         let (batch, start, count) = (stretch.batch, stretch.keys.start, stretch.keys.len());
         let keys = T::wide(self.keys_of(batch, group).rows(start, count), &mut key_scratch);
         let values = T::wide(self.values_of(batch, group).rows(start, count), &mut value_scratch);
+        let factors = [keys.transposed(), values.transposed(), keys].map(Factor::new);
+        let [transposed_keys, transposed_values, keys] = &factors;
         let mut key_sums = vec![0.0; count * self.dim];
         let mut value_sums = vec![0.0; count * self.value_dim];
         let (mut scores, mut slopes, mut product) = (Vec::new(), Vec::new(), Vec::new());
@@ -107,35 +109,39 @@ impl<T: Float> Heads<'_, T> {
         for first in queries.clone().step_by(length) {
             let count = length.min(queries.end - first);
             let block = Block { batch, group, first, count };
-            let (seen, rows) = (self.keys_seen(block), self.rows(block));
-            let (width, from) = (seen.len(), seen.start - start);
-            let (seen_keys, seen_values) = (keys.rows(from, width), values.rows(from, width));
+            let (seen, rows) = (self.keys_seen(stretch, block), self.rows(block));
+            let (width, from) = (seen.len(), seen.start - start..seen.end - start);
+            let stride = Factor::stride(width);
             let queries = self.scaled_queries(block);
             let queries = Matrix::from_rows(&queries, rows, self.dim);
-            product_into(&mut scores, queries, seen_keys.transposed(), false);
-            self.mask(block, width, &mut scores);
+            let part = (0..self.dim, from.clone());
+            transposed_keys.product_into(&mut scores, queries, part, stride);
+            self.mask(block, stride, &mut scores);
 
             let (cotangent, out, statistics) = self.known_rows(block, known);
             let along = Along { dim: self.value_dim, cotangent: &cotangent, out: &out, statistics };
             let known = isa::arch().dispatch(along);
             let cotangent = Matrix::from_rows(&cotangent, rows, self.value_dim);
-            product_into(&mut slopes, cotangent, seen_values.transposed(), false);
+            let part = (0..self.value_dim, from.clone());
+            transposed_values.product_into(&mut slopes, cotangent, part, stride);
             let visible = (0..rows).map(|row| self.visible(block, row, &seen)).collect();
             isa::arch().dispatch(Derive {
-                width,
+                stride,
                 visible,
                 known,
                 weights: &mut scores,
                 slopes: &mut slopes,
             });
-            self.mask_slopes(block, width, &mut slopes);
+            self.mask_slopes(block, stride, &mut slopes);
 
-            let weights = Matrix::from_rows(&scores, rows, width).transposed();
-            let slopes = Matrix::from_rows(&slopes, rows, width);
-            let sums = |dim: usize| from * dim..(from + width) * dim;
-            add_product(&mut value_sums[sums(self.value_dim)], weights, cotangent);
-            add_product(&mut key_sums[sums(self.dim)], slopes.transposed(), queries);
-            product_into(&mut product, slopes, seen_keys, false);
+            let weights = Matrix::from_rows(&scores, rows, stride).columns(0, width).transposed();
+            let slopes = Matrix::from_rows(&slopes, rows, stride).columns(0, width);
+            let sums = |dim: usize| from.start * dim..from.end * dim;
+            let added = &mut value_sums[sums(self.value_dim)];
+            Factor::new(cotangent).add_product(added, weights);
+            let added = &mut key_sums[sums(self.dim)];
+            Factor::new(queries).add_product(added, slopes.transposed());
+            keys.product_into(&mut product, slopes, (from, 0..self.dim), self.dim);
             for (i, dq) in dq.by_ref().take(count).enumerate() {
                 for (repeat, dq) in dq.chunks_mut(self.dim).enumerate() {
                     let row = repeat * count + i;
@@ -242,7 +248,7 @@ impl WithSimd for Along<'_> {
 /// From the scores and the derivatives with respect to the weights: the weights, and the derivatives
 /// with respect to the scores; zeros where a key is hidden.
 struct Derive<'a> {
-    width: usize,
+    stride: usize,
     visible: Vec<Range<usize>>,
     known: Vec<[f32; 3]>,
     weights: &'a mut [f32],
@@ -254,7 +260,7 @@ impl WithSimd for Derive<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let rows = self.weights.chunks_mut(self.width).zip(self.slopes.chunks_mut(self.width));
+        let rows = self.weights.chunks_mut(self.stride).zip(self.slopes.chunks_mut(self.stride));
         let known = self.visible.into_iter().zip(self.known);
         for ((weights, slopes), (visible, [highest, scale, along])) in rows.zip(known) {
             for numbers in [&mut *weights, &mut *slopes] {

@@ -15,7 +15,7 @@ use super::parts::{Pieces, deal};
 use crate::floats::Float;
 use crate::isa;
 use crate::lanes;
-use crate::matmul::float32::product_into;
+use crate::matmul::factor::Factor;
 use crate::matmul::matrix::Matrix;
 use crate::tasks;
 
@@ -46,66 +46,96 @@ impl<T: Float> Heads<'_, T> {
 
     /// Writes the attention and the statistics, all of both.
     fn write(&self, out: &mut [MaybeUninit<T>], statistics: &mut [MaybeUninit<f32>]) {
-        // Of each block: the batch, and the queries.
-        let mut blocks: Vec<(usize, Range<usize>)> = Vec::new();
-        let mut block_of = vec![0; self.batch * self.queries];
-        for stretch in self.stretches() {
-            let length = self.block_length(&stretch);
-            let Stretch { batch, queries, .. } = stretch;
+        let stretches = self.stretches();
+        // Enough tasks for all threads: whole blocks of the queries of a stretch.
+        let cut = (tasks::PER_THREAD * tasks::threads()).div_ceil(self.groups * stretches.len());
+        let mut parts: Vec<(&Stretch, Range<usize>)> = Vec::new();
+        let mut part_of = vec![0; self.batch * self.queries];
+        for stretch in &stretches {
+            let (length, queries) = (self.block_length(stretch), &stretch.queries);
+            let length = queries.len().div_ceil(length).div_ceil(cut) * length;
             for first in queries.clone().step_by(length) {
                 let queries = first..queries.end.min(first + length);
-                let start = batch * self.queries;
-                block_of[start + queries.start..start + queries.end].fill(blocks.len());
-                blocks.push((batch, queries));
+                let start = stretch.batch * self.queries;
+                part_of[start + queries.start..start + queries.end].fill(parts.len());
+                parts.push((stretch, queries));
             }
         }
-        let tasks = self.groups * blocks.len();
+        let tasks = self.groups * parts.len();
         // Piece number `i` of an output lies at (batch, query, group).
-        let owner = |i: usize| i % self.groups * blocks.len() + block_of[i / self.groups];
+        let owner = |i: usize| i % self.groups * parts.len() + part_of[i / self.groups];
         let out = deal(out, self.repeats * self.value_dim, tasks, owner);
         let statistics = deal(statistics, self.repeats * 2, tasks, owner);
-        let run = |task: usize, (out, statistics): (Pieces<'_, T>, Pieces<'_, f32>)| {
-            let (group, block) = (task / blocks.len(), &blocks[task % blocks.len()]);
-            let (batch, queries) = (block.0, &block.1);
-            let block = Block { batch, group, first: queries.start, count: queries.len() };
-            self.block(block, out, statistics);
+        let run = |task: usize, outputs: (Pieces<'_, T>, Pieces<'_, f32>)| {
+            let (group, (stretch, queries)) = (task / parts.len(), &parts[task % parts.len()]);
+            self.part(stretch, queries, group, outputs);
         };
         let outputs = out.into_iter().zip(statistics);
         tasks::for_each_item(outputs, self.work() >= PARALLEL_FROM, run);
     }
 
-    /// Writes the pieces of a block, one for each query.
-    fn block(&self, block: Block, out: Pieces<'_, T>, statistics: Pieces<'_, f32>) {
-        let (seen, rows) = (self.keys_seen(block), self.rows(block));
-        let keys = self.keys_of(block.batch, block.group).rows(seen.start, seen.len());
-        let values = self.values_of(block.batch, block.group).rows(seen.start, seen.len());
-        let queries = self.scaled_queries(block);
-        let (mut scores, mut product) = (Vec::new(), Vec::new());
-        let few = rows <= few_queries::ROWS;
-        let mut scratch = Vec::new();
-        if few {
-            few_queries::scores(&queries, keys, &mut scores);
-        } else {
-            let queries = Matrix::from_rows(&queries, rows, self.dim);
-            let keys = T::wide(keys, &mut scratch);
-            product_into(&mut scores, queries, keys.transposed(), false);
-        }
-        self.mask(block, seen.len(), &mut scores);
-        let found = self.weigh(block, &seen, &mut scores);
-        if few {
-            few_queries::mix(&scores, values, &mut product);
-        } else {
-            let weights = Matrix::from_rows(&scores, rows, seen.len());
-            let values = T::wide(values, &mut scratch);
-            product_into(&mut product, weights, values, false);
-        }
-        isa::arch().dispatch(Write {
-            product: &product,
-            found: &found,
-            block,
-            repeats: self.repeats,
-            out,
+    /// Writes the pieces of some queries of one group of heads, one for each query.
+    fn part(
+        &self,
+        stretch: &Stretch,
+        queries: &Range<usize>,
+        group: usize,
+        (out, statistics): (Pieces<'_, T>, Pieces<'_, f32>),
+    ) {
+        let length = self.block_length(stretch);
+        let block = |first: usize| {
+            let count = length.min(queries.end - first);
+            Block { batch: stretch.batch, group, first, count }
+        };
+        let origin = stretch.keys.start;
+        let count = self.seen(stretch.batch, queries.end - 1).end - origin;
+        let keys = self.keys_of(stretch.batch, group).rows(origin, count);
+        let values = self.values_of(stretch.batch, group).rows(origin, count);
+        let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
+        let few = self.rows(block(queries.start)) <= few_queries::ROWS;
+        let factors = (!few).then(|| {
+            let keys = T::wide(keys, &mut key_scratch);
+            let values = T::wide(values, &mut value_scratch);
+            (Factor::new(keys.transposed()), Factor::new(values))
         });
+        let (mut scores, mut product) = (Vec::new(), Vec::new());
+        let (mut out, mut statistics) = (out.into_iter(), statistics.into_iter());
+        for first in queries.clone().step_by(length) {
+            let block = block(first);
+            let (seen, rows) = (self.keys_seen(stretch, block), self.rows(block));
+            let queries = self.scaled_queries(block);
+            let from = seen.start - origin..seen.end - origin;
+            let stride = if few { seen.len() } else { Factor::stride(seen.len()) };
+            if let Some((keys, _)) = &factors {
+                let queries = Matrix::from_rows(&queries, rows, self.dim);
+                keys.product_into(&mut scores, queries, (0..self.dim, from.clone()), stride);
+            } else {
+                few_queries::scores(&queries, keys.rows(from.start, from.len()), &mut scores);
+            }
+            self.mask(block, stride, &mut scores);
+            let found = self.weigh(block, &seen, (&mut scores, stride));
+            if let Some((_, values)) = &factors {
+                let weights = Matrix::from_rows(&scores, rows, stride).columns(0, seen.len());
+                let part = (from, 0..self.value_dim);
+                values.product_into(&mut product, weights, part, self.value_dim);
+            } else {
+                few_queries::mix(&scores, values.rows(from.start, from.len()), &mut product);
+            }
+            let out = out.by_ref().take(block.count).collect();
+            let statistics = statistics.by_ref().take(block.count).collect();
+            self.write_block(block, (&product, &found), out, statistics);
+        }
+    }
+
+    /// Writes what was found of a block.
+    fn write_block(
+        &self,
+        block: Block,
+        (product, found): (&[f32], &[[f32; 2]]),
+        out: Pieces<'_, T>,
+        statistics: Pieces<'_, f32>,
+    ) {
+        isa::arch().dispatch(Write { product, found, block, repeats: self.repeats, out });
         for (i, statistics) in statistics.into_iter().enumerate() {
             for (repeat, statistics) in statistics.chunks_exact_mut(2).enumerate() {
                 for (out, x) in statistics.iter_mut().zip(found[repeat * block.count + i]) {
@@ -117,15 +147,20 @@ impl<T: Float> Heads<'_, T> {
 
     /// Replaces the scores of a block by their exponentials relative to the highest of the row,
     /// and by zeros where a key is hidden. Returns the highest and the inverse of the sum.
-    fn weigh(&self, block: Block, seen: &Range<usize>, scores: &mut [f32]) -> Vec<[f32; 2]> {
+    fn weigh(
+        &self,
+        block: Block,
+        seen: &Range<usize>,
+        (scores, stride): (&mut [f32], usize),
+    ) -> Vec<[f32; 2]> {
         let visible = (0..self.rows(block)).map(|row| self.visible(block, row, seen)).collect();
-        isa::arch().dispatch(Weigh { width: seen.len(), visible, scores })
+        isa::arch().dispatch(Weigh { stride, visible, scores })
     }
 }
 
 /// The rows of scores of a block, and which of each are visible.
 struct Weigh<'a> {
-    width: usize,
+    stride: usize,
     visible: Vec<Range<usize>>,
     scores: &'a mut [f32],
 }
@@ -136,7 +171,7 @@ impl WithSimd for Weigh<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<[f32; 2]> {
         let mut found = Vec::with_capacity(self.visible.len());
-        for (visible, scores) in self.visible.into_iter().zip(self.scores.chunks_mut(self.width)) {
+        for (visible, scores) in self.visible.into_iter().zip(self.scores.chunks_mut(self.stride)) {
             scores[..visible.start].fill(0.0);
             scores[visible.end..].fill(0.0);
             let scores = &mut scores[visible];

@@ -7,6 +7,7 @@ use mlx_graft::{Dtype, Element};
 
 use super::Attention;
 use crate::floats::Float;
+use crate::matmul::factor::Factor;
 use crate::matmul::matrix::Matrix;
 use crate::tasks;
 
@@ -152,7 +153,7 @@ impl<'a, T: Float> Heads<'a, T> {
     }
 
     /// The keys that a query may see.
-    fn seen(&self, batch: usize, query: usize) -> Range<usize> {
+    pub(super) fn seen(&self, batch: usize, query: usize) -> Range<usize> {
         if !self.attention.causal {
             return 0..self.keys;
         }
@@ -164,13 +165,16 @@ impl<'a, T: Float> Heads<'a, T> {
         usize::try_from(first).unwrap_or(0).min(own)..own + 1
     }
 
-    /// The keys from the first to the last that a query of a block may see.
-    pub(super) fn keys_seen(&self, block: Block) -> Range<usize> {
+    /// The keys from the first to the last that a query of a block of a stretch may see; they begin
+    /// where a part of a factor of the keys of the stretch may.
+    pub(super) fn keys_seen(&self, stretch: &Stretch, block: Block) -> Range<usize> {
         let seen = |i: usize| self.seen(block.batch, block.first + i);
         let end = seen(block.count - 1).end;
         match self.mask {
             Some(MaskRows::From(_)) => {
-                (0..block.count).map(|i| seen(i).start).min().unwrap_or(0)..end
+                let origin = stretch.keys.start;
+                let first = (0..block.count).map(|i| seen(i).start).min().unwrap_or(origin);
+                first - (first - origin) % Factor::COLUMNS..end
             }
             _ => 0..end,
         }

@@ -16,10 +16,10 @@ use crate::avx2::{LANES, transposed};
 use crate::isa::Isa;
 
 /// Lines of a panel of `a`.
-const A_LINES: usize = 6;
+pub(super) const A_LINES: usize = 6;
 
 /// Lines of a panel of `b`, and the registers that hold a step of them.
-const B_LINES: usize = 2 * LANES;
+pub(super) const B_LINES: usize = 2 * LANES;
 
 /// Bytes by which reading runs ahead of packing.
 const AHEAD: usize = 256;
@@ -36,6 +36,14 @@ pub(super) struct A([f32; LANES]);
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct B([f32; B_LINES]);
+
+impl B {
+    /// The address of the first number, which is that of a register.
+    #[inline]
+    pub(super) fn as_ptr(&self) -> *const f32 {
+        self.0.as_ptr()
+    }
+}
 
 thread_local! {
     static A_MEMORY: RefCell<Vec<A>> = const { RefCell::new(Vec::new()) };
@@ -227,7 +235,7 @@ fn product(a: &[[A; FEW_STEPS]], b: &[[B; FEW_STEPS]]) -> [[__m256; 2]; A_LINES]
     for (a, b) in a.iter().zip(b) {
         // Few steps at a time, so that they are written out one behind the other.
         for (a, b) in a.iter().zip(b) {
-            let from = b.0.as_ptr();
+            let from = b.as_ptr();
             // SAFETY: a step is two registers, and aligned as they are.
             let b = unsafe { [_mm256_load_ps(from), _mm256_load_ps(from.add(LANES))] };
             for (sums, &a) in sums.iter_mut().zip(&a.0) {
