@@ -22,13 +22,14 @@ STEADY = 9
 def contestants(model: Model, quick: bool) -> list[Contestant]:
     """Returns who takes part with a model; the slow ones take few steps.
 
-    If quick, those who can keep up take few, and those who are compared with mlx-lm as it is none.
+    If quick, those who can keep up take few, and none those who cannot or are compared with mlx-lm
+    as it is.
     """
     folder = model.folder
     # Packed weights take MLX minutes for a step.
     slow: dict[str, Any] = {"warmup": 0, "turns": 1 if model.form == "4-bit" else 2}
     pace: dict[str, Any] = (
-        {"warmup": 1, "turns": 2, "slow_turns": 1} if quick else {"warmup": 2, "turns": STEADY}
+        {"warmup": 1, "turns": 2, "slow_turns": 0} if quick else {"warmup": 2, "turns": STEADY}
     )
     found = []
     if not quick:

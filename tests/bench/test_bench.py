@@ -193,6 +193,16 @@ def test_who_is_slow_takes_few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert takes(0, warmup=2, turns=4) == [2, 3, 4, 5]
     assert takes(0.6, warmup=2, turns=9) == [0, 1]
     assert takes(0.6, warmup=1, turns=2, slow_turns=1) == [0]
+    assert takes(0, warmup=1, turns=2, slow_turns=0) == [1, 2]
+
+
+def test_who_is_slow_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contest, "PATIENCE", 0.5)
+    program = "print('{}', flush=True)\nfor _ in iter(input, None): input()"
+    command = [sys.executable, "-c", program]
+    hangs = Contestant("hangs", command, machine.environment(), slow_turns=0)
+    [result] = contest.run([hangs])
+    assert (result.turns, result.error) == ([], "a turn takes over 0.5 s")
 
 
 def test_who_cannot_take_part_says_why() -> None:

@@ -6,26 +6,41 @@
 /// beyond the page that it reads.
 const AHEAD: usize = 4096;
 
-/// Asks for what lies a page behind `from`, if there is any. A hint: nothing is read.
+/// Asks for the line of the cache that holds `address`, if there is any. A hint: nothing is read.
 #[inline(always)]
-pub(crate) fn prefetch<T>(from: *const T) {
+fn ask<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 processor has the instruction, which ignores addresses that are none.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_byte_add(AHEAD).cast());
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = from;
+    let _ = address;
+}
+
+/// The first number of each line of a row.
+fn lines<T>(row: &[T]) -> impl Iterator<Item = *const T> {
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+
+    row.chunks((LINE / size_of::<T>()).max(1)).map(<[T]>::as_ptr)
+}
+
+/// Asks for what lies a page behind `from`.
+#[inline(always)]
+pub(crate) fn prefetch<T>(from: *const T) {
+    ask(from.wrapping_byte_add(AHEAD));
 }
 
 /// Asks for what lies a page behind each line of a row.
 #[inline(always)]
 pub(crate) fn prefetch_row<T>(row: &[T]) {
-    /// Bytes of a cache line.
-    const LINE: usize = 64;
+    lines(row).for_each(prefetch);
+}
 
-    for line in row.chunks((LINE / size_of::<T>()).max(1)) {
-        prefetch(line.as_ptr());
-    }
+/// Asks for a row that is read soon, if it lies far from the one that is read now.
+#[inline(always)]
+pub(crate) fn prefetch_far_row<T>(row: &[T]) {
+    lines(row).for_each(ask);
 }

@@ -16,11 +16,15 @@ use crate::floats::{self, Float};
 use crate::is_active;
 use crate::isa;
 use crate::matmul::matrix::Matrix;
+use crate::prefetch::prefetch_far_row;
 use crate::rows::{self, RowKernel, Scratch};
 use crate::tasks;
 
 /// Positions that are computed at once, if the length is a multiple: one alone is short.
 const AT_ONCE: usize = 32;
+
+/// Positions by which asking for the features of a head runs ahead.
+const AHEAD: usize = 4;
 
 /// Features below which a second thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
@@ -237,10 +241,11 @@ impl Table {
         } else {
             let (y_1, y_2) = y[..dims].split_at_mut(half);
             let (x_1, x_2) = x[..dims].split_at(half);
-            for i in 0..half {
-                let sin = sign * sines[i];
-                y_1[i] = x_1[i] * cosines[i] - x_2[i] * sin;
-                y_2[i] = x_1[i] * sin + x_2[i] * cosines[i];
+            let numbers = x_1.iter().zip(x_2).zip(cosines.iter().zip(sines));
+            for ((y_1, y_2), ((&x_1, &x_2), (&cos, &sin))) in y_1.iter_mut().zip(y_2).zip(numbers) {
+                let sin = sign * sin;
+                *y_1 = x_1 * cos - x_2 * sin;
+                *y_2 = x_1 * sin + x_2 * cos;
             }
         }
         y[dims..].copy_from_slice(&x[dims..]);
@@ -340,6 +345,9 @@ impl<T: Float> RowKernel<1> for Forward<'_, T> {
         } else {
             let (head, t) = (self.head(first / length), first % length);
             for (i, y) in y.chunks_exact_mut(features).enumerate() {
+                if t + i + AHEAD < length && head.has_dense_rows() {
+                    prefetch_far_row(head.dense_row(t + i + AHEAD));
+                }
                 head.widen_row(t + i, x);
                 self.table.position(t + i, self.rotation.inverse, x, y);
             }

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -31,7 +32,7 @@ class Contestant:
     warmup: int = 2
     turns: int = 9
     slow_turns: int = 2
-    """How many turns it takes from its first one on if that is slow."""
+    """How many turns it takes from its first one on if that is slow; with 0 it is left out then."""
     missing: str | None = None
     """Why it cannot run here."""
 
@@ -82,6 +83,23 @@ class Running:
         self.result.error = f"exit code {self.process.wait()}: {' '.join(last)}"
         return {}
 
+    def read_in_time(self) -> Turn:
+        """Returns the next answer; the contestant is out if that is slow."""
+        assert self.process is not None
+        process, late = self.process, threading.Event()
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(PATIENCE, stop)
+        timer.start()
+        turn = self.read()
+        timer.cancel()
+        if late.is_set():
+            self.result.error = f"a turn takes over {PATIENCE:g} s"
+        return turn
+
     def take_turn(self, number: int) -> None:
         """Takes a turn, if it is in and has one left."""
         contestant, result = self.contestant, self.result
@@ -90,8 +108,9 @@ class Running:
         assert self.process is not None and self.process.stdin is not None
         start = time.perf_counter()
         print(flush=True, file=self.process.stdin)
-        turn = self.read()
-        if number == 0:
+        hurries = number == 0 and contestant.slow_turns == 0
+        turn = self.read_in_time() if hurries else self.read()
+        if number == 0 and result.error is None:
             result.first = turn
             if time.perf_counter() - start > PATIENCE:
                 # What it does once in so long is a small part of it.

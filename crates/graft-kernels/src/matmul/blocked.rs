@@ -206,6 +206,19 @@ struct Part {
     next: Option<usize>,
 }
 
+/// Cuts `all` panels into pieces for `threads`, of `most` or, so that all threads end together, the
+/// fewer the fewer are left. Source: guided self-scheduling, Polychronopoulos and Kuck, 1987.
+fn cuts(all: usize, most: usize, threads: usize) -> Vec<Range<usize>> {
+    let mut pieces = Vec::new();
+    let mut first = 0;
+    while first < all {
+        let count = (all - first).div_ceil(threads).min(most);
+        pieces.push(first..first + count);
+        first += count;
+    }
+    pieces
+}
+
 /// Part `i` of `of` parts of `all`.
 fn share(i: usize, of: usize, all: usize) -> Range<usize> {
     i * all / of..(i + 1) * all / of
@@ -221,14 +234,16 @@ impl<T: Float + Send + Sync> Block<'_, T> {
             .map(Shared::new)
             .collect();
         let threads = if parallel { tasks::threads() } else { 1 };
-        // As many columns for each thread, and if they are few, fewer rows.
-        let (across, down) = if self.is_short() {
-            (panels.div_ceil(K::PANELS * K::LIMITS.steps / SHORT), 2 * threads)
+        // If there are few columns, tasks have fewer rows.
+        let (columns, most) = if self.is_short() {
+            let across = panels.div_ceil(K::PANELS * K::LIMITS.steps / SHORT);
+            ((0..across).map(|i| share(i, across, panels)).collect(), 2 * threads)
         } else {
-            (panels.div_ceil(K::PANELS).next_multiple_of(threads).min(panels), threads)
+            (cuts(panels, K::PANELS, threads), threads)
         };
-        let down = down.div_ceil(across).min(count);
-        let columns = |task: usize| share(task % across, across, panels);
+        let across = columns.len();
+        let down = most.div_ceil(across).min(count);
+        let columns = |task: usize| columns[task % across].clone();
         tasks::for_each(across * down, parallel, |task, (): &mut ()| {
             let rows = share(task / across, down, count);
             let turn = task % threads * rows.len() / threads;
@@ -329,6 +344,18 @@ mod tests {
     use super::super::avx2::Avx2;
     use super::super::avx512::Avx512;
     use super::*;
+
+    #[test]
+    fn the_last_pieces_are_the_smallest() {
+        let sizes = |all, most, threads| {
+            let pieces = cuts(all, most, threads);
+            assert!(pieces.iter().cloned().flatten().eq(0..all));
+            pieces.into_iter().map(|piece| piece.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(16, 4, 2), [4, 4, 4, 2, 1, 1]);
+        assert_eq!(sizes(9, 4, 1), [4, 4, 1]);
+        assert_eq!(sizes(3, 4, 8), [1, 1, 1]);
+    }
 
     fn numbers<T: Float>(seed: usize, count: usize) -> Vec<T> {
         let number = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0;
