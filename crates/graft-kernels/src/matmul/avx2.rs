@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::{
     __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_store_ps,
+    _mm256_set1_ps, _mm256_setzero_ps,
 };
 use std::cell::RefCell;
 
@@ -27,10 +27,10 @@ const AHEAD: usize = 256;
 /// Rows or columns for which packing does not pay.
 const FEW: usize = 4;
 
-/// A step of a panel of `a`, the last two numbers of which are not looked at.
+/// A step of a panel of `a`.
 #[derive(Clone, Copy)]
-#[repr(C, align(32))]
-pub(super) struct A([f32; LANES]);
+#[repr(C)]
+pub(super) struct A([f32; A_LINES]);
 
 /// A step of a panel of `b`, which fills a line of the cache.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ impl<T: Lanes> Kernel<T> for Avx2 {
     const ASKS_AHEAD: bool = false;
     type A = A;
     type B = B;
-    const ZEROS: (A, B) = (A([0.0; LANES]), B([0.0; B_LINES]));
+    const ZEROS: (A, B) = (A([0.0; A_LINES]), B([0.0; B_LINES]));
 
     fn memory() -> (&'static Panels<A>, &'static Panels<B>) {
         (&A_MEMORY, &B_MEMORY)
@@ -78,11 +78,11 @@ impl<T: Lanes> Kernel<T> for Avx2 {
     }
 
     fn pack_a(lines: Matrix<'_, T>, panel: &mut [A]) {
-        // SAFETY: a step is eight numbers.
+        // SAFETY: a step is six numbers.
         let numbers = unsafe {
-            std::slice::from_raw_parts_mut(panel.as_mut_ptr().cast(), panel.len() * LANES)
+            std::slice::from_raw_parts_mut(panel.as_mut_ptr().cast(), panel.len() * A_LINES)
         };
-        pack::<T, LANES>(lines, numbers);
+        pack::<T, A_LINES>(lines, numbers);
     }
 
     fn pack_b(lines: Matrix<'_, T>, panel: &mut [B]) {
@@ -193,8 +193,7 @@ unsafe fn pack_along<T: Lanes, const WIDTH: usize>(
     // Lines that are not there are the last one once more.
     let starts: [*const T; LANES] =
         std::array::from_fn(|i| lines.dense_row(i.min(lines.rows - 1)).as_ptr());
-    for (block, steps) in panel.chunks_exact_mut(LANES * WIDTH).enumerate() {
-        let start = block * LANES;
+    for start in (0..panel.len() / WIDTH).step_by(LANES) {
         let count = lines.columns.saturating_sub(start);
         let mut r = [_mm256_setzero_ps(); LANES];
         for (r, line) in r.iter_mut().zip(starts) {
@@ -203,10 +202,9 @@ unsafe fn pack_along<T: Lanes, const WIDTH: usize>(
             // SAFETY: the line has so many elements from there on.
             *r = unsafe { load(line, count) };
         }
-        for (step, r) in steps.chunks_exact_mut(WIDTH).zip(transposed(r)) {
-            let to = &mut step[first..first + LANES];
-            // SAFETY: the slice fills a register, and all steps begin at an aligned address.
-            unsafe { _mm256_store_ps(to.as_mut_ptr(), r) };
+        for (i, r) in transposed(r).into_iter().enumerate() {
+            // SAFETY: the caller has found the instructions.
+            unsafe { put(panel, (start + i) * WIDTH + first, r) };
         }
     }
 }
@@ -217,14 +215,38 @@ unsafe fn pack_along<T: Lanes, const WIDTH: usize>(
 /// The processor has the instructions.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn pack_across<T: Lanes, const WIDTH: usize>(steps: Matrix<'_, T>, panel: &mut [f32]) {
-    for (i, step) in panel.chunks_exact_mut(WIDTH).enumerate() {
-        let from = steps.dense_row(i).as_ptr();
-        for (part, to) in step.chunks_exact_mut(LANES).enumerate() {
-            let (start, count) = (part * LANES, steps.columns.saturating_sub(part * LANES));
-            // SAFETY: the step has so many elements from there on; `to` fills a register.
-            unsafe { _mm256_store_ps(to.as_mut_ptr(), load(from.wrapping_add(start), count)) };
+    for i in 0..steps.rows {
+        let from = steps.dense_row(i);
+        for first in (0..WIDTH).step_by(LANES) {
+            let mut few = [T::round(0.0); LANES];
+            let numbers = if first + LANES <= from.len() {
+                &from[first..]
+            } else if let Some(from) = from.get(first..WIDTH) {
+                // As many as the compiler knows.
+                few[..WIDTH - first].copy_from_slice(from);
+                &few
+            } else {
+                let count = from.len().saturating_sub(first);
+                few[..count].copy_from_slice(&from[from.len() - count..]);
+                &few
+            };
+            // SAFETY: the caller has found the instructions, and eight numbers may be read.
+            unsafe { put(panel, i * WIDTH + first, T::load(numbers.as_ptr())) };
         }
     }
+}
+
+/// Writes a register to the numbers from `at` on, as far as there are any. What belongs to the next
+/// step is written after it.
+///
+/// # Safety
+/// The processor has the instructions.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn put(panel: &mut [f32], at: usize, x: __m256) {
+    let to = &mut panel[at..];
+    // SAFETY: the slice has so many numbers.
+    unsafe { store(to.as_mut_ptr(), to.len(), x) };
 }
 
 /// The sums of the products of two panels.
