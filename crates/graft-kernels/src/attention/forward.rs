@@ -3,6 +3,7 @@
 #![allow(clippy::inline_always)]
 #![allow(unsafe_code)]
 
+use std::cmp::Reverse;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -50,24 +51,26 @@ impl<T: Float> Heads<'_, T> {
         // Enough tasks for all threads: whole blocks of the queries of a stretch.
         let cut = (tasks::PER_THREAD * tasks::threads()).div_ceil(self.groups * stretches.len());
         let mut parts: Vec<(&Stretch, Range<usize>)> = Vec::new();
-        let mut part_of = vec![0; self.batch * self.queries];
         for stretch in &stretches {
             let (length, queries) = (self.block_length(stretch), &stretch.queries);
             let length = queries.len().div_ceil(length).div_ceil(cut) * length;
-            for first in queries.clone().step_by(length) {
-                let queries = first..queries.end.min(first + length);
-                let start = stretch.batch * self.queries;
-                part_of[start + queries.start..start + queries.end].fill(parts.len());
-                parts.push((stretch, queries));
-            }
+            let part = |first: usize| (stretch, first..queries.end.min(first + length));
+            parts.extend(queries.clone().step_by(length).map(part));
         }
-        let tasks = self.groups * parts.len();
+        // Those that see the most keys come first, so that threads end together.
+        parts.sort_by_key(|(stretch, queries)| Reverse(queries.end - stretch.queries.start));
+        let mut part_of = vec![0; self.batch * self.queries];
+        for (i, (stretch, queries)) in parts.iter().enumerate() {
+            let start = stretch.batch * self.queries;
+            part_of[start + queries.start..start + queries.end].fill(i);
+        }
+        let tasks = parts.len() * self.groups;
         // Piece number `i` of an output lies at (batch, query, group).
-        let owner = |i: usize| i % self.groups * parts.len() + part_of[i / self.groups];
+        let owner = |i: usize| part_of[i / self.groups] * self.groups + i % self.groups;
         let out = deal(out, self.repeats * self.value_dim, tasks, owner);
         let statistics = deal(statistics, self.repeats * 2, tasks, owner);
         let run = |task: usize, outputs: (Pieces<'_, T>, Pieces<'_, f32>)| {
-            let (group, (stretch, queries)) = (task / parts.len(), &parts[task % parts.len()]);
+            let (group, (stretch, queries)) = (task % self.groups, &parts[task / self.groups]);
             self.part(stretch, queries, group, outputs);
         };
         let outputs = out.into_iter().zip(statistics);
@@ -92,7 +95,7 @@ impl<T: Float> Heads<'_, T> {
         let keys = self.keys_of(stretch.batch, group).rows(origin, count);
         let values = self.values_of(stretch.batch, group).rows(origin, count);
         let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
-        let few = self.rows(block(queries.start)) <= few_queries::ROWS;
+        let few = self.repeats * length <= few_queries::ROWS;
         let factors = (!few).then(|| {
             let keys = T::wide(keys, &mut key_scratch);
             let values = T::wide(values, &mut value_scratch);
