@@ -79,6 +79,15 @@ def graft_train() -> Run:
     return command(GRAFT_TRAIN)
 
 
+@pytest.fixture(params=["graft train", "graft-train"])
+def any_graft_train(request: pytest.FixtureRequest) -> list[object]:
+    """The start of a command line of training: of each command that trains."""
+    if request.param == "graft train":
+        return [GRAFT, "train"]
+    request.getfixturevalue("graft_train")
+    return [GRAFT_TRAIN]
+
+
 def command(program: Path) -> Run:
     """Returns a function that runs a program and gives its output as text."""
 

@@ -297,6 +297,7 @@ class Trainer:
         valid: Dataset | None,
         callbacks: list[Any],
         folder: str | PathLike[str] | None,
+        resume: bool,
     ) -> None:
         """Trains for the configured number of iterations."""
     def save(self, folder: str | PathLike[str]) -> None:

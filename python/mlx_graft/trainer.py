@@ -71,7 +71,14 @@ class Trainer:
         """
         return self._trainer.evaluate(_dataset(data), num_batches)
 
-    def fit(self, train: Rows, valid: Rows | None = None, callbacks: Sequence[Any] = ()) -> None:
+    def fit(
+        self,
+        train: Rows,
+        valid: Rows | None = None,
+        callbacks: Sequence[Any] = (),
+        *,
+        resume: bool = False,
+    ) -> None:
         """Trains for `config.iters` iterations, with validation, reports and saves.
 
         Args:
@@ -79,20 +86,30 @@ class Trainer:
             valid: The validation data; without rows there is no validation.
             callbacks: Objects with `on_train_loss_report(info)` or `on_val_loss_report(info)`, as
                 mlx-lm's `TrainingCallback`. An exception of theirs ends the training.
+            resume: Whether to go on with the training that was stopped in `adapter_path`, with
+                another trainer of the same model and adapters. The weights in the end are those
+                that it would have had. Without one, the training starts from the beginning.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the step was finished, and what was reached is
                 saved if there is an `adapter_path`, as after any other exception.
             FloatingPointError: The loss or a gradient is NaN or infinite.
-            ValueError: A batch has nothing to learn; the message names the file and the line.
+            ValueError: A batch has nothing to learn; the message names the file and the line. Or
+                the training to go on with had other data, options or adapters, or there is no
+                `adapter_path` to find it in.
             OSError: `adapter_path` cannot be made or written; the message names it.
         """
         folder = self.config.adapter_path
+        if resume and folder is None:
+            raise ValueError(
+                "resume goes on with what is saved in `adapter_path`, which is not set"
+            )
         self._trainer.fit(
             _dataset(train),
             None if valid is None or len(valid) == 0 else _dataset(valid),
             list(callbacks),
             None if folder is None else Path(folder),
+            resume,
         )
 
     def save(self, folder: str | Path) -> None:

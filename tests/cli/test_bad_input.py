@@ -242,9 +242,9 @@ class TestAdapters:
 FLAGS = [
     "model", "train", "data", "fine-tune-type", "optimizer", "mask-prompt", "num-layers",
     "batch-size", "iters", "val-batches", "learning-rate", "steps-per-report", "steps-per-eval",
-    "grad-accumulation-steps", "resume-adapter-file", "adapter-path", "save-every", "test",
-    "test-batches", "max-seq-length", "config", "grad-checkpoint", "clear-cache-threshold", "seed",
-    "group-by-length",
+    "grad-accumulation-steps", "resume-adapter-file", "resume", "adapter-path", "save-every",
+    "test", "test-batches", "max-seq-length", "config", "grad-checkpoint", "clear-cache-threshold",
+    "seed", "group-by-length",
 ]  # fmt: skip
 YAML_KEYS = [flag.replace("-", "_") for flag in FLAGS if flag != "config"]
 YAML_KEYS += ["lora_parameters", "lr_schedule", "optimizer_config"]

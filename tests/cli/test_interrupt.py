@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import textwrap
-import time
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
-from support.run import GRAFT, GRAFT_TRAIN
-
-
-def start(command: list[object]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        list(map(str, command)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-        # A background job of a shell ignores Ctrl-C, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def interrupt_after_first_report(
-    command: list[object],
-    adapters: Path,
-    number: signal.Signals = signal.SIGINT,
-    report: str = "train_loss",
-) -> subprocess.CompletedProcess[str]:
-    process = start(command)
-    try:
-        deadline = time.monotonic() + 60
-        metrics = adapters / "metrics.jsonl"
-        while not (metrics.exists() and report in metrics.read_text()):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, "no report within a minute"
-            time.sleep(0.05)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+from support.run import GRAFT, interrupt_after_first_report, start
 
 
 @pytest.fixture
@@ -59,33 +22,26 @@ def flags(checkpoint, data, tmp_path) -> list[object]:
     ]  # fmt: skip
 
 
-@pytest.fixture(params=["graft train", "graft-train"])
-def command(request) -> list[object]:
-    if request.param == "graft train":
-        return [GRAFT, "train"]
-    request.getfixturevalue("graft_train")
-    return [GRAFT_TRAIN]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_command(number: signal.Signals, command, flags, tmp_path) -> None:
+def test_command(number: signal.Signals, any_graft_train, flags, tmp_path) -> None:
     adapters = tmp_path / "adapters"
-    run = interrupt_after_first_report([*command, *flags], adapters, number)
+    run = interrupt_after_first_report([*any_graft_train, *flags], adapters, number)
     assert run.returncode == 130, run.stderr
     saved = mx.load(str(adapters / "adapters.safetensors"))
     assert any(mx.abs(value).max().item() > 0 for name, value in saved.items() if "_b" in name)
     message = run.stdout + run.stderr
-    assert f"--resume-adapter-file {adapters / 'adapters.safetensors'}" in message
+    assert f"all is saved in {adapters}. The same command with --resume goes on" in message
+    assert (adapters / "training_state.safetensors").exists()
     assert "Traceback" not in message
 
 
-def test_a_validation_is_interrupted(command, flags, data, tmp_path) -> None:
+def test_a_validation_is_interrupted(any_graft_train, flags, data, tmp_path) -> None:
     """The first comes before the first step: nothing was reached, and nothing is written."""
     many = shutil.copytree(data(), tmp_path / "data")
     (many / "valid.jsonl").write_text((many / "valid.jsonl").read_text() * 500)
     flags = [*flags, "--val-batches", -1, "--data", many]
     # The file is made when the training begins.
-    run = interrupt_after_first_report([*command, *flags], tmp_path / "adapters", report="")
+    run = interrupt_after_first_report([*any_graft_train, *flags], tmp_path / "adapters", report="")
     assert run.returncode == 130, run.stderr
     assert "nothing was trained" in run.stderr
     assert "Traceback" not in run.stderr
@@ -134,5 +90,6 @@ def test_python(checkpoint, data, tmp_path) -> None:
     run = interrupt_after_first_report([sys.executable, "-c", code], adapters)
     assert run.returncode == 0, run.stderr
     assert "stopped after" in run.stdout
-    assert str(adapters / "adapters.safetensors") in run.stdout
+    assert f"all is saved in {adapters}." in run.stdout
+    assert "resume=True" in run.stdout
     assert (adapters / "adapters.safetensors").exists()

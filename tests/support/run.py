@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -49,6 +51,41 @@ def succeed(*command: object, timeout: float = 120, **options: Any) -> str:
     done = execute(*command, timeout=timeout, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def start(command: list[object]) -> subprocess.Popen[str]:
+    """Starts a command that Ctrl-C reaches."""
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        # A background job of a shell ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def interrupt_after_first_report(
+    command: list[object],
+    adapters: Path,
+    number: signal.Signals = signal.SIGINT,
+    report: str = "train_loss",
+) -> CompletedProcess[str]:
+    """Sends a signal to a training as soon as its `metrics.jsonl` has a `report`."""
+    process = start(command)
+    try:
+        deadline = time.monotonic() + 60
+        metrics = adapters / "metrics.jsonl"
+        while not (metrics.exists() and report in metrics.read_text()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "no report within a minute"
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return CompletedProcess(command, process.returncode, out, err)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -156,19 +156,24 @@ pub fn adapted_layer(model: &Decoder) -> Option<String> {
 /// [`Error::Io`] when the system refuses; an old file is then as it was.
 pub fn save_trainable(model: &Decoder, file: &Path) -> Result<()> {
     let trained = model.params().into_iter().filter(|(_, param)| param.is_trainable());
-    save(trained.map(|(name, param)| (name, param.get())), file)
+    save(trained.map(|(name, param)| (name, param.get())), &[], file)
 }
 
-/// Writes arrays to a safetensors file, atomically.
+/// Writes arrays and metadata to a safetensors file, atomically.
 ///
 /// # Errors
 /// [`Error::Io`] when the system refuses; an old file is then as it was. [`Error::Mlx`] for a dtype
 /// that MLX does not write, and what the evaluation of an array reports.
-pub fn save(arrays: impl IntoIterator<Item = (String, Array)>, file: &Path) -> Result<()> {
+pub fn save(
+    arrays: impl IntoIterator<Item = (String, Array)>,
+    metadata: &[(&str, &str)],
+    file: &Path,
+) -> Result<()> {
+    let metadata = [&[("format", "mlx")], metadata].concat();
     write_atomic(file, |temporary| {
         let mut output = File::create(temporary).map_err(Error::io(file))?;
         // To a stream: writing to a path, MLX does not say why the system refused.
-        save_safetensors_to(&mut output, arrays, [("format", "mlx")]).map_err(|error| match error {
+        save_safetensors_to(&mut output, arrays, metadata).map_err(|error| match error {
             mlx_graft::Error::File { message, .. } => Error::io(file)(io::Error::other(message)),
             other => other.into(),
         })
@@ -201,7 +206,7 @@ pub fn save_model(model: &Model, folder: &Path) -> Result<()> {
     }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let params = model.decoder.params().into_iter();
-    save(params.map(|(name, param)| (name, param.get())), &folder.join("model.safetensors"))?;
+    save(params.map(|(name, param)| (name, param.get())), &[], &folder.join("model.safetensors"))?;
     let path = folder.join("config.json");
     let text = serde_json::to_vec_pretty(&model.config)
         .map_err(|e| Error::invalid(&path, e.to_string()))?;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use graft_lm::Error;
 use graft_lm::args::TrainArgs;
-use graft_lm::command::{check_tokens, refuse_many_processes};
+use graft_lm::command::{check_tokens, refuse_many_processes, training_state};
 use graft_lm::progress::{Reporter, Silent, TrainReport, ValReport, default_reporter};
 use graft_lm::trainer::{Hooks, Trainer};
 use mlx_graft::{Array, Dtype, ops};
@@ -57,8 +57,8 @@ impl Callbacks<'_> {
 }
 
 impl Reporter for Callbacks<'_> {
-    fn start(&mut self, iters: u64) {
-        self.inner.start(iters);
+    fn start(&mut self, iters: u64, done: u64) {
+        self.inner.start(iters, done);
     }
 
     fn advance(&mut self) {
@@ -174,7 +174,7 @@ impl PyTrainer {
     }
 
     /// Trains for the configured number of iterations.
-    #[pyo3(signature = (train, valid, callbacks, folder))]
+    #[pyo3(signature = (train, valid, callbacks, folder, resume))]
     fn fit(
         &self,
         py: Python<'_>,
@@ -182,17 +182,22 @@ impl PyTrainer {
         valid: Option<&PyDataset>,
         callbacks: Py<PyList>,
         folder: Option<PathBuf>,
+        resume: bool,
     ) -> PyResult<()> {
         let mut trainer = self.locked()?;
         let valid = valid.map(|valid| &valid.0);
         for data in [Some(&train.0), valid].into_iter().flatten() {
             check_tokens(data, self.model.get().model()?).map_err(lm_to_py)?;
         }
-        trainer.check(&train.0, valid).map_err(lm_to_py)?;
+        let mut inner = default_reporter();
+        let state = match folder.as_deref().filter(|_| resume) {
+            Some(folder) => training_state(folder, &mut *inner).map_err(lm_to_py)?,
+            None => None,
+        };
+        trainer.check(&train.0, valid, state.as_ref()).map_err(lm_to_py)?;
         if let Some(folder) = &folder {
             fs::create_dir_all(folder).map_err(Error::io(folder)).map_err(lm_to_py)?;
         }
-        let inner = default_reporter();
         let failure = RefCell::new(None);
         let mut reporter = Callbacks { inner, listeners: &callbacks, failure: &failure };
         let done = without_gil(py, || {
@@ -202,7 +207,8 @@ impl PyTrainer {
                 }
                 failure.borrow().is_some()
             };
-            let hooks = Hooks { reporter: &mut reporter, interrupted: &mut stop, folder };
+            let hooks =
+                Hooks { reporter: &mut reporter, interrupted: &mut stop, folder, resume: state };
             trainer.fit(&train.0, valid, hooks)
         });
         match failure.take() {

@@ -96,7 +96,7 @@ impl LoraParameters {
     }
 }
 
-/// The options of training: the keys of `mlx_lm.lora`'s configuration, and three of our own.
+/// The options of training: the keys of `mlx_lm.lora`'s configuration, and four of our own.
 ///
 /// Source: `CONFIG_DEFAULTS` and `build_parser` of mlx-lm's `lora.py`.
 #[derive(Debug, Clone, Serialize)]
@@ -171,6 +171,9 @@ pub struct TrainArgs {
     /// The key of the chat in a row, `messages` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_feature: Option<String>,
+    /// Our own: whether to go on with the training that was stopped in `adapter_path`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resume: bool,
     /// Our own: whether batches are made of rows of similar lengths, so that less is padding.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub group_by_length: bool,
@@ -255,6 +258,7 @@ impl TrainArgs {
             completion_feature: keys.text("completion_feature")?,
             text_feature: keys.text("text_feature")?,
             chat_feature: keys.text("chat_feature")?,
+            resume: keys.boolean("resume", false)?,
             group_by_length: keys.boolean("group_by_length", false)?,
             memory_limit: keys.size("memory_limit")?,
             cache_limit: keys.size("cache_limit")?,

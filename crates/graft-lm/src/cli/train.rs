@@ -64,9 +64,13 @@ pub(super) struct TrainFlags {
     /// Batches whose gradients are averaged into one update [default: 1].
     #[arg(long, allow_negative_numbers = true)]
     grad_accumulation_steps: Option<i64>,
-    /// An adapter file to go on from.
+    /// An adapter file whose weights a new training begins with.
     #[arg(long)]
     resume_adapter_file: Option<String>,
+    /// Go on with the training that was stopped in --adapter-path, as if it had not been; start it
+    /// if there is none.
+    #[arg(long)]
+    resume: bool,
     /// The folder of the adapters [default: adapters].
     #[arg(long)]
     adapter_path: Option<String>,

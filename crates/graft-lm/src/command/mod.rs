@@ -14,7 +14,7 @@ pub use generate::{prompt_tokens, run_generate};
 pub use processes::refuse_many_processes;
 pub use profile::run_profile;
 pub use signals::watch_signals;
-pub use train::{check_tokens, run_train};
+pub use train::{check_tokens, run_train, training_state};
 
 use crate::{Error, Result};
 

@@ -44,7 +44,8 @@ pub fn run_profile(
     } else {
         first_batch(args, &folder, &model, reporter)?
     };
-    prepare_for_training(&model, &args.train, reporter)?;
+    let weights = args.train.resume_adapter_file.as_deref();
+    prepare_for_training(&model, &args.train, weights, reporter)?;
     let mut trainer = Trainer::new(Rc::clone(&model), args.train.clone())?;
     let own = if on_processor()? { Timing::Together } else { Timing::Apart };
     let options =

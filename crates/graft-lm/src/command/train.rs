@@ -1,6 +1,7 @@
 //! Training and testing from a command line.
 
 use std::fs;
+use std::path::Path;
 use std::rc::Rc;
 
 use super::{Resolve, check_interrupted, refuse_many_processes};
@@ -12,7 +13,7 @@ use crate::models::Model;
 use crate::nn::Module;
 use crate::progress::Reporter;
 use crate::tokenizer::Tokenizer;
-use crate::trainer::{Hooks, Trainer, evaluate, evaluation_batches};
+use crate::trainer::{Hooks, STATE_FILE, Trainer, TrainingState, evaluate, evaluation_batches};
 use crate::{Error, Result};
 
 /// Does what the flags say: train, test, or both.
@@ -53,12 +54,15 @@ pub fn run_train(
     let mut rng = BatchRng::new(args.seed);
     if let Some(train) = &data.train {
         reporter.message("Training");
-        prepare_for_training(&model, args, reporter)?;
-        let mut trainer = Trainer::new(Rc::clone(&model), args.clone())?;
-        trainer.check(train, data.valid.as_ref())?;
         let folder = args.adapter_path.clone();
+        let state = if args.resume { training_state(&folder, reporter)? } else { None };
+        // The state has the weights that training has made of those of the file.
+        let weights = args.resume_adapter_file.as_deref().filter(|_| state.is_none());
+        prepare_for_training(&model, args, weights, reporter)?;
+        let mut trainer = Trainer::new(Rc::clone(&model), args.clone())?;
+        trainer.check(train, data.valid.as_ref(), state.as_ref())?;
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let hooks = Hooks { reporter, interrupted, folder: Some(folder) };
+        let hooks = Hooks { reporter, interrupted, folder: Some(folder), resume: state };
         trainer.fit(train, data.valid.as_ref(), hooks)?;
         rng = trainer.into_rng();
     } else if !args.adapter_path.as_os_str().is_empty() {
@@ -74,10 +78,28 @@ pub fn run_train(
     Ok(())
 }
 
-/// Adds new adapters or unfreezes layers, and loads the weights to go on from.
+/// The state of the training to go on with, if a run has left one in `folder`; else says that there
+/// is none, so that one and the same command can start a training and go on with it.
+///
+/// # Errors
+/// As [`TrainingState::read`].
+pub fn training_state(folder: &Path, reporter: &mut dyn Reporter) -> Result<Option<TrainingState>> {
+    let state = TrainingState::read(folder)?;
+    if state.is_none() {
+        let file = folder.join(STATE_FILE);
+        reporter.warning(&format!(
+            "{} is not there, so there is nothing to resume: training starts from the beginning",
+            file.display()
+        ));
+    }
+    Ok(state)
+}
+
+/// Adds new adapters or unfreezes layers, and loads `weights` into them.
 pub(super) fn prepare_for_training(
     model: &Model,
     args: &TrainArgs,
+    weights: Option<&Path>,
     reporter: &mut dyn Reporter,
 ) -> Result<()> {
     let mut keys = KeySequence::new(u64::from(args.seed))?;
@@ -86,7 +108,7 @@ pub(super) fn prepare_for_training(
         refuse_packed(model)?;
     }
     prepare(model, kind, parameters, args.num_layers, &mut keys)?;
-    if let Some(file) = &args.resume_adapter_file {
+    if let Some(file) = weights {
         reporter.message(&format!("Loading fine-tuned weights from {}", file.display()));
         resume(&model.decoder, file)?;
     }

@@ -1,6 +1,8 @@
 //! Batches of rows, in the order and with the padding of mlx-lm.
 
-use super::rng::BatchRng;
+use serde::{Deserialize, Serialize};
+
+use super::rng::{BatchRng, RngPosition};
 use super::rows::{Dataset, Row};
 use crate::{Error, Result};
 
@@ -51,8 +53,19 @@ pub struct Batches {
     repeat: bool,
     /// The groups in the order of this epoch; empty before the first.
     order: Vec<usize>,
-    /// How many of them have been given.
-    given: usize,
+    position: BatchPosition,
+}
+
+/// Where an iteration over [`Batches`] stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchPosition {
+    /// How many batches an epoch has.
+    pub per_epoch: usize,
+    /// Where the generator stood when the order of this epoch was drawn; `None` before the first.
+    pub epoch: Option<RngPosition>,
+    /// How many batches of this epoch have been given.
+    pub given: usize,
 }
 
 impl Batches {
@@ -75,7 +88,8 @@ impl Batches {
             )));
         }
         let groups = groups(dataset, batch_size, |row| row.sort_key);
-        Ok(Self { groups, max_seq_length, repeat, order: Vec::new(), given: 0 })
+        let position = BatchPosition { per_epoch: groups.len(), epoch: None, given: 0 };
+        Ok(Self { groups, max_seq_length, repeat, order: Vec::new(), position })
     }
 
     /// Groups rows of similar lengths instead, so that fewer positions are padding. They are other
@@ -129,17 +143,47 @@ impl Batches {
         self.groups.len()
     }
 
+    /// Where the iteration stands.
+    pub fn position(&self) -> BatchPosition {
+        self.position
+    }
+
+    /// Goes on at a position of an iteration over the same rows.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the data set, if its epochs have another number of batches.
+    pub fn go_to(&mut self, position: BatchPosition, dataset: &Dataset) -> Result<()> {
+        let drawn = if position.epoch.is_some() { self.groups.len() } else { 0 };
+        if position.per_epoch != self.groups.len() || position.given > drawn {
+            return Err(Error::Usage(format!(
+                "{}: found {} batches in an epoch, and the training that is to go on was at batch \
+                 {} of {}; give it the same data",
+                dataset.source().display(),
+                self.groups.len(),
+                position.given,
+                position.per_epoch
+            )));
+        }
+        self.order = match position.epoch {
+            Some(epoch) => BatchRng::at(epoch).permutation(self.groups.len()),
+            None => Vec::new(),
+        };
+        self.position = position;
+        Ok(())
+    }
+
     /// The next batch; `None` at the end of an epoch, unless repeating.
     pub fn next(&mut self, dataset: &Dataset, rng: &mut BatchRng) -> Option<Batch> {
-        if self.given == self.order.len() {
+        if self.position.given == self.order.len() {
             if !self.repeat && !self.order.is_empty() {
                 return None;
             }
+            self.position.epoch = Some(rng.position());
+            self.position.given = 0;
             self.order = rng.permutation(self.groups.len());
-            self.given = 0;
         }
-        let group = &self.groups[self.order[self.given]];
-        self.given += 1;
+        let group = &self.groups[self.order[self.position.given]];
+        self.position.given += 1;
         Some(assemble(dataset, group, self.max_seq_length))
     }
 }

@@ -6,10 +6,10 @@ mod packed;
 mod rng;
 mod rows;
 
-pub use batches::{Batch, Batches, length_bucket};
+pub use batches::{Batch, BatchPosition, Batches, length_bucket};
 pub use folder::{Datasets, check_folder, load_datasets};
 pub use packed::PackedBatch;
-pub use rng::BatchRng;
+pub use rng::{BatchRng, RngPosition};
 pub use rows::{Dataset, DatasetOptions, Row};
 
 #[cfg(test)]

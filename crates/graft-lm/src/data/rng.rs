@@ -1,6 +1,7 @@
 //! The random order of batches, bit for bit that of numpy's global generator.
 
 use rand_mt::Mt;
+use serde::{Deserialize, Serialize};
 
 /// numpy's legacy generator, `numpy.random.seed` and `numpy.random.permutation`.
 ///
@@ -8,12 +9,40 @@ use rand_mt::Mt;
 /// generator of numpy, so one `BatchRng` is shared by all [`Batches`](super::Batches) of a
 /// training.
 #[derive(Debug, Clone)]
-pub struct BatchRng(Mt);
+pub struct BatchRng {
+    generator: Mt,
+    position: RngPosition,
+}
+
+/// Where a [`BatchRng`] stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RngPosition {
+    /// What it was started with.
+    pub seed: u32,
+    /// How many numbers of 32 bits have been drawn.
+    pub drawn: u64,
+}
 
 impl BatchRng {
     /// The generator after `numpy.random.seed(seed)`.
     pub fn new(seed: u32) -> Self {
-        Self(Mt::new(seed))
+        Self::at(RngPosition { seed, drawn: 0 })
+    }
+
+    /// The generator at a position. The numbers before it are drawn again, which takes a second for
+    /// some hundred million.
+    pub fn at(position: RngPosition) -> Self {
+        let mut generator = Mt::new(position.seed);
+        for _ in 0..position.drawn {
+            generator.next_u32();
+        }
+        Self { generator, position }
+    }
+
+    /// Where the generator stands.
+    pub fn position(&self) -> RngPosition {
+        self.position
     }
 
     /// `numpy.random.permutation(n)`.
@@ -35,7 +64,8 @@ impl BatchRng {
     fn interval(&mut self, max: u32) -> u32 {
         let mask = u32::MAX.checked_shr(max.leading_zeros()).unwrap_or(0);
         loop {
-            let value = self.0.next_u32() & mask;
+            self.position.drawn += 1;
+            let value = self.generator.next_u32() & mask;
             if value <= max {
                 return value;
             }
@@ -45,7 +75,7 @@ impl BatchRng {
 
 #[cfg(test)]
 mod tests {
-    use super::BatchRng;
+    use super::{BatchRng, RngPosition};
 
     // Expected: numpy 2.4.6, `numpy.random.seed(s)`, then `numpy.random.permutation(n)`.
     #[test]
@@ -59,5 +89,17 @@ mod tests {
         assert_eq!(BatchRng::new(u32::MAX).permutation(8), [1, 7, 6, 0, 5, 4, 2, 3]);
         let thousand = BatchRng::new(42).permutation(1000);
         assert_eq!(thousand[..8], [521, 737, 740, 660, 411, 678, 626, 513]);
+    }
+
+    #[test]
+    fn a_generator_goes_on_from_its_position() {
+        let mut rng = BatchRng::new(7);
+        assert_eq!(rng.position(), RngPosition { seed: 7, drawn: 0 });
+        // More numbers than the generator makes at a time, and some of them rejected.
+        rng.permutation(1000);
+        assert!(rng.position().drawn > 1000);
+        let mut other = BatchRng::at(rng.position());
+        assert_eq!(other.permutation(50), rng.permutation(50));
+        assert_eq!(other.position(), rng.position());
     }
 }

@@ -3,7 +3,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{BatchRng, Batches, Dataset, DatasetOptions, Row, length_bucket, load_datasets};
+use super::{
+    BatchPosition, BatchRng, Batches, Dataset, DatasetOptions, Row, length_bucket, load_datasets,
+};
 use crate::args::TrainArgs;
 use crate::tokenizer::Tokenizer;
 
@@ -244,4 +246,44 @@ fn a_batch_without_targets_is_named() {
     check(&rows, 2).unwrap();
     let message = check(&[row(90, 80), row(70, 64)], 2).unwrap_err().to_string();
     assert!(message.starts_with("rows:1: no token is left to learn, nor in"), "{message}");
+}
+
+#[test]
+fn an_iteration_goes_on_from_its_position() {
+    let data = rows(&[3, 9, 4, 7, 5, 6, 8]);
+    let mut rng = BatchRng::new(3);
+    let mut batches = Batches::new(&data, 2, 100, true).unwrap();
+    // Before the first, within an epoch, at the end of one, and in a later one.
+    for skip in [0, 2, 1, 2] {
+        for _ in 0..skip {
+            batches.next(&data, &mut rng).unwrap();
+        }
+        let mut other = Batches::new(&data, 2, 100, true).unwrap();
+        other.go_to(batches.position(), &data).unwrap();
+        let mut others_rng = BatchRng::at(rng.position());
+        let (mut rng, mut batches) = (rng.clone(), batches.clone());
+        for _ in 0..7 {
+            assert_eq!(other.next(&data, &mut others_rng), batches.next(&data, &mut rng));
+            assert_eq!(other.position(), batches.position());
+        }
+    }
+}
+
+#[test]
+fn a_position_of_other_data_is_refused() {
+    let (six, four) = (rows(&[3; 6]), rows(&[3; 4]));
+    let mut rng = BatchRng::new(3);
+    let mut batches = Batches::new(&six, 2, 100, true).unwrap();
+    batches.next(&six, &mut rng).unwrap();
+    let position = batches.position();
+    let mut other = Batches::new(&four, 2, 100, true).unwrap();
+    let message = other.go_to(position, &four).unwrap_err().to_string();
+    assert!(message.starts_with("rows: found 2 batches"), "{message}");
+    assert!(message.contains("batch 1 of 3"), "{message}");
+    for broken in
+        [BatchPosition { given: 4, ..position }, BatchPosition { epoch: None, ..position }]
+    {
+        assert!(batches.go_to(broken, &six).is_err());
+    }
+    assert_eq!(batches.position(), position);
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use mlx_graft::{Array, Dtype, io};
+use mlx_graft::io::{self, Safetensors};
+use mlx_graft::{Array, Dtype};
 use serde::Deserialize;
 
 use crate::nn::{
@@ -231,10 +232,18 @@ pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// [`Error::Io`] when the system refuses, [`Error::Invalid`] for a file that is truncated or not
 /// safetensors.
 pub(crate) fn read(file: &Path) -> Result<BTreeMap<String, Array>> {
+    read_all(file, "get it again").map(|loaded| loaded.arrays)
+}
+
+/// [`read`] with the metadata; `remedy` is what to do about a file that is truncated.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_all(file: &Path, remedy: &str) -> Result<Safetensors> {
     File::open(file).map_err(Error::io(file))?;
-    io::load_safetensors(file).map(|loaded| loaded.arrays).map_err(|error| match error {
+    io::load_safetensors(file).map_err(|error| match error {
         mlx_graft::Error::File { message, .. } => {
-            Error::invalid(file, format!("{message}: not a whole safetensors file; get it again"))
+            Error::invalid(file, format!("{message}: not a whole safetensors file; {remedy}"))
         }
         other => Error::invalid(file, format!("cannot be read: {other}")),
     })

@@ -38,8 +38,12 @@ impl BarReporter {
 }
 
 impl Reporter for BarReporter {
-    fn start(&mut self, iters: u64) {
-        self.train = Some(self.bar("train", iters));
+    fn start(&mut self, iters: u64, done: u64) {
+        let bar = self.bar("train", iters);
+        bar.set_position(done);
+        // Else the time that is left counts these as done in no time.
+        bar.reset_eta();
+        self.train = Some(bar);
     }
 
     fn advance(&mut self) {
@@ -105,7 +109,7 @@ mod tests {
         let terminal = InMemoryTerm::new(20, 160);
         let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), 255);
         let mut reporter = BarReporter::new(target);
-        reporter.start(4);
+        reporter.start(4, 0);
         reporter.val_start(2);
         reporter.val_advance();
         reporter.val(&ValReport { iteration: 1, val_loss: 2.5, seconds: 0.5 });

@@ -28,8 +28,11 @@ impl<W: Write> LineReporter<W> {
 }
 
 impl<W: Write> Reporter for LineReporter<W> {
-    fn start(&mut self, iters: u64) {
-        self.line(format_args!("Starting training..., iters: {iters}"));
+    fn start(&mut self, iters: u64, done: u64) {
+        match done {
+            0 => self.line(format_args!("Starting training..., iters: {iters}")),
+            _ => self.line(format_args!("Going on after iteration {done}, iters: {iters}")),
+        }
     }
 
     fn train(&mut self, report: &TrainReport) {
@@ -62,7 +65,7 @@ mod tests {
     #[test]
     fn writes_a_line_for_each_report() {
         let mut reporter = LineReporter::new(Vec::new());
-        reporter.start(3);
+        reporter.start(3, 0);
         reporter.advance();
         reporter.val(&ValReport { iteration: 1, val_loss: 2.0, seconds: 0.5 });
         reporter.save(Path::new("a/adapters.safetensors"));

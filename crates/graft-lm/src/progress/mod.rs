@@ -45,9 +45,9 @@ pub struct ValReport {
 
 /// A listener to the events of a training; each has an empty body unless overridden.
 pub trait Reporter {
-    /// The training begins, with `iters` iterations to go.
-    fn start(&mut self, iters: u64) {
-        let _ = iters;
+    /// The training begins: of its `iters` iterations, `done` are done already.
+    fn start(&mut self, iters: u64, done: u64) {
+        let _ = (iters, done);
     }
     /// An iteration is done.
     fn advance(&mut self) {}

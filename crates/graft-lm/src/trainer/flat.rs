@@ -9,11 +9,16 @@ use mlx_graft::{Array, Dtype, ops};
 use crate::Result;
 use crate::nn::{Param, Source, Swapped};
 
+/// A weight and its name.
+pub type NamedParam = (String, Param);
+
 /// Which weights lie in which buffer, and where.
 #[derive(Debug, Clone)]
 pub struct Layout {
     /// In the order of the groups.
     params: Vec<Param>,
+    /// Their names.
+    names: Rc<[String]>,
     groups: Rc<[Group]>,
 }
 
@@ -30,14 +35,14 @@ const MOST: usize = i32::MAX as usize;
 
 impl Layout {
     /// The layout of the given weights.
-    pub fn new(params: &[Param]) -> Self {
+    pub fn new(params: &[NamedParam]) -> Self {
         Self::with_most(params, MOST)
     }
 
     /// The layout with at most `most` elements in a buffer, unless a single weight has more.
-    fn with_most(params: &[Param], most: usize) -> Self {
-        let mut groups: Vec<(Group, Vec<Param>)> = Vec::new();
-        for param in params {
+    fn with_most(params: &[NamedParam], most: usize) -> Self {
+        let mut groups: Vec<(Group, Vec<NamedParam>)> = Vec::new();
+        for (name, param) in params {
             let value = param.get();
             let (dtype, size) = (value.dtype(), value.size());
             let fits = |group: &Group| group.dtype == dtype && group.size + size <= most;
@@ -48,10 +53,16 @@ impl Layout {
             });
             groups[at].0.shapes.push(value.shape().to_vec());
             groups[at].0.size += size;
-            groups[at].1.push(param.clone());
+            groups[at].1.push((name.clone(), param.clone()));
         }
         let (groups, params): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
-        Self { params: params.concat(), groups: groups.into() }
+        let (names, params): (Vec<_>, Vec<_>) = params.into_iter().flatten().unzip();
+        Self { params, names: names.into(), groups: groups.into() }
+    }
+
+    /// The weights with their names, in the order of the groups.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &Param)> {
+        self.names.iter().map(String::as_str).zip(&self.params)
     }
 
     /// The number of buffers.
@@ -148,6 +159,10 @@ impl Source for Views {
 mod tests {
     use super::*;
 
+    fn named(params: &[Param]) -> Vec<NamedParam> {
+        params.iter().enumerate().map(|(i, param)| (i.to_string(), param.clone())).collect()
+    }
+
     #[test]
     fn weights_are_views_until_they_are_replaced() -> Result<()> {
         let arrays = [
@@ -156,7 +171,7 @@ mod tests {
             Array::from_slice(&[9.0_f32], &[1])?,
         ];
         let params = arrays.clone().map(Param::trainable);
-        let layout = Layout::new(&params);
+        let layout = Layout::new(&named(&params));
         let buffers = layout.gather()?;
         assert_eq!(buffers[0].to_vec::<f32>()?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 9.0]);
         assert_eq!(buffers[1].to_vec::<i32>()?, [7, 8]);
@@ -186,11 +201,13 @@ mod tests {
         let arrays = lengths.map(full);
         let arrays: Vec<Array> = arrays.into_iter().collect::<mlx_graft::Result<_>>()?;
         let params: Vec<Param> = arrays.iter().cloned().map(Param::trainable).collect();
-        let layout = Layout::with_most(&params, 6);
+        let layout = Layout::with_most(&named(&params), 6);
         let buffers = layout.gather()?;
         // Nine elements are more than fit, and get a buffer of their own.
         let sizes: Vec<usize> = buffers.iter().map(Array::size).collect();
         assert_eq!((layout.len(), sizes), (3, vec![6, 4, 9]));
+        let names: Vec<&str> = layout.named().map(|(name, _)| name).collect();
+        assert_eq!(names, ["0", "2", "4", "1", "3"]);
         for (param, view) in layout.params.iter().zip(layout.views(&buffers)?) {
             assert_eq!(view.to_vec::<f32>()?, param.get().to_vec::<f32>()?);
         }

@@ -1,33 +1,36 @@
 //! The trainer.
 
+mod fit;
 mod flat;
 mod loss;
 mod memory_check;
 mod optimizer;
+mod state;
 mod step;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mlx_graft::memory::{self, LimitGuard, Limits};
+use mlx_graft::memory::{LimitGuard, Limits};
 use mlx_graft::profile::{self, Profile, Timing};
 use mlx_graft::{Array, ops, transforms};
 use serde_json::{Map, Value};
 
+pub use fit::Hooks;
 pub use loss::next_token_loss;
 use memory_check::MemoryCheck;
 pub(crate) use memory_check::available_bytes;
+pub use state::{STATE_FILE, TrainingState};
 pub use step::{Step, StepOutput};
 
 use crate::adapter_config::AdapterConfig;
-use crate::adapters::{self, ADAPTER_FILE};
+use crate::adapters;
 use crate::args::TrainArgs;
 use crate::data::{Batch, BatchRng, Batches, Dataset, PackedBatch};
-use crate::metrics::{Loss, Metrics, MetricsWriter};
 use crate::models::Model;
 use crate::nn::Context;
-use crate::progress::{Reporter, TrainReport, ValReport};
+use crate::progress::Reporter;
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -43,32 +46,6 @@ pub struct Trainer {
     rng: BatchRng,
     memory: MemoryCheck,
     _limits: LimitGuard,
-}
-
-/// What a run of [`Trainer::fit`] needs besides data.
-pub struct Hooks<'a> {
-    /// Hears of the progress.
-    pub reporter: &'a mut dyn Reporter,
-    /// Asked after each step and each batch of a validation whether to stop.
-    pub interrupted: &'a mut dyn FnMut() -> bool,
-    /// Where weights and metrics are saved; nowhere if `None`.
-    pub folder: Option<PathBuf>,
-}
-
-/// Sums since the last report.
-#[derive(Default)]
-struct Window {
-    loss: f64,
-    steps: u64,
-    tokens: u64,
-    seconds: f64,
-}
-
-/// How far a run of [`Trainer::fit`] has come, in iterations.
-#[derive(Default)]
-struct Progress {
-    done: u64,
-    saved: u64,
 }
 
 impl Trainer {
@@ -209,178 +186,22 @@ impl Trainer {
         evaluate(&self.model, &self.args, data, limit, &mut self.rng, reporter, interrupted)
     }
 
-    /// Checks that the data sets have enough rows and something to learn in each batch, before
-    /// anything is written.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] naming the data set, or [`Error::Invalid`] naming the row.
-    pub fn check(&self, train: &Dataset, valid: Option<&Dataset>) -> Result<()> {
-        training_batches(train, &self.args)?;
-        if let Some(valid) = valid.filter(|_| self.args.val_batches != 0) {
-            evaluation_batches(valid, &self.args)?;
-        }
-        Ok(())
-    }
-
-    /// Trains for the configured number of iterations, with validation, reports and saves.
-    ///
-    /// # Errors
-    /// [`Error::Interrupted`] after a stop was asked for. What was reached is saved then, as with
-    /// any other error.
-    pub fn fit(
-        &mut self,
-        train: &Dataset,
-        valid: Option<&Dataset>,
-        mut hooks: Hooks,
-    ) -> Result<()> {
-        let mut progress = Progress::default();
-        let done = self.iterate(train, valid, &mut hooks, &mut progress);
-        hooks.reporter.done();
-        done.map_err(|error| self.rescue(error, &progress, hooks))
-    }
-
-    /// Saves what a run that ended with `error` has reached since the last save, and says so.
-    fn rescue(&self, error: Error, progress: &Progress, hooks: Hooks) -> Error {
-        let Hooks { reporter, folder, .. } = hooks;
-        let unsaved = folder.as_deref().filter(|_| progress.done > progress.saved);
-        let saved = unsaved.map(|folder| self.save(folder)).transpose();
-        match (error, saved) {
-            (Error::Interrupted(_), Ok(_)) => stopped(progress.done, folder.as_deref()),
-            (Error::Interrupted(_), Err(error)) | (error, Ok(None)) => error,
-            (error, Ok(Some(file))) => {
-                reporter.warning(&format!(
-                    "The weights after iteration {} are saved: {}",
-                    progress.done,
-                    file.display()
-                ));
-                error
-            }
-            (error, Err(second)) => {
-                reporter.warning(&format!(
-                    "The weights after iteration {} could not be saved: {second}",
-                    progress.done
-                ));
-                error
-            }
-        }
-    }
-
-    /// The iterations of [`Trainer::fit`].
-    fn iterate(
-        &mut self,
-        train: &Dataset,
-        valid: Option<&Dataset>,
-        hooks: &mut Hooks,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        let Hooks { reporter, interrupted, folder } = hooks;
-        let args = self.args.clone();
-        let mut metrics = folder.as_deref().map(MetricsWriter::open).transpose()?;
-        let mut batches = training_batches(train, &args)?;
-        let (mut window, mut trained) = (Window::default(), 0);
-        reporter.start(args.iters);
-        for it in 1..=args.iters {
-            let Some(batch) = batches.next(train, &mut self.rng) else { break };
-            let mut started = Instant::now();
-            let validate = it == 1 || it % args.steps_per_eval == 0 || it == args.iters;
-            if let Some(valid) = valid.filter(|_| validate && args.val_batches != 0) {
-                let report = self.validate(it, valid, *reporter, *interrupted)?;
-                reporter.val(&report);
-                if let Some(metrics) = &mut metrics {
-                    let report = self.metrics(it, Loss::Val(report.val_loss), trained, &window)?;
-                    metrics.write(&report)?;
-                }
-                started = Instant::now();
-            }
-            let (tokens, lengths) = arrays(&batch, &self.model, *reporter)?;
-            let (loss, count) = self.step(&tokens, &lengths)?;
-            progress.done = it;
-            self.trim_cache()?;
-            window.add(f64::from(loss.item::<f32>()?), count, started);
-            trained += count;
-            reporter.advance();
-
-            let stop = interrupted();
-            if it % args.steps_per_report == 0 || it == args.iters || stop {
-                let mean = window.loss / window.steps as f64;
-                let report = self.metrics(it, Loss::Train(mean), trained, &window)?;
-                reporter.train(&train_report(&report, mean));
-                if let Some(metrics) = &mut metrics {
-                    metrics.write(&report)?;
-                }
-                window = Window::default();
-            }
-            if let Some(folder) = folder.as_deref().filter(|_| it % args.save_every == 0) {
-                let file = folder.join(format!("{it:07}_{ADAPTER_FILE}"));
-                adapters::save_trainable(&self.model.decoder, &file)?;
-                reporter.save(&file);
-                self.save(folder)?;
-                progress.saved = it;
-            }
-            if stop {
-                return Err(interruption());
-            }
-        }
-        if let Some(folder) = &folder {
-            self.save(folder)?;
-        }
-        Ok(())
-    }
-
     /// Writes the trained weights and their configuration to a folder.
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
-        let decoder = &self.model.decoder;
+        let config = AdapterConfig { other: self.told.clone(), ..self.adapter_config() };
+        adapters::save_adapters(&self.model.decoder, &config, folder)
+    }
+
+    /// How the adapters were made, without the options of the training.
+    fn adapter_config(&self) -> AdapterConfig {
         // The model knows how its adapters were made; in Python the options of the trainer don't.
-        let made = match self.model.adapters.borrow().clone() {
+        match self.model.adapters.borrow().clone() {
             Some(made) => made,
-            None if adapters::adapted_layer(decoder).is_some() => {
+            None if adapters::adapted_layer(&self.model.decoder).is_some() => {
                 AdapterConfig::from_args(&self.args)
             }
             None => AdapterConfig::full(),
-        };
-        let config = AdapterConfig { other: self.told.clone(), ..made };
-        adapters::save_adapters(decoder, &config, folder)
-    }
-
-    fn validate(
-        &mut self,
-        iteration: u64,
-        valid: &Dataset,
-        reporter: &mut dyn Reporter,
-        interrupted: &mut dyn FnMut() -> bool,
-    ) -> Result<ValReport> {
-        let started = Instant::now();
-        let limit = u64::try_from(self.args.val_batches).ok();
-        let val_loss = self.evaluate(valid, limit, reporter, interrupted)?;
-        Ok(ValReport { iteration, val_loss, seconds: started.elapsed().as_secs_f64() })
-    }
-
-    fn metrics(&self, step: u64, loss: Loss, tokens: u64, window: &Window) -> Result<Metrics> {
-        let per_second =
-            |n: u64| if window.seconds > 0.0 { n as f64 / window.seconds } else { 0.0 };
-        Ok(Metrics {
-            step,
-            loss,
-            // That of the latest update.
-            learning_rate: f64::from(
-                self.schedule.learning_rate(self.step.updates().saturating_sub(1)),
-            ),
-            tokens,
-            tokens_per_second: per_second(window.tokens),
-            iterations_per_second: per_second(window.steps),
-            peak_memory_bytes: memory::peak()? as u64,
-            active_memory_bytes: memory::active()? as u64,
-            cache_memory_bytes: memory::cache()? as u64,
-        })
-    }
-
-    /// Frees memory kept for reuse if that was asked for: it costs the next step fresh pages.
-    fn trim_cache(&self) -> Result<()> {
-        let threshold = self.args.clear_cache_threshold;
-        if threshold > 0 && memory::cache()? as u64 > threshold {
-            memory::clear_cache()?;
         }
-        Ok(())
     }
 }
 
@@ -466,39 +287,6 @@ pub(crate) fn arrays(
     Ok((tokens, Array::from_slice(&lengths, &[rows, 2])?))
 }
 
-impl Window {
-    fn add(&mut self, loss: f64, tokens: u64, started: Instant) {
-        self.loss += loss;
-        self.steps += 1;
-        self.tokens += tokens;
-        self.seconds += started.elapsed().as_secs_f64();
-    }
-}
-
-fn train_report(metrics: &Metrics, train_loss: f64) -> TrainReport {
-    TrainReport {
-        iteration: metrics.step,
-        train_loss,
-        learning_rate: metrics.learning_rate,
-        iterations_per_second: metrics.iterations_per_second,
-        tokens_per_second: metrics.tokens_per_second,
-        trained_tokens: metrics.tokens,
-        peak_memory_bytes: metrics.peak_memory_bytes,
-    }
-}
-
 fn interruption() -> Error {
     Error::Interrupted("stopped".into())
-}
-
-fn stopped(iteration: u64, folder: Option<&Path>) -> Error {
-    Error::Interrupted(match folder {
-        _ if iteration == 0 => "stopped before the first iteration; nothing was trained".into(),
-        Some(folder) => format!(
-            "stopped after iteration {iteration}; the weights are saved. Go on with \
-             --resume-adapter-file {}",
-            folder.join(ADAPTER_FILE).display()
-        ),
-        None => format!("stopped after iteration {iteration}; the model has the weights reached"),
-    })
 }

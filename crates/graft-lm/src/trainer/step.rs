@@ -1,16 +1,19 @@
 //! One training step: forward, backward and the update of all weights in one compiled graph.
 
+use std::collections::BTreeMap;
+use std::iter;
+use std::path::Path;
 use std::rc::Rc;
 
 use graft_kernels::AdamStep;
 use mlx_graft::transforms::{self, Compiled};
 use mlx_graft::{Array, ops, random};
 
-use super::flat::Layout;
+use super::flat::{Layout, NamedParam};
 use super::loss::next_token_loss;
 use super::optimizer::{self, Moments};
 use crate::args::OptimizerOptions;
-use crate::models::Model;
+use crate::models::{Model, wrong_shape};
 use crate::nn::{Context, Module, Param, Source, constant};
 use crate::{Error, Result};
 
@@ -254,10 +257,92 @@ impl Step {
 
     /// Everything that the next step starts from.
     pub fn state(&self) -> Vec<Array> {
-        let moments =
-            self.moments.iter().flat_map(|m| [m.values.clone(), m.m.clone(), m.v.clone()]);
-        moments.chain(self.pending.iter().flatten().cloned()).chain([self.key.clone()]).collect()
+        state(&self.moments, self.pending.as_deref(), &self.key)
     }
+
+    /// [`Step::state`] under the names of the weights, which `weights.`, `m.`, `v.` and, if there are
+    /// gradients since the last update, `gradients.` precede; and `key`, of dropout.
+    pub fn named_state(&self) -> Result<Vec<(String, Array)>> {
+        let mut named = vec![("key".to_owned(), self.key.clone())];
+        let mut add = |kind: &str, buffers: &[Array]| -> Result<()> {
+            let views = self.layout.views(buffers)?;
+            let names = self.layout.named().map(|(name, _)| format!("{kind}.{name}"));
+            named.extend(names.zip(views));
+            Ok(())
+        };
+        let of = |part: fn(&Moments) -> &Array| -> Vec<Array> {
+            self.moments.iter().map(|moments| part(moments).clone()).collect()
+        };
+        add("weights", &of(|moments| &moments.values))?;
+        add("m", &of(|moments| &moments.m))?;
+        add("v", &of(|moments| &moments.v))?;
+        if let Some(pending) = &self.pending {
+            add("gradients", pending)?;
+        }
+        Ok(named)
+    }
+
+    /// Goes on from what [`Step::named_state`] gave after so many updates; `file` is where it was
+    /// read. Nothing changes on an error.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming a tensor that is missing, has another shape or dtype, or is of no
+    /// trainable weight.
+    pub fn restore(
+        &mut self,
+        mut tensors: BTreeMap<String, Array>,
+        updates: u64,
+        file: &Path,
+    ) -> Result<()> {
+        let has_gradients = tensors.keys().any(|name| name.starts_with("gradients."));
+        let mut take = |kind: &str| {
+            let take = |(name, param): (&str, &Param)| {
+                take_like(&mut tensors, &format!("{kind}.{name}"), &param.get(), file)
+            };
+            self.layout.join(&self.layout.named().map(take).collect::<Result<Vec<_>>>()?)
+        };
+        let (values, m, v) = (take("weights")?, take("m")?, take("v")?);
+        let pending = has_gradients.then(|| take("gradients")).transpose()?;
+        let key = take_like(&mut tensors, "key", &self.key, file)?;
+        if let Some((name, _)) = tensors.first_key_value() {
+            let message = format!("tensor {name:?} is of no trainable weight of this model");
+            return Err(Error::invalid(file, message));
+        }
+        let moments: Vec<Moments> = iter::zip(values, iter::zip(m, v))
+            .map(|(values, (m, v))| Moments { values, m, v })
+            .collect();
+        transforms::eval(&state(&moments, pending.as_deref(), &key))?;
+        (self.moments, self.pending, self.key, self.updates) = (moments, pending, key, updates);
+        self.views = publish(&self.layout, &self.moments);
+        Ok(())
+    }
+}
+
+/// All that a step starts from.
+fn state(moments: &[Moments], pending: Option<&[Array]>, key: &Array) -> Vec<Array> {
+    let moments = moments.iter().flat_map(|m| [m.values.clone(), m.m.clone(), m.v.clone()]);
+    moments.chain(pending.into_iter().flatten().cloned()).chain([key.clone()]).collect()
+}
+
+/// Takes the tensor `name`, which has the shape and the dtype of `like`, out of those of `file`.
+fn take_like(
+    tensors: &mut BTreeMap<String, Array>,
+    name: &str,
+    like: &Array,
+    file: &Path,
+) -> Result<Array> {
+    let Some(tensor) = tensors.remove(name) else {
+        let message = format!("no tensor {name:?}, which the model has; is it of another model?");
+        return Err(Error::invalid(file, message));
+    };
+    if tensor.shape() != like.shape() {
+        return Err(wrong_shape(file, name, tensor.shape(), like.shape()));
+    }
+    if tensor.dtype() != like.dtype() {
+        let (found, wanted) = (tensor.dtype(), like.dtype());
+        return Err(Error::invalid(file, format!("tensor {name:?} is {found}, wanted {wanted}")));
+    }
+    Ok(tensor)
 }
 
 /// Gives the model views of the current weights.
@@ -274,11 +359,11 @@ fn average(grad: &Array, every: u64) -> Result<Array> {
 }
 
 /// The weights with the values they have now, frozen ones apart from trainable ones.
-fn partition(model: &Model) -> (Vec<(Param, Array)>, Vec<Param>) {
+fn partition(model: &Model) -> (Vec<(Param, Array)>, Vec<NamedParam>) {
     let (mut frozen, mut trained) = (Vec::new(), Vec::new());
-    for (_, param) in model.decoder.params() {
+    for (name, param) in model.decoder.params() {
         if param.is_trainable() {
-            trained.push(param);
+            trained.push((name, param));
         } else {
             let value = param.get();
             frozen.push((param, value));
