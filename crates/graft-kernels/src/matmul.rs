@@ -9,8 +9,6 @@ mod avx2_lanes;
 #[cfg(target_arch = "x86_64")]
 mod avx2_panels;
 #[cfg(target_arch = "x86_64")]
-mod avx2_tile;
-#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;

@@ -1,18 +1,25 @@
 //! Products in blocks by AVX2's multiply-adds: see `blocked`. A panel of `a` has 6 rows, one of `b` 16
 //! columns, so that the sums of a tile and what is multiplied fill the registers.
 #![allow(unsafe_code)]
-#![allow(clippy::inline_always)] // see `lanes`
 
-use std::arch::x86_64::{__m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_setzero_ps};
+use std::arch::x86_64::{
+    __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps,
+    _mm256_set1_ps, _mm256_setzero_ps,
+};
 use std::cell::RefCell;
 
 use super::avx2_lanes::{Lanes, load, store};
-use super::avx2_tile::{A_LINES, B, B_LINES, Numbers, product, write};
-use super::blocked::{Block, Kernel, Limits, Panels, padded};
+use super::blocked::{Block, FEW_STEPS, Kernel, Limits, Panels, padded};
 use super::matrix::Matrix;
 use super::soon::Soon;
 use crate::avx2::{LANES, transposed};
 use crate::isa::Isa;
+
+/// Lines of a panel of `a`.
+pub(super) const A_LINES: usize = 6;
+
+/// Lines of a panel of `b`, and the registers that hold a step of them.
+pub(super) const B_LINES: usize = 2 * LANES;
 
 /// Bytes by which reading runs ahead of packing.
 const AHEAD: usize = 256;
@@ -24,6 +31,19 @@ const FEW: usize = 4;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct A([f32; A_LINES]);
+
+/// A step of a panel of `b`, which fills a line of the cache.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct B([f32; B_LINES]);
+
+impl B {
+    /// The address of the first number, which is that of a register.
+    #[inline]
+    pub(super) fn as_ptr(&self) -> *const f32 {
+        self.0.as_ptr()
+    }
+}
 
 thread_local! {
     static A_MEMORY: RefCell<Vec<A>> = const { RefCell::new(Vec::new()) };
@@ -47,7 +67,7 @@ impl<T: Lanes> Kernel<T> for Avx2 {
     const ASKS_AHEAD: bool = false;
     type A = A;
     type B = B;
-    const ZEROS: (A, B) = (A([0.0; A_LINES]), B::ZERO);
+    const ZEROS: (A, B) = (A([0.0; A_LINES]), B([0.0; B_LINES]));
 
     fn memory() -> (&'static Panels<A>, &'static Panels<B>) {
         (&A_MEMORY, &B_MEMORY)
@@ -77,16 +97,15 @@ impl<T: Lanes> Kernel<T> for Avx2 {
     unsafe fn tile(block: &Block<'_, T>, a: &[A], b: &[B], (i, j): (usize, usize), _: &mut Soon) {
         let rows = A_LINES.min(block.a.rows - i);
         let columns = B_LINES.min(block.b.rows - j);
-        let steps = padded(block.a.columns);
+        let steps = block.a.columns.div_ceil(FEW_STEPS);
+        let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
         if block.first && block.last {
             prefetch_rows(block.out.at(i, j), block.out.stride);
         } else {
             prefetch_rows(block.sums.at(i, j), block.sums.stride);
         }
-        let (a, b) = (&a[..steps], &b[..steps]);
-        // SAFETY: a panel has six numbers for each step of the other.
-        let sums = unsafe { product(Packed(a.as_ptr()), b) };
-        write(&sums, rows, |r, part, mut sum| {
+        let sums = product(a, b);
+        let write = |r: usize, part: usize, mut sum: __m256| {
             let column = j + part * LANES;
             let count = columns.saturating_sub(part * LANES);
             let waiting = block.sums.at(i + r, column);
@@ -102,19 +121,19 @@ impl<T: Lanes> Kernel<T> for Avx2 {
                     store(waiting, count, sum);
                 }
             }
-        });
-    }
-}
-
-/// The first step of a panel of `a`.
-#[derive(Clone, Copy)]
-struct Packed(*const A);
-
-impl Numbers for Packed {
-    #[inline(always)]
-    unsafe fn get(self, i: usize, t: usize) -> f32 {
-        // SAFETY: the caller says so.
-        unsafe { (*self.0.add(t)).0[i] }
+        };
+        if rows == A_LINES {
+            // A loop of known length, so that the sums stay in registers.
+            for (r, sums) in sums.iter().enumerate() {
+                write(r, 0, sums[0]);
+                write(r, 1, sums[1]);
+            }
+        } else {
+            for (r, sums) in sums.iter().enumerate().take(rows) {
+                write(r, 0, sums[0]);
+                write(r, 1, sums[1]);
+            }
+        }
     }
 }
 
@@ -228,4 +247,26 @@ unsafe fn put(panel: &mut [f32], at: usize, x: __m256) {
     let to = &mut panel[at..];
     // SAFETY: the slice has so many numbers.
     unsafe { store(to.as_mut_ptr(), to.len(), x) };
+}
+
+/// The sums of the products of two panels.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn product(a: &[[A; FEW_STEPS]], b: &[[B; FEW_STEPS]]) -> [[__m256; 2]; A_LINES] {
+    let mut sums = [[_mm256_setzero_ps(); 2]; A_LINES];
+    for (a, b) in a.iter().zip(b) {
+        // Few steps at a time, so that they are written out one behind the other.
+        for (a, b) in a.iter().zip(b) {
+            let from = b.as_ptr();
+            // SAFETY: a step is two registers, and aligned as they are.
+            let b = unsafe { [_mm256_load_ps(from), _mm256_load_ps(from.add(LANES))] };
+            for (sums, &a) in sums.iter_mut().zip(&a.0) {
+                let a = _mm256_set1_ps(a);
+                for (sum, &b) in sums.iter_mut().zip(&b) {
+                    *sum = _mm256_fmadd_ps(a, b, *sum);
+                }
+            }
+        }
+    }
+    sums
 }

@@ -3,14 +3,15 @@
 #![allow(unsafe_code)]
 #![allow(clippy::inline_always)] // see `lanes`
 
-use std::arch::x86_64::_mm256_add_ps;
+use std::arch::x86_64::{
+    __m256, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_set1_ps, _mm256_setzero_ps,
+};
 use std::array;
 use std::ops::Range;
 
-use super::avx2::Avx2;
+use super::avx2::{A_LINES, Avx2, B, B_LINES};
 use super::avx2_lanes::{load, store};
-use super::avx2_tile::{A_LINES, B, B_LINES, Numbers, product, write};
-use super::blocked::{Kernel, padded};
+use super::blocked::{FEW_STEPS, Kernel, padded};
 use super::matrix::Matrix;
 use crate::avx2::LANES;
 use crate::isa::Isa;
@@ -40,7 +41,7 @@ impl Panels {
     pub(super) fn new(matrix: Matrix<'_, f32>) -> Self {
         assert!(<Avx2 as Kernel<f32>>::is_supported());
         let (steps, columns) = (padded(matrix.rows), matrix.transposed());
-        let mut data = vec![B::ZERO; columns.rows.div_ceil(B_LINES) * steps];
+        let mut data = vec![<Avx2 as Kernel<f32>>::ZEROS.1; columns.rows.div_ceil(B_LINES) * steps];
         for (i, panel) in data.chunks_exact_mut(steps).enumerate() {
             let first = i * B_LINES;
             let count = B_LINES.min(columns.rows - first);
@@ -140,6 +141,15 @@ impl Panels {
     }
 }
 
+/// The numbers of six rows.
+trait Numbers: Copy {
+    /// Number `t` of row `i`.
+    ///
+    /// # Safety
+    /// The row has so many.
+    unsafe fn get(self, i: usize, t: usize) -> f32;
+}
+
 /// Rows whose numbers are neighbours.
 #[derive(Clone, Copy)]
 struct Along([*const f32; A_LINES]);
@@ -206,7 +216,7 @@ impl Tile {
     unsafe fn multiply<A: Numbers>(&self, a: A, b: &[B]) {
         // SAFETY: the caller says so.
         let sums = unsafe { product(a, b) };
-        write(&sums, self.rows, |i, part, sum| {
+        let write = |i: usize, part: usize, sum: __m256| {
             let count = self.columns.saturating_sub(part * LANES);
             let out = self.out.wrapping_add(i * self.stride + part * LANES);
             // SAFETY: the caller has so many rows and columns.
@@ -214,6 +224,60 @@ impl Tile {
                 let sum = if self.add { _mm256_add_ps(sum, load(out, count)) } else { sum };
                 store(out, count, sum);
             }
-        });
+        };
+        if self.rows == A_LINES {
+            // A loop of known length, so that the sums stay in registers.
+            for (i, sums) in sums.iter().enumerate() {
+                write(i, 0, sums[0]);
+                write(i, 1, sums[1]);
+            }
+        } else {
+            for (i, sums) in sums.iter().enumerate().take(self.rows) {
+                write(i, 0, sums[0]);
+                write(i, 1, sums[1]);
+            }
+        }
+    }
+}
+
+/// The sums of the products of six rows and a panel.
+///
+/// # Safety
+/// The rows have a number for each step.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn product<A: Numbers>(a: A, b: &[B]) -> [[__m256; 2]; A_LINES] {
+    let mut sums = [[_mm256_setzero_ps(); 2]; A_LINES];
+    let (many, rest) = b.as_chunks::<FEW_STEPS>();
+    // Few steps at a time, so that they are written out one behind the other.
+    for (block, few) in many.iter().enumerate() {
+        for (t, b) in few.iter().enumerate() {
+            // SAFETY: the caller says so.
+            unsafe { multiply(a, block * FEW_STEPS + t, b, &mut sums) };
+        }
+    }
+    for (t, b) in rest.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { multiply(a, many.len() * FEW_STEPS + t, b, &mut sums) };
+    }
+    sums
+}
+
+/// Adds the products of number `t` of each row and a step of a panel.
+///
+/// # Safety
+/// The rows have so many numbers.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply<A: Numbers>(a: A, t: usize, b: &B, sums: &mut [[__m256; 2]; A_LINES]) {
+    let from = b.as_ptr();
+    // SAFETY: a step is two registers, and aligned as they are.
+    let b = unsafe { [_mm256_load_ps(from), _mm256_load_ps(from.add(LANES))] };
+    for (i, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller says so.
+        let a = _mm256_set1_ps(unsafe { a.get(i, t) });
+        for (sum, &b) in sums.iter_mut().zip(&b) {
+            *sum = _mm256_fmadd_ps(a, b, *sum);
+        }
     }
 }
