@@ -32,7 +32,7 @@ SETUP := .venv/.made-from-pyproject
 MLX_LIB = $$(python -c 'import mlx, pathlib; print(next(p for p in map(pathlib.Path, mlx.__path__) if (p / "lib").is_dir()) / "lib")')
 WITH_MLX = export LD_LIBRARY_PATH="$(MLX_LIB):$${LD_LIBRARY_PATH:-}" DYLD_LIBRARY_PATH="$(MLX_LIB):$${DYLD_LIBRARY_PATH:-}";
 
-.PHONY: help setup install build demo test test-rust test-python parity leakcheck gen lint format bench \
+.PHONY: help setup install build demo test test-rust test-python parity leakcheck gen lint format licences bench \
 	bench-peers docs wheel sdist
 
 help: ## List the targets.
@@ -101,6 +101,10 @@ format: $(SETUP) ## Format all sources.
 	cargo fmt --all
 	ruff format .
 	ruff check --fix .
+
+licences: ## Write THIRD-PARTY-LICENSES again, after a change of dependencies; needs cargo-about.
+	cargo about generate --frozen --manifest-path crates/graft-py/Cargo.toml --config about.toml \
+		--fail about.hbs --output-file THIRD-PARTY-LICENSES
 
 bench: install ## Measure against mlx-lm, PyTorch and llama.cpp; writes docs/benchmarks.md.
 	cargo build --release --package graft-train

@@ -20,11 +20,11 @@ HEAD = """\
 Written by `make bench`; do not edit. `make bench-peers` installs PyTorch and llama.cpp beside, and
 `python bench/run.py PART` repeats a part. Contestants take turns, so that all meet the same noise;
 numbers are medians of 9 turns after one or two that warm up, of 5 with mixed lengths. A quick run
-leaves stock mlx-lm out, and who needs over a minute for a step; it takes 2 turns, 3 for scaling and
-starting, 1 with mixed lengths. Otherwise whoever is slow takes 1 or 2 turns and none to warm up:
-stock mlx-lm, and who needs over a minute for the first one. Those turns come first, beside the ones
-in which the others warm up. Where a result rests on fewer than 5 turns of a contestant, "n" says on
-how many; ratios from 10 on have two digits.
+leaves stock mlx-lm out, and who needs over half a minute for a step; it takes 2 turns, 3 for
+scaling and starting, 1 with mixed lengths. Otherwise whoever is slow takes 1 or 2 turns and none to
+warm up: stock mlx-lm, and who needs over half a minute for the first one. Those turns come first,
+beside the ones in which the others warm up. Where a result rests on fewer than 5 turns of a
+contestant, "n" says on how many; ratios from 10 on have two digits.
 
 "mlx-lm, OpenBLAS" is stock mlx-lm with the system's OpenBLAS preloaded in the place of the
 reference BLAS of MLX's wheel; MLX calls BLAS for float32 only. llama.cpp is compiled for this

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from support.run import succeed
 
@@ -63,13 +66,23 @@ def test_expressions() -> None:
     assert not is_allowed("GPL-3.0", allowed)
 
 
-def test_dependencies(root: Path) -> None:
-    settings = tomllib.loads((root / "deny.toml").read_text())
-    allowed = set(settings["licenses"]["allow"])
+@pytest.fixture(scope="module")
+def settings(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "deny.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def metadata(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
     command = ["cargo", "metadata", "--format-version", "1", "--locked"]
     for target in settings["graph"]["targets"]:
         command += ["--filter-platform", target]
-    packages = json.loads(succeed(*command, cwd=root))["packages"]
+    found: dict[str, Any] = json.loads(succeed(*command, cwd=root))
+    return found
+
+
+def test_dependencies(settings: dict[str, Any], metadata: dict[str, Any]) -> None:
+    allowed = set(settings["licenses"]["allow"])
+    packages = metadata["packages"]
     assert len(packages) > 50
     wrong = {
         f"{package['name']} {package['version']}": package["license"]
@@ -80,6 +93,35 @@ def test_dependencies(root: Path) -> None:
     sources = {package["source"] for package in packages if package["source"]}
     assert len(sources) == 1, "packages of one registry, and of no repository or folder"
     assert sources.pop().startswith("registry+")
+
+
+def test_a_wheel_has_the_licences_of_its_crates(
+    root: Path, settings: dict[str, Any], metadata: dict[str, Any]
+) -> None:
+    """Those that are compiled into the extension; `make licences` writes them."""
+    nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
+    packages = {package["id"]: package for package in metadata["packages"]}
+    (start,) = (id for id, package in packages.items() if package["name"] == "graft-py")
+    seen, waiting = {start}, [start]
+    while waiting:
+        for dependency in nodes[waiting.pop()]["deps"]:
+            kinds = {kind["kind"] for kind in dependency["dep_kinds"]}
+            if None in kinds and dependency["pkg"] not in seen:
+                seen.add(dependency["pkg"])
+                waiting.append(dependency["pkg"])
+    theirs = [packages[id] for id in seen if packages[id]["source"]]
+    wanted = {f"{package['name']} {package['version']}" for package in theirs}
+    assert len(wanted) > 50
+    text = (root / "THIRD-PARTY-LICENSES").read_text()
+    told = set(re.findall(r"^  ([\w-]+ \d\S*)$", text, flags=re.M))
+    assert wanted <= told, "run `make licences`"
+    locked = tomllib.loads((root / "Cargo.lock").read_text())["package"]
+    assert told <= {f"{package['name']} {package['version']}" for package in locked}
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text())
+    assert "THIRD-PARTY-LICENSES" in pyproject["project"]["license-files"]
+    accepted = tomllib.loads((root / "about.toml").read_text())
+    assert set(accepted["accepted"]) == set(settings["licenses"]["allow"])
+    assert accepted["targets"] == settings["graph"]["targets"]
 
 
 def test_dependencies_have_a_reason(root: Path) -> None:

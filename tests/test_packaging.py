@@ -69,7 +69,8 @@ def test_the_source_distribution(root: Path, tmp_path: Path) -> None:
     (archive,) = tmp_path.glob("mlx_graft-*.tar.gz")
     with tarfile.open(archive) as tar:
         names = [name.split("/", 1)[1] for name in tar.getnames()]
-    for needed in ("LICENSE-MIT", "Cargo.lock", "mlx-c/ext/graft_error.cpp", "mlx-c/build.rs"):
+    licences = {"LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY-LICENSES"}
+    for needed in (*licences, "Cargo.lock", "mlx-c/ext/graft_error.cpp", "mlx-c/build.rs"):
         assert any(name.endswith(needed) for name in names), needed
 
     run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv")
@@ -91,3 +92,5 @@ def test_the_source_distribution(root: Path, tmp_path: Path) -> None:
     assert Path(module).is_relative_to(tmp_path)
     assert Path(library).is_relative_to(tmp_path)
     assert not list(Path(module).parent.rglob("libmlx.*")), "no second libmlx"
+    (folder,) = Path(packages).glob("mlx_graft-*.dist-info/licenses")
+    assert {path.name for path in folder.iterdir()} == licences

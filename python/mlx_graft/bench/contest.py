@@ -14,7 +14,7 @@ from typing import IO, Any
 
 Turn = dict[str, Any]
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds after which a turn is slow."""
 
 
