@@ -110,6 +110,7 @@ def test_what_it_prints_and_writes(graft, checkpoint, data, tmp_path) -> None:
         "adapters.safetensors",
         "adapter_config.json",
         "metrics.jsonl",
+        "training_state.safetensors",
         "0000004_adapters.safetensors",
         "0000008_adapters.safetensors",
     }

@@ -109,7 +109,7 @@ mod tests {
         let terminal = InMemoryTerm::new(20, 160);
         let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), 255);
         let mut reporter = BarReporter::new(target);
-        reporter.start(4, 0);
+        reporter.start(4, 1);
         reporter.val_start(2);
         reporter.val_advance();
         reporter.val(&ValReport { iteration: 1, val_loss: 2.5, seconds: 0.5 });
@@ -130,7 +130,7 @@ mod tests {
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines[0], "Iter 1: Val loss 2.500, Val took 0.500s");
         assert!(lines[1].starts_with("Iter 2: Train loss 3.250, "), "{shown}");
-        assert!(lines[2].starts_with("train ") && lines[2].contains("50% · 2/4"), "{shown}");
+        assert!(lines[2].starts_with("train ") && lines[2].contains("75% · 3/4"), "{shown}");
         assert_eq!(lines.len(), 3, "the validation's bar is cleared: {shown}");
     }
 }

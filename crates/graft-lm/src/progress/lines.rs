@@ -66,6 +66,7 @@ mod tests {
     fn writes_a_line_for_each_report() {
         let mut reporter = LineReporter::new(Vec::new());
         reporter.start(3, 0);
+        reporter.start(3, 2);
         reporter.advance();
         reporter.val(&ValReport { iteration: 1, val_loss: 2.0, seconds: 0.5 });
         reporter.save(Path::new("a/adapters.safetensors"));
@@ -74,7 +75,8 @@ mod tests {
         let text = String::from_utf8(reporter.into_inner()).unwrap();
         assert_eq!(
             text,
-            "Starting training..., iters: 3\nIter 1: Val loss 2.000, Val took 0.500s\n\
+            "Starting training..., iters: 3\nGoing on after iteration 2, iters: 3\n\
+             Iter 1: Val loss 2.000, Val took 0.500s\n\
              Saved weights to a/adapters.safetensors.\n[WARNING] a row is long\n"
         );
     }
