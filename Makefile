@@ -32,8 +32,8 @@ SETUP := .venv/.made-from-pyproject
 MLX_LIB = $$(python -c 'import mlx, pathlib; print(next(p for p in map(pathlib.Path, mlx.__path__) if (p / "lib").is_dir()) / "lib")')
 WITH_MLX = export LD_LIBRARY_PATH="$(MLX_LIB):$${LD_LIBRARY_PATH:-}" DYLD_LIBRARY_PATH="$(MLX_LIB):$${DYLD_LIBRARY_PATH:-}";
 
-.PHONY: help setup install build demo test test-rust test-python parity leakcheck gen lint format licences bench \
-	bench-peers docs wheel sdist
+.PHONY: help setup install build demo test test-rust test-python parity leakcheck gen lint format licences \
+	bench bench-peers docs wheel sdist
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
