@@ -5,6 +5,8 @@
 //! type with an inlined `with_simd` or `call`: a closure is inlined only if it is short.
 #![allow(clippy::inline_always)]
 
+use std::ops::Range;
+
 use pulp::{Simd, as_arrays};
 
 /// Registers of partial results: each waits for its last operation only.
@@ -12,6 +14,14 @@ const PARTS: usize = 4;
 
 /// Elements whose exponentials are summed at once, on the stack.
 const BLOCK: usize = 256;
+
+/// `part` of a slice of `length` elements, extended so that it fills registers as far as the slice
+/// does: loops over elements that are left take as long each as those over registers.
+pub(crate) fn whole(part: &Range<usize>, length: usize) -> Range<usize> {
+    /// Elements of the widest register.
+    const LANES: usize = 16;
+    part.start / LANES * LANES..part.end.next_multiple_of(LANES).min(length)
+}
 
 /// Registers that all elements of one combine to, and the elements that fill none.
 #[inline(always)]

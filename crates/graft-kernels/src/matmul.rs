@@ -7,7 +7,7 @@ mod avx2_few_rows;
 #[cfg(target_arch = "x86_64")]
 mod avx2_lanes;
 #[cfg(target_arch = "x86_64")]
-mod avx2_panels;
+mod avx2_tile;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +16,8 @@ mod avx512_bf16;
 mod avx512_lanes;
 #[cfg(target_arch = "x86_64")]
 mod avx512_panels;
+#[cfg(target_arch = "x86_64")]
+mod avx512_tile;
 mod bfloat16;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
@@ -27,6 +29,8 @@ mod gemv;
 pub(crate) mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod problem;
 #[cfg(target_arch = "x86_64")]
 mod soon;

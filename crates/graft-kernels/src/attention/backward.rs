@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Strided};
 use pulp::{Simd, WithSimd};
 
-use super::heads::{Block, Heads, Stretch};
-use super::parts::{Pieces, deal};
+use super::heads::{Block, Heads, Stretch, prefetch_rows};
+use super::parts::{Pieces, deal, prefetch};
 use crate::floats::Float;
 use crate::isa;
 use crate::lanes;
@@ -106,10 +106,18 @@ impl<T: Float> Heads<'_, T> {
         let (mut scores, mut slopes, mut product) = (Vec::new(), Vec::new(), Vec::new());
         let mut dq = dq.into_iter();
         let length = self.block_length(stretch);
-        for first in queries.clone().step_by(length) {
+        let block = |first: usize| {
             let count = length.min(queries.end - first);
-            let block = Block { batch, group, first, count };
+            Block { batch, group, first, count }
+        };
+        for first in queries.clone().step_by(length) {
+            if first + length < queries.end {
+                self.prefetch_block(block(first + length), known);
+            }
+            let block = block(first);
             let (seen, rows) = (self.keys_seen(stretch, block), self.rows(block));
+            let dq: Pieces<'_, T> = dq.by_ref().take(block.count).collect();
+            prefetch(&dq);
             let (width, from) = (seen.len(), seen.start - start..seen.end - start);
             let stride = Factor::stride(width);
             let queries = self.scaled_queries(block);
@@ -142,9 +150,9 @@ impl<T: Float> Heads<'_, T> {
             let added = &mut key_sums[sums(self.dim)];
             Factor::new(queries).add_product(added, slopes.transposed());
             keys.product_into(&mut product, slopes, (from, 0..self.dim), self.dim);
-            for (i, dq) in dq.by_ref().take(count).enumerate() {
+            for (i, dq) in dq.into_iter().enumerate() {
                 for (repeat, dq) in dq.chunks_mut(self.dim).enumerate() {
-                    let row = repeat * count + i;
+                    let row = repeat * block.count + i;
                     for (dq, &x) in dq.iter_mut().zip(&product[row * self.dim..]) {
                         dq.write(T::round(x * self.scale()));
                     }
@@ -152,6 +160,17 @@ impl<T: Float> Heads<'_, T> {
             }
         }
         [key_sums, value_sums]
+    }
+
+    /// Asks for what is known of a block.
+    fn prefetch_block(&self, block: Block, known: &Known<'_, T>) {
+        self.prefetch_heads(block, &self.q);
+        for i in 0..block.count {
+            for array in [&known.cotangent, &known.out] {
+                let heads = Matrix::of(array, &[block.batch, block.first + i]);
+                prefetch_rows(heads.rows(block.group * self.repeats, self.repeats));
+            }
+        }
     }
 
     /// The rows of the cotangent of a block and of the attention, and for each the highest score and
@@ -238,10 +257,12 @@ impl WithSimd for Along<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<[f32; 3]> {
+        let mut found = Vec::with_capacity(self.statistics.len());
         let rows = self.cotangent.chunks_exact(self.dim).zip(self.out.chunks_exact(self.dim));
-        let join =
-            |([highest, scale], (x, y)): ([f32; 2], _)| [highest, scale, lanes::dot(simd, x, y)];
-        self.statistics.into_iter().zip(rows).map(join).collect()
+        for ([highest, scale], (x, y)) in self.statistics.into_iter().zip(rows) {
+            found.push([highest, scale, lanes::dot(simd, x, y)]);
+        }
+        found
     }
 }
 
@@ -263,13 +284,14 @@ impl WithSimd for Derive<'_> {
         let rows = self.weights.chunks_mut(self.stride).zip(self.slopes.chunks_mut(self.stride));
         let known = self.visible.into_iter().zip(self.known);
         for ((weights, slopes), (visible, [highest, scale, along])) in rows.zip(known) {
-            for numbers in [&mut *weights, &mut *slopes] {
-                numbers[..visible.start].fill(0.0);
-                numbers[visible.end..].fill(0.0);
-            }
-            for (weight, slope) in weights[visible.clone()].iter_mut().zip(&mut slopes[visible]) {
+            let whole = lanes::whole(&visible, weights.len());
+            for (weight, slope) in weights[whole.clone()].iter_mut().zip(&mut slopes[whole]) {
                 *weight = lanes::exp(simd, *weight - highest) * scale;
                 *slope = *weight * (*slope - along);
+            }
+            for numbers in [weights, slopes] {
+                numbers[..visible.start].fill(0.0);
+                numbers[visible.end..].fill(0.0);
             }
         }
     }

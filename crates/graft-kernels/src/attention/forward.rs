@@ -12,7 +12,7 @@ use pulp::{NullaryFnOnce, Simd, WithSimd};
 
 use super::few_queries;
 use super::heads::{Block, Heads, Stretch};
-use super::parts::{Pieces, deal};
+use super::parts::{Pieces, deal, prefetch};
 use crate::floats::Float;
 use crate::isa;
 use crate::lanes;
@@ -104,7 +104,13 @@ impl<T: Float> Heads<'_, T> {
         let (mut scores, mut product) = (Vec::new(), Vec::new());
         let (mut out, mut statistics) = (out.into_iter(), statistics.into_iter());
         for first in queries.clone().step_by(length) {
+            let next = (first + length < queries.end).then(|| block(first + length));
+            if let Some(next) = next {
+                self.prefetch_heads(next, &self.q);
+            }
             let block = block(first);
+            let out: Pieces<'_, T> = out.by_ref().take(block.count).collect();
+            prefetch(&out);
             let (seen, rows) = (self.keys_seen(stretch, block), self.rows(block));
             let queries = self.scaled_queries(block);
             let from = seen.start - origin..seen.end - origin;
@@ -124,7 +130,6 @@ impl<T: Float> Heads<'_, T> {
             } else {
                 few_queries::mix(&scores, values.rows(from.start, from.len()), &mut product);
             }
-            let out = out.by_ref().take(block.count).collect();
             let statistics = statistics.by_ref().take(block.count).collect();
             self.write_block(block, (&product, &found), out, statistics);
         }
@@ -175,9 +180,13 @@ impl WithSimd for Weigh<'_> {
     fn with_simd<S: Simd>(self, simd: S) -> Vec<[f32; 2]> {
         let mut found = Vec::with_capacity(self.visible.len());
         for (visible, scores) in self.visible.into_iter().zip(self.scores.chunks_mut(self.stride)) {
-            scores[..visible.start].fill(0.0);
-            scores[visible.end..].fill(0.0);
-            let scores = &mut scores[visible];
+            let whole = lanes::whole(&visible, scores.len());
+            scores[..whole.start].fill(0.0);
+            scores[whole.end..].fill(0.0);
+            // Of these the exponential is 0.
+            scores[whole.start..visible.start].fill(f32::NEG_INFINITY);
+            scores[visible.end..whole.end].fill(f32::NEG_INFINITY);
+            let scores = &mut scores[whole];
             let highest = lanes::maximum(simd, scores);
             for x in &mut *scores {
                 *x = lanes::exp(simd, *x - highest);

@@ -9,6 +9,7 @@ use super::Attention;
 use crate::floats::Float;
 use crate::matmul::factor::Factor;
 use crate::matmul::matrix::Matrix;
+use crate::prefetch::prefetch_far_row;
 use crate::tasks;
 
 /// Scores that a thread holds at a time: half a megabyte of `float32`, which a second-level cache
@@ -20,7 +21,7 @@ const ROWS: usize = 32;
 
 /// Queries, keys and values.
 pub(super) struct Heads<'a, T> {
-    q: Strided<'a, T>,
+    pub(super) q: Strided<'a, T>,
     k: Strided<'a, T>,
     v: Strided<'a, T>,
     mask: Option<MaskRows<'a>>,
@@ -223,6 +224,15 @@ impl<'a, T: Float> Heads<'a, T> {
         rows
     }
 
+    /// Asks for the rows of a block in an array `(B, H, T, D)`, which are read soon: each lies far
+    /// from the one before, where the processor does not look ahead.
+    pub(super) fn prefetch_heads<E: Element>(&self, block: Block, array: &Strided<'_, E>) {
+        for repeat in 0..self.repeats {
+            let head = Matrix::of(array, &[block.batch, self.head(block, repeat)]);
+            prefetch_rows(head.rows(block.first, block.count));
+        }
+    }
+
     /// Masks the scores of a block, of rows of `width` keys.
     pub(super) fn mask(&self, block: Block, width: usize, scores: &mut [f32]) {
         match &self.mask {
@@ -277,6 +287,13 @@ impl<'a, T: Float> Heads<'a, T> {
     /// The number of head `repeat` of the group of a block.
     pub(super) fn head(&self, block: Block, repeat: usize) -> usize {
         block.group * self.repeats + repeat
+    }
+}
+
+/// Asks for the rows of a matrix, if they are dense.
+pub(super) fn prefetch_rows<E: Element>(matrix: Matrix<'_, E>) {
+    if matrix.has_dense_rows() {
+        (0..matrix.rows).for_each(|i| prefetch_far_row(matrix.dense_row(i)));
     }
 }
 

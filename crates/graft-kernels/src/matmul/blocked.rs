@@ -219,6 +219,35 @@ fn cuts(all: usize, most: usize, threads: usize) -> Vec<Range<usize>> {
     pieces
 }
 
+/// The panels of rows and of columns of each task: all of `count` rows for each piece of the columns,
+/// or fewer if there are fewer pieces than threads. The last single panels are cut once more, so that
+/// threads end together.
+fn parts(
+    count: usize,
+    pieces: &[Range<usize>],
+    threads: usize,
+) -> Vec<(Range<usize>, Range<usize>)> {
+    /// Panels of rows in a part at least, and parts of a panel of columns at most: each packs that
+    /// panel again.
+    const LEAST: usize = 8;
+    const MOST: usize = 4;
+    let single = pieces.iter().rev().take(threads).take_while(|piece| piece.len() == 1).count();
+    let down = (count / LEAST).clamp(1, MOST);
+    if threads == 1 || pieces.len() < threads || down == 1 {
+        return grid(threads.div_ceil(pieces.len()).min(count), count, pieces);
+    }
+    let (whole, last) = pieces.split_at(pieces.len() - single);
+    let mut parts = grid(1, count, whole);
+    parts.extend(last.iter().flat_map(|piece| grid(down, count, std::slice::from_ref(piece))));
+    parts
+}
+
+/// `down` parts of `count` rows, each with all `pieces` of the columns.
+fn grid(down: usize, count: usize, pieces: &[Range<usize>]) -> Vec<(Range<usize>, Range<usize>)> {
+    let rows = (0..down).map(|i| share(i, down, count));
+    rows.flat_map(|rows| pieces.iter().map(move |piece| (rows.clone(), piece.clone()))).collect()
+}
+
 /// Part `i` of `of` parts of `all`.
 fn share(i: usize, of: usize, all: usize) -> Range<usize> {
     i * all / of..(i + 1) * all / of
@@ -234,22 +263,19 @@ impl<T: Float + Send + Sync> Block<'_, T> {
             .map(Shared::new)
             .collect();
         let threads = if parallel { tasks::threads() } else { 1 };
-        // If there are few columns, tasks have fewer rows.
-        let (columns, most) = if self.is_short() {
+        let parts = if self.is_short() {
+            // If there are few columns, tasks have fewer rows.
             let across = panels.div_ceil(K::PANELS * K::LIMITS.steps / SHORT);
-            ((0..across).map(|i| share(i, across, panels)).collect(), 2 * threads)
+            let down = (2 * threads).div_ceil(across).min(count);
+            grid(down, count, &(0..across).map(|i| share(i, across, panels)).collect::<Vec<_>>())
         } else {
-            (cuts(panels, K::PANELS, threads), threads)
+            parts(count, &cuts(panels, K::PANELS, threads), threads)
         };
-        let across = columns.len();
-        let down = most.div_ceil(across).min(count);
-        let columns = |task: usize| columns[task % across].clone();
-        tasks::for_each(across * down, parallel, |task, (): &mut ()| {
-            let rows = share(task / across, down, count);
+        tasks::for_each(parts.len(), parallel, |task, (): &mut ()| {
+            let (rows, columns) = parts[task].clone();
             let turn = task % threads * rows.len() / threads;
-            let next = Some(task + threads).filter(|&next| next < across * down);
-            let next = next.map(|next| columns(next).start);
-            self.multiply_part::<K>(&Part { rows, turn, columns: columns(task), next }, &a);
+            let next = parts.get(task + threads).map(|(_, columns)| columns.start);
+            self.multiply_part::<K>(&Part { rows, turn, columns, next }, &a);
         });
         drop(a);
         K::memory().0.set(memory);
@@ -355,6 +381,24 @@ mod tests {
         assert_eq!(sizes(16, 4, 2), [4, 4, 4, 2, 1, 1]);
         assert_eq!(sizes(9, 4, 1), [4, 4, 1]);
         assert_eq!(sizes(3, 4, 8), [1, 1, 1]);
+    }
+
+    #[test]
+    fn every_tile_is_in_one_part() {
+        for (count, panels, threads) in
+            [(74, 24, 2), (74, 3, 2), (5, 9, 2), (74, 64, 1), (9, 2, 16)]
+        {
+            let parts = parts(count, &cuts(panels, 6, threads), threads);
+            let mut seen = vec![0; count * panels];
+            for (rows, columns) in &parts {
+                for i in rows.clone() {
+                    columns.clone().for_each(|j| seen[i * panels + j] += 1);
+                }
+            }
+            assert!(seen.iter().all(|&seen| seen == 1), "{count} {panels} {threads}: {parts:?}");
+        }
+        let sizes: Vec<_> = parts(74, &cuts(24, 6, 2), 2).iter().map(|part| part.0.len()).collect();
+        assert_eq!(sizes, [74, 74, 74, 74, 74, 18, 19, 18, 19]);
     }
 
     fn numbers<T: Float>(seed: usize, count: usize) -> Vec<T> {

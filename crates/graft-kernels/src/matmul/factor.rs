@@ -3,35 +3,69 @@
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::avx2_panels::Panels;
+use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
+#[cfg(target_arch = "x86_64")]
+use super::blocked::Kernel;
 use super::float32;
 use super::matrix::Matrix;
+#[cfg(target_arch = "x86_64")]
+use super::panels::{self, Panels};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
 
 /// A matrix that others are multiplied with.
 pub(crate) struct Factor<'a> {
     matrix: Matrix<'a, f32>,
     #[cfg(target_arch = "x86_64")]
-    panels: Option<Panels>,
+    packed: Packed,
+}
+
+/// The matrix as this processor's kernel reads it.
+#[cfg(target_arch = "x86_64")]
+enum Packed {
+    No,
+    Avx2(Panels<Avx2>),
+    Avx512(Panels<Avx512>),
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Packed {
+    /// Whether there is a kernel for this processor.
+    fn is_usable() -> bool {
+        Isa::Avx2.is_usable() && <Avx2 as Kernel<f32>>::is_supported()
+    }
+
+    fn new(matrix: Matrix<'_, f32>) -> Self {
+        if !Self::is_usable() {
+            Self::No
+        } else if Isa::Avx512.is_usable() {
+            Self::Avx512(Panels::new(matrix))
+        } else {
+            Self::Avx2(Panels::new(matrix))
+        }
+    }
 }
 
 impl<'a> Factor<'a> {
     /// The first column of a part is a multiple of this.
-    pub(crate) const COLUMNS: usize = 16;
+    pub(crate) const COLUMNS: usize = 32;
 
     /// Packs the matrix, where that is worth it.
     pub(crate) fn new(matrix: Matrix<'a, f32>) -> Self {
         Self {
             matrix,
             #[cfg(target_arch = "x86_64")]
-            panels: Panels::are_usable().then(|| Panels::new(matrix)),
+            packed: Packed::new(matrix),
         }
     }
 
     /// The best distance of rows of so many numbers in a product that is read by columns, too.
     pub(crate) fn stride(columns: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if Panels::are_usable() {
-            return Panels::stride(columns);
+        if Packed::is_usable() {
+            return panels::stride(columns);
         }
         columns
     }
@@ -50,8 +84,14 @@ impl<'a> Factor<'a> {
         stride: usize,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(panels) = &self.panels {
-            return panels.product_into(out, a, (rows, columns), stride);
+        match &self.packed {
+            Packed::Avx2(panels) => {
+                return panels.product_into(out, a, (rows, columns), stride);
+            }
+            Packed::Avx512(panels) => {
+                return panels.product_into(out, a, (rows, columns), stride);
+            }
+            Packed::No => {}
         }
         assert_eq!(stride, columns.len());
         let part = self.matrix.rows(rows.start, rows.len());
@@ -64,8 +104,10 @@ impl<'a> Factor<'a> {
     /// If the sizes do not fit.
     pub(crate) fn add_product(&self, out: &mut [f32], a: Matrix<'_, f32>) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(panels) = &self.panels {
-            return panels.add_product(out, a);
+        match &self.packed {
+            Packed::Avx2(panels) => return panels.add_product(out, a),
+            Packed::Avx512(panels) => return panels.add_product(out, a),
+            Packed::No => {}
         }
         float32::add_product(out, a, self.matrix);
     }

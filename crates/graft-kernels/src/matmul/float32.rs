@@ -48,17 +48,23 @@ impl Product for f32 {
     }
 }
 
-/// Whether the kernel for AVX-512 is the faster one, as measured on one and two threads: it is where
-/// columns of `b` are dense, as those of a layer's weights, and `a` has not too many rows (with four it
-/// takes half of the time, with 128 nine tenths, with 512 as much or a little less), and where columns
-/// of `a` are, as in gradients of weights. It packs all of `a`, so the other sizes must not be small.
+/// Whether the kernel for AVX-512 is the faster one, as measured on one and two threads. It packs all
+/// of `a`, so the other sizes must not be small, unless the sum is so short that writing is all.
 #[cfg(target_arch = "x86_64")]
 fn suits_avx512(a: &Matrix<'_, f32>, b: &Matrix<'_, f32>) -> bool {
     let (m, k, n) = (a.rows, a.columns, b.columns);
-    let is_faster = if b.transposed().has_dense_rows() {
-        (2..=512).contains(&m) && k >= 256 && k > m && n >= 128 && n >= m
+    let is_faster = if k <= 16 {
+        m >= 512 && n >= 256
+    } else if k < 256 {
+        false
+    } else if !a.has_dense_rows() {
+        // Gradients of weights, whose `a` the `gemm` crate packs slowly.
+        a.transposed().has_dense_rows() && (m >= 512 || m >= 64 && n >= 256)
+    } else if b.transposed().has_dense_rows() {
+        // A layer's weights: with four rows it takes half of the time, with 128 nine tenths.
+        m >= 512 && n >= 256 || m >= 2 && k > m && n >= m.max(128)
     } else {
-        a.transposed().has_dense_rows() && m >= 512 && k >= 256 && n >= 256
+        m >= 512 && n >= 256
     };
     is_faster && Isa::Avx512.is_usable()
 }
@@ -219,7 +225,7 @@ mod tests {
     fn every_kernel_multiplies() {
         let number = |i: usize| ((i * 7919) % 1009) as f32 / 504.5 - 1.0;
         let sizes = [(1, 256, 128), (2, 256, 128), (5, 1030, 129), (40, 255, 130), (130, 300, 129)];
-        let more = [(5, 256, 256), (17, 300, 257), (511, 260, 256)];
+        let more = [(5, 256, 256), (17, 300, 257), (511, 260, 256), (513, 8, 257), (65, 257, 256)];
         for (m, k, n) in sizes.into_iter().chain(more) {
             let (a, b) = ((0..m * k).map(number), (0..k * n).map(|i| number(i + 77)));
             let (a, b): (Vec<_>, Vec<_>) = (a.collect(), b.collect());

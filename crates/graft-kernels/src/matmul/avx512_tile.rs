@@ -1,0 +1,119 @@
+//! Products of rows where they lie and a packed matrix, by AVX-512's multiply-adds: see `panels`.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+};
+use std::array;
+
+use super::avx512::Avx512;
+use super::avx512_panels::{B_ROWS, Row};
+use super::blocked::FEW_STEPS;
+use super::pack::A_LINES;
+use super::panels::{Numbers, RowKernel, Tile};
+use crate::avx512::{LANES, mask};
+
+/// Rows of the tiles that take what is left of a matrix: as few as hide the latency of a
+/// multiplication, and half of them.
+const FEWER: [usize; 2] = [8, 4];
+
+impl RowKernel for Avx512 {
+    fn rows_read(rows: usize) -> usize {
+        FEWER.into_iter().rev().find(|&fewer| rows <= fewer).unwrap_or(A_LINES)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn multiply<A: Numbers>(tile: &Tile, a: A, b: &[[Row; B_ROWS]]) {
+        // SAFETY: the caller says so.
+        unsafe {
+            match Self::rows_read(tile.rows) {
+                A_LINES => multiply_rows::<A, A_LINES>(tile, a, b),
+                8 => multiply_rows::<A, { FEWER[0] }>(tile, a, b),
+                _ => multiply_rows::<A, { FEWER[1] }>(tile, a, b),
+            }
+        }
+    }
+}
+
+/// Writes or adds the product of `ROWS` rows and a panel.
+///
+/// # Safety
+/// As [`RowKernel::multiply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn multiply_rows<A: Numbers, const ROWS: usize>(tile: &Tile, a: A, b: &[[Row; B_ROWS]]) {
+    // SAFETY: the caller says so.
+    let sums = unsafe { product::<A, ROWS>(a, b) };
+    let masks: [u16; B_ROWS] =
+        array::from_fn(|part| mask(tile.columns.saturating_sub(part * LANES)));
+    let write = |i: usize, part: usize, sum: __m512| {
+        let (out, mask) = (tile.at(i, part * LANES), masks[part]);
+        // SAFETY: the mask covers columns that the caller has.
+        unsafe {
+            let sum =
+                if tile.add { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out)) } else { sum };
+            _mm512_mask_storeu_ps(out, mask, sum);
+        }
+    };
+    if tile.rows == ROWS {
+        // A loop of known length, so that the sums stay in registers.
+        for (i, sums) in sums.iter().enumerate() {
+            write(i, 0, sums[0]);
+            write(i, 1, sums[1]);
+        }
+    } else {
+        for (i, sums) in sums.iter().enumerate().take(tile.rows) {
+            write(i, 0, sums[0]);
+            write(i, 1, sums[1]);
+        }
+    }
+}
+
+/// The sums of the products of `ROWS` rows and a panel.
+///
+/// # Safety
+/// The rows have a number for each step.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn product<A: Numbers, const ROWS: usize>(
+    a: A,
+    b: &[[Row; B_ROWS]],
+) -> [[__m512; B_ROWS]; ROWS] {
+    let mut sums = [[_mm512_setzero_ps(); B_ROWS]; ROWS];
+    let (many, rest) = b.as_chunks::<FEW_STEPS>();
+    // Few steps at a time, so that they are written out one behind the other.
+    for (block, few) in many.iter().enumerate() {
+        for (t, b) in few.iter().enumerate() {
+            // SAFETY: the caller says so.
+            unsafe { multiply(a, block * FEW_STEPS + t, b, &mut sums) };
+        }
+    }
+    for (t, b) in rest.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { multiply(a, many.len() * FEW_STEPS + t, b, &mut sums) };
+    }
+    sums
+}
+
+/// Adds the products of number `t` of each row and a step of a panel.
+///
+/// # Safety
+/// The rows have so many numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn multiply<A: Numbers, const ROWS: usize>(
+    a: A,
+    t: usize,
+    b: &[Row; B_ROWS],
+    sums: &mut [[__m512; B_ROWS]; ROWS],
+) {
+    // SAFETY: a row has 64 bytes, and is aligned to as many.
+    let b = [0, 1].map(|i: usize| unsafe { _mm512_load_ps(b[i].0.as_ptr()) });
+    for (i, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller says so.
+        let a = _mm512_set1_ps(unsafe { a.get(i, t) });
+        for (sum, &b) in sums.iter_mut().zip(&b) {
+            *sum = _mm512_fmadd_ps(a, b, *sum);
+        }
+    }
+}
