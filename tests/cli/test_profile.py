@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from support.checkpoints import BASE
+from support.checkpoints import BASE, config_of
 from support.run import assert_refused
 
 ROWS, LENGTH, RANK, LAYERS = 2, 65, 4, BASE["num_hidden_layers"]
@@ -42,28 +43,28 @@ def row(report: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def linear_layers() -> dict[str, tuple[int, int]]:
+def linear_layers(config: dict[str, Any] = BASE) -> dict[str, tuple[int, int]]:
     """The shapes of the linear layers of a block, by mlx-lm's names."""
-    d, inner = BASE["hidden_size"], BASE["intermediate_size"]
-    narrow = d // BASE["num_attention_heads"] * BASE["num_key_value_heads"]
+    d, inner = config["hidden_size"], config["intermediate_size"]
+    narrow = d // config["num_attention_heads"] * config["num_key_value_heads"]
     return {
         "q": (d, d), "k": (d, narrow), "v": (d, narrow), "o": (d, d),
         "gate": (d, inner), "up": (d, inner), "down": (inner, d),
     }  # fmt: skip
 
 
-def product_flops() -> int:
+def product_flops(config: dict[str, Any] = BASE) -> int:
     """What the products of a step cost, with adapters on queries and values."""
     tokens, sums = ROWS * (LENGTH - 1), 0
     for layer in range(LAYERS):
-        for name, (width, out) in linear_layers().items():
+        for name, (width, out) in linear_layers(config).items():
             # Before the first adapters nothing depends on what is trained.
             backward = layer > 0 or name not in "qkv"
             sums += width * out * (1 + backward)
             if name in "qv":
                 # x A and (x A) B, then the derivatives by B, by x A, by A and by x.
                 sums += RANK * out * 3 + RANK * width * (2 + backward)
-    head = BASE["hidden_size"] * BASE["vocab_size"]
+    head = config["hidden_size"] * config["vocab_size"]
     return 2 * tokens * (sums + 2 * head)
 
 
@@ -93,6 +94,17 @@ def test_operations_are_counted_and_weighed(measure, checkpoint) -> None:
     swiglu = row(report, "swiglu")
     numbers = ROWS * (LENGTH - 1) * BASE["intermediate_size"]
     assert (swiglu["calls"], swiglu["bytes"]) == (LAYERS, LAYERS * 3 * 4 * numbers)
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the kernel is for AVX2 and AVX-512"
+)
+def test_adapters_are_a_part_of_large_products(measure, checkpoint) -> None:
+    report, _ = measure(checkpoint("llama-wide"))
+    adapted, others = row(report, "adapted_matmul"), row(report, "matmul")
+    # Of queries and values, and passed back to all blocks but the first.
+    assert adapted["calls"] == 2 * LAYERS + 2 * (LAYERS - 1)
+    assert adapted["flops"] + others["flops"] == product_flops(config_of("llama-wide"))
 
 
 def test_the_parts_make_the_step(measure, checkpoint) -> None:

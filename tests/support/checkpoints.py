@@ -47,6 +47,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "mlp_bias": True,
     },
+    # Layers so large that products with adapters are one operation on the CPU.
+    "llama-wide": {
+        "model_type": "llama",
+        "hidden_size": 256,
+        "intermediate_size": 320,
+        "attention_bias": True,
+    },
     "llama-sliding": {
         "model_type": "llama",
         "sliding_window": 16,
@@ -65,7 +72,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 # The data types that a real checkpoint of each family is most often seen in are tested by logits;
 # everything else is tested in float32, where the comparison is sharp.
-HAS_BOS = {"llama", "llama3", "llama-linear", "llama-sliding", "mistral"}
+HAS_BOS = {"llama", "llama3", "llama-linear", "llama-wide", "llama-sliding", "mistral"}
 
 
 def config_of(family: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ pub use attention::{
 pub use cross_entropy::cross_entropy;
 pub use layer_norm::layer_norm;
 pub use logsumexp::logsumexp;
-pub use matmul::{gather_mm, matmul};
+pub use matmul::{adapted_matmul, gather_mm, matmul};
 pub use quantized_matmul::{Packed, gather_qmm, quantized_matmul, quantized_matmul_each};
 pub use rms_norm::rms_norm;
 pub use rope::{Rope, rope, rope_heads};

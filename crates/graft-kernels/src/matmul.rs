@@ -1,5 +1,6 @@
 //! Matrix products of `float32`, `bfloat16` and `float16`.
 
+mod adapted;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +36,7 @@ mod problem;
 #[cfg(target_arch = "x86_64")]
 mod soon;
 
+pub use adapted::adapted_matmul;
 pub use gather_mm::gather_mm;
 
 use half::{bf16, f16};

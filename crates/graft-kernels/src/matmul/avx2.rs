@@ -97,7 +97,7 @@ impl<T: Lanes> Kernel<T> for Avx2 {
     unsafe fn tile(block: &Block<'_, T>, a: &[A], b: &[B], (i, j): (usize, usize), _: &mut Soon) {
         let rows = A_LINES.min(block.a.rows - i);
         let columns = B_LINES.min(block.b.rows - j);
-        let steps = block.a.columns.div_ceil(FEW_STEPS);
+        let steps = block.steps().div_ceil(FEW_STEPS);
         let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
         if block.first && block.last {
             prefetch_rows(block.out.at(i, j), block.out.stride);

@@ -75,7 +75,7 @@ impl<T: Lanes> Kernel<T> for Avx512 {
         let rows = A_LINES.min(block.a.rows - i);
         let columns = B_LINES.min(block.b.rows - j);
         let masks: [u16; B_ROWS] = array::from_fn(|r| mask(columns.saturating_sub(r * LANES)));
-        let steps = block.a.columns.div_ceil(FEW_STEPS);
+        let steps = block.steps().div_ceil(FEW_STEPS);
         let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
         let mut sums = if block.is_short() {
             product(a, b, || ())

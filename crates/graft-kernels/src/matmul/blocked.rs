@@ -122,19 +122,36 @@ pub(super) fn multiply<K: Kernel<T>, T: Float + Send + Sync>(
     out: &mut [MaybeUninit<T>],
     parallel: bool,
 ) {
-    multiply_in::<K, T>(&K::LIMITS, a, b, out, parallel);
+    multiply_in::<K, T>(&K::LIMITS, [a, b], None, out, parallel);
 }
 
-/// Writes `a × b` to `out` in blocks.
+/// Writes `a × b + c × d` to `out`, all of it, where the second sum is short: it takes a few more
+/// steps of the first one's last block.
+///
+/// # Panics
+/// As [`multiply`].
+pub(super) fn multiply_two<K: Kernel<T>, T: Float + Send + Sync>(
+    product: [Matrix<'_, T>; 2],
+    short: [Matrix<'_, T>; 2],
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) {
+    multiply_in::<K, T>(&K::LIMITS, product, Some(short), out, parallel);
+}
+
+/// Writes `a × b`, and `c × d` added to it if there are these two, to `out` in blocks.
 fn multiply_in<K: Kernel<T>, T: Float + Send + Sync>(
     limits: &Limits,
-    a: Matrix<'_, T>,
-    b: Matrix<'_, T>,
+    [a, b]: [Matrix<'_, T>; 2],
+    short: Option<[Matrix<'_, T>; 2]>,
     out: &mut [MaybeUninit<T>],
     parallel: bool,
 ) {
     let (m, k, n) = (a.rows, b.rows, b.columns);
     assert!(K::is_supported() && a.columns == k && out.len() == m * n);
+    if let Some([c, d]) = short {
+        assert!(c.rows == m && c.columns == d.rows && d.columns == n);
+    }
     let [a_lines, b_lines] = K::LINES;
     let steps = part(k, limits.steps, 1);
     let rows = part(m, limits.packed / steps, a_lines);
@@ -158,6 +175,9 @@ fn multiply_in<K: Kernel<T>, T: Float + Send + Sync>(
                 b: b.rows(step, steps).columns(j, columns).transposed(),
                 out,
                 sums,
+                short: short
+                    .filter(|_| step + steps == k)
+                    .map(|[c, d]| [c.rows(i, rows), d.columns(j, columns).transposed()]),
                 first: step == 0,
                 last: step + steps == k,
             };
@@ -186,6 +206,8 @@ pub(super) struct Block<'a, T> {
     pub(super) a: Matrix<'a, T>,
     /// Transposed: `(N, K)`.
     pub(super) b: Matrix<'a, T>,
+    /// The operands of a second product that is added, as these two.
+    short: Option<[Matrix<'a, T>; 2]>,
     pub(super) out: Sums<MaybeUninit<T>>,
     /// Where the sums are between two blocks: those of `float32` in `out` itself.
     pub(super) sums: Sums<f32>,
@@ -255,7 +277,7 @@ fn share(i: usize, of: usize, all: usize) -> Range<usize> {
 
 impl<T: Float + Send + Sync> Block<'_, T> {
     fn multiply<K: Kernel<T>>(&self, parallel: bool) {
-        let ([a_lines, b_lines], steps) = (K::LINES, padded(self.a.columns));
+        let ([a_lines, b_lines], steps) = (K::LINES, padded(self.steps()));
         let (count, panels) = (self.a.rows.div_ceil(a_lines), self.b.rows.div_ceil(b_lines));
         let mut memory = K::memory().0.take();
         let a: Vec<Shared<'_, K::A>> = fitted(&mut memory, count * steps, K::ZEROS.0)
@@ -283,14 +305,38 @@ impl<T: Float + Send + Sync> Block<'_, T> {
 
     /// Whether the sums have few steps.
     pub(super) fn is_short(&self) -> bool {
-        self.a.columns <= SHORT
+        self.steps() <= SHORT
+    }
+
+    /// The steps of the sums.
+    pub(super) fn steps(&self) -> usize {
+        match self.short {
+            Some([c, _]) => padded(self.a.columns) + c.columns,
+            None => self.a.columns,
+        }
+    }
+
+    fn pack_a<K: Kernel<T>>(&self, i: usize, panel: &mut [K::A]) {
+        let (panel, short) = panel.split_at_mut(padded(self.a.columns));
+        K::pack_a(lines(self.a, i, K::LINES[0]), panel);
+        if let Some([c, _]) = self.short {
+            K::pack_a(lines(c, i, K::LINES[0]), short);
+        }
+    }
+
+    fn pack_b<K: Kernel<T>>(&self, j: usize, panel: &mut [K::B]) {
+        let (panel, short) = panel.split_at_mut(padded(self.a.columns));
+        K::pack_b(lines(self.b, j, K::LINES[1]), panel);
+        if let Some([_, d]) = self.short {
+            K::pack_b(lines(d, j, K::LINES[1]), short);
+        }
     }
 
     fn multiply_part<K: Kernel<T>>(&self, part: &Part, a: &[Shared<'_, K::A>]) {
         let Part { rows, turn, columns, next } = part;
         let [a_lines, b_lines] = K::LINES;
         let row = |t: usize| rows.start + (t + turn) % rows.len();
-        let steps = padded(self.b.columns);
+        let steps = padded(self.steps());
         let mut memory = K::memory().1.take();
         let b = fitted(&mut memory, columns.len() * steps, K::ZEROS.1);
         let asks_ahead = K::ASKS_AHEAD && !self.is_short();
@@ -301,7 +347,7 @@ impl<T: Float + Send + Sync> Block<'_, T> {
             let group = done..if is_first { FIRST.min(rows.len()) } else { done + 1 };
             for (j, b) in columns.clone().zip(b.chunks_mut(steps)) {
                 if is_first {
-                    K::pack_b(lines(self.b, j, b_lines), b);
+                    self.pack_b::<K>(j, b);
                     let next = if j + 1 < columns.end { Some(j + 1) } else { *next };
                     let next = next.filter(|_| asks_ahead);
                     let source = next.map(|j| Source::of(lines(self.b, j, b_lines)));
@@ -309,7 +355,7 @@ impl<T: Float + Send + Sync> Block<'_, T> {
                 }
                 for t in group.clone() {
                     let i = row(t);
-                    let panel = a[i].get(|panel| K::pack_a(lines(self.a, i, a_lines), panel));
+                    let panel = a[i].get(|panel| self.pack_a::<K>(i, panel));
                     if j == columns.start && t + 1 < rows.len() && asks_ahead {
                         let next = row(t + 1);
                         [soon[1], soon[2]] = a[next].sources(lines(self.a, next, a_lines));
@@ -452,9 +498,14 @@ mod tests {
             (second, third),
         ];
         for (a, b) in pairs {
-            for parallel in [false, true] {
+            // The last steps of the sum may be those of a second product.
+            for (parallel, second) in [(false, 0), (true, 0), (true, 9.min(k - 1))] {
                 let mut found = vec![MaybeUninit::new(T::round(f32::NAN)); m * n];
-                multiply_in::<K, T>(limits, a, b, &mut found, parallel);
+                let first = k - second;
+                let short = [a.columns(first, second), b.rows(first, second)];
+                let product = [a.columns(0, first), b.rows(0, first)];
+                let short = (second > 0).then_some(short);
+                multiply_in::<K, T>(limits, product, short, &mut found, parallel);
                 for (at, found) in found.iter().enumerate() {
                     let (i, j) = (at / n, at % n);
                     let terms = (0..k).map(|t| wide(a.get(i, t)) * wide(b.get(t, j)));

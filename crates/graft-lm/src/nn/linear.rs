@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use graft_kernels::{Packed, matmul, quantized_matmul, quantized_matmul_each};
+use graft_kernels::{Packed, adapted_matmul, matmul, quantized_matmul, quantized_matmul_each};
 use mlx_graft::{Array, Dtype, ops, random};
 
 use super::{Context, Module, Param, Visitor, constant, visit_child};
@@ -251,6 +251,13 @@ impl Linear {
 
 impl Adapted {
     fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
+        if let LinearKind::Dense(dense) = &*self.linear.kind.borrow()
+            && self.dropout <= 0.0
+        {
+            let (a, b) = (self.lora_a.get(), self.lora_b.get());
+            let y = adapted_matmul(x, &dense.weight.get(), &a, &b, self.scale)?;
+            return add_bias(y, dense.bias.as_ref());
+        }
         let y = self.linear.forward(x, ctx)?;
         low_rank(x, self.dropout, ctx, |x| {
             Ok(matmul(&matmul(x, &self.lora_a.get())?, &self.lora_b.get())?)

@@ -72,6 +72,11 @@ pub fn flops(operation: &Operation) -> Option<u64> {
             let inner = *shape(0)?.last()? as u64;
             operation.outputs.iter().map(|output| elements(&output.shape) * inner).sum()
         }
+        // The update adds as many terms to a sum as its rank is.
+        "adapted_matmul" => {
+            let inner = (shape(0)?.last()? + shape(3)?.first()?) as u64;
+            operation.outputs.iter().map(|output| elements(&output.shape) * inner).sum()
+        }
         "scaled_dot_product_attention" | "ScaledDotProductAttention" => {
             let mask = operation.inputs.get(3);
             let (pairs, d, e) = attention(shape(0)?, shape(1)?, shape(2)?, mask)?;
@@ -134,6 +139,17 @@ mod tests {
             assert_eq!(flops(&operation), Some(2 * 2 * 3 * 5 * 7));
             assert_eq!(bytes(&operation), 4 * (2 * 3 * 5 + 5 * 7 + 2 * 3 * 7));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn products_with_an_update_are_counted_with_it() -> Result<()> {
+        let (x, w, a, b) =
+            (ones(&[64, 256])?, ones(&[128, 256])?, ones(&[256, 8])?, ones(&[8, 128])?);
+        let y = graft_kernels::adapted_matmul(&x, &w, &a, &b, 2.0)?;
+        let operations = eval(&[&y], Timing::Apart)?.operations;
+        let products: u64 = operations.iter().filter_map(flops).sum();
+        assert_eq!(products, 2 * 64 * (256 * 128 + 256 * 8 + 8 * 128));
         Ok(())
     }
 

@@ -1,0 +1,251 @@
+//! The product with a weight that has a low-rank update.
+#![cfg_attr(target_arch = "x86_64", allow(unsafe_code))]
+
+use half::{bf16, f16};
+use mlx_graft::primitive::{
+    ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
+};
+use mlx_graft::{Array, Dtype, Error, Result, ops};
+
+use super::{matmul, multiply, transposed};
+use crate::derivatives::{self, Composed};
+use crate::{floats, is_active};
+
+/// The least rows, inputs and outputs for which it is one operation.
+const LEAST: [i32; 3] = [64, 256, 128];
+
+/// The largest rank for which it is one operation.
+const MOST_RANK: i32 = 128;
+
+/// `x @ w.T + scale * (x @ a) @ b`: a linear layer with a low-rank update (Hu et al., 2021).
+///
+/// `x` is `(…, I)`, `w` is `(O, I)`, `a` is `(I, R)` and `b` is `(R, O)`; the result is `(…, O)`. Many
+/// rows of arrays of one dtype, `float32`, `bfloat16` or `float16`, on the CPU are one product whose
+/// sums have a few more terms, and so is the derivative with respect to `x`. Otherwise the update is
+/// rounded to the dtype of `x`, as mlx-lm does, and added.
+///
+/// # Errors
+/// Those of `mlx.core.matmul`, if the shapes do not fit.
+///
+/// ```
+/// use mlx_graft::Array;
+///
+/// let x = Array::from_slice(&[1.0_f32, 2.0], &[1, 2])?;
+/// let w = Array::from_slice(&[1.0_f32, 1.0], &[1, 2])?;
+/// let (a, b) = (Array::from_slice(&[1.0_f32, 0.0], &[2, 1])?, Array::from_slice(&[4.0_f32], &[1, 1])?);
+/// assert_eq!(graft_kernels::adapted_matmul(&x, &w, &a, &b, 0.5)?.to_vec::<f32>()?, [5.0]);
+/// # Ok::<(), mlx_graft::Error>(())
+/// ```
+pub fn adapted_matmul(x: &Array, w: &Array, a: &Array, b: &Array, scale: f32) -> Result<Array> {
+    if suits([x, w, a, b]) && is_active()? {
+        return Adapted { scale }.apply([x, w, a, b]);
+    }
+    let update = scaled(&matmul(&matmul(x, a)?, b)?, scale)?;
+    let update =
+        if update.dtype() == x.dtype() { update } else { ops::astype(&update, x.dtype())? };
+    ops::add(&matmul(x, &ops::transpose(w)?)?, &update)
+}
+
+/// Whether there is a kernel for these arrays, and it is faster than several operations.
+fn suits([x, w, a, b]: [&Array; 4]) -> bool {
+    let (Some(&inputs), [outputs, _], [_, rank]) = (x.shape().last(), w.shape(), a.shape()) else {
+        return false;
+    };
+    let [least_rows, least_inputs, least_outputs] = LEAST;
+    floats::is_known(x)
+        && [w, a, b].iter().all(|y| y.dtype() == x.dtype())
+        && has_kernel(x.dtype())
+        && (1..=MOST_RANK).contains(rank)
+        && inputs >= least_inputs
+        && *outputs >= least_outputs
+        && x.size() / inputs as usize >= least_rows as usize
+        && w.shape() == [*outputs, inputs]
+        && a.shape() == [inputs, *rank]
+        && b.shape() == [*rank, *outputs]
+}
+
+/// Whether the processor has a kernel for two products, and no faster one for a single one.
+#[cfg(target_arch = "x86_64")]
+fn has_kernel(dtype: Dtype) -> bool {
+    use super::avx2::Avx2;
+    use super::avx512_bf16;
+    use super::blocked::Kernel;
+    use crate::isa::Isa;
+
+    Isa::Avx2.is_usable()
+        && <Avx2 as Kernel<f32>>::is_supported()
+        && (dtype != Dtype::Bfloat16 || !avx512_bf16::suits_many_rows())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_kernel(_: Dtype) -> bool {
+    false
+}
+
+/// `x` times `scale`, in its dtype.
+fn scaled(x: &Array, scale: f32) -> Result<Array> {
+    ops::multiply(&ops::astype(&Array::scalar(scale)?, x.dtype())?, x)
+}
+
+/// The rows of an array, as a matrix.
+fn rows(x: &Array) -> Result<Array> {
+    ops::flatten(x, 0, -2)
+}
+
+/// The function of `x`, `w`, `a`, `b` and, as a fifth input that is no variable, `scale * x @ a`.
+#[derive(Clone, Copy, PartialEq)]
+struct Adapted {
+    scale: f32,
+}
+
+impl Adapted {
+    fn apply(self, [x, w, a, b]: [&Array; 4]) -> Result<Array> {
+        let inner = ops::stop_gradient(&self.inner(x, a)?)?;
+        Ok(apply(self, &[x, w, a, b, &inner])?.remove(0))
+    }
+
+    /// `scale * x @ a`.
+    fn inner(self, x: &Array, a: &Array) -> Result<Array> {
+        scaled(&multiply(x, a)?, self.scale)
+    }
+}
+
+impl Composed for Adapted {
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let [x, w, a, b, _] = inputs else {
+            return Err(Error::invalid_argument(Self::NAME, "needs five arrays"));
+        };
+        let update = multiply(&self.inner(x, a)?, b)?;
+        Ok(vec![ops::add(&multiply(x, &transposed(w)?)?, &update)?])
+    }
+}
+
+impl Primitive for Adapted {
+    const NAME: &'static str = "adapted_matmul";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let [x, w, ..] = inputs else {
+            return Err(Error::invalid_argument(Self::NAME, "needs five arrays"));
+        };
+        let mut shape = x.shape.clone();
+        if let Some(last) = shape.last_mut() {
+            *last = w.shape[0];
+        }
+        Ok(vec![ArraySpec::new(shape, x.dtype)])
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        match inputs[0].dtype() {
+            Dtype::Bfloat16 => kernel::write::<bf16>(inputs, &mut outputs[0]),
+            Dtype::Float16 => kernel::write::<f16>(inputs, &mut outputs[0]),
+            _ => kernel::write::<f32>(inputs, &mut outputs[0]),
+        }
+    }
+
+    fn vjp(
+        &self,
+        primals: &[Array],
+        cotangents: &[Array],
+        argnums: &[usize],
+        _outputs: &[Array],
+    ) -> Result<Vec<Array>> {
+        let ([x, w, a, b, inner], g) = ([0, 1, 2, 3, 4].map(|i| &primals[i]), &cotangents[0]);
+        // The same function, of the cotangent and of the transposed matrices.
+        let transposed_a = transposed(a)?;
+        let transposed_b = transposed(b)?;
+        let with_respect_to = |&arg: &usize| match arg {
+            0 => self.apply([g, &transposed(w)?, &transposed_b, &transposed_a]),
+            1 => multiply(&transposed(&rows(g)?)?, &rows(x)?),
+            2 => multiply(&transposed(&rows(x)?)?, &rows(&self.inner(g, &transposed_b)?)?),
+            // Computed before; what it depends on is differentiated too.
+            3 => multiply(&transposed(&rows(&self.inner(x, a)?)?)?, &rows(g)?),
+            _ => ops::zeros_like(inner),
+        };
+        argnums.iter().map(with_respect_to).collect()
+    }
+
+    fn jvp(&self, primals: &[Array], tangents: &[Array], argnums: &[usize]) -> Result<Vec<Array>> {
+        derivatives::jvp(derivatives::of(*self), primals, tangents, argnums)
+    }
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        let ndim = inputs[0].ndim() - usize::from(axes[0].is_some());
+        let to_front = |i: usize| -> Result<Array> {
+            let Some(axis) = axes[i] else { return Ok(inputs[i].clone()) };
+            let moved = ops::moveaxis(&inputs[i], axis, 0)?;
+            // The matrices broadcast from the right: the mapped dimension must stay leftmost.
+            let missing: Vec<i32> = (1..=(ndim + 1 - moved.ndim()) as i32).collect();
+            if missing.is_empty() { Ok(moved) } else { ops::expand_dims_axes(&moved, &missing) }
+        };
+        let moved = (0..inputs.len()).map(to_front).collect::<Result<Vec<_>>>()?;
+        let outputs = if axes[1..4].iter().all(Option::is_none) {
+            let [x, w, a, b] = [0, 1, 2, 3].map(|i| &moved[i]);
+            vec![self.apply([x, w, a, b])?]
+        } else {
+            self.composed(&moved)?
+        };
+        Ok((outputs, vec![Some(0)]))
+    }
+
+    fn layout(&self, input: usize) -> Layout {
+        // The rows of `x`, and what was made of them.
+        if matches!(input, 0 | 4) { Layout::RowContiguous } else { Layout::Strided }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod kernel {
+    use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
+
+    use super::super::avx2::Avx2;
+    use super::super::avx512::Avx512;
+    use super::super::blocked;
+    use super::super::matrix::Matrix;
+    use super::super::{avx2_lanes, avx512_lanes};
+    use crate::isa::Isa;
+
+    /// Writes `x @ w.T + inner @ b`.
+    pub(super) fn write<T: avx2_lanes::Lanes + avx512_lanes::Lanes>(
+        inputs: &[InputBuffer<'_>],
+        output: &mut OutputBuffer<'_>,
+    ) -> Result<(), KernelError> {
+        let [x, w, _, b, inner] = inputs else {
+            return Err(KernelError::new("an adapted product has five inputs"));
+        };
+        let w = Matrix::of(&w.strided::<T>()?, &[]);
+        let b = Matrix::of(&b.strided::<T>()?, &[]);
+        let rows = x.size() / w.columns;
+        let x = Matrix::from_rows(x.as_slice::<T>()?, rows, w.columns);
+        let inner = Matrix::from_rows(inner.as_slice::<T>()?, rows, b.rows);
+        // SAFETY: all of it is written.
+        let out = unsafe { output.as_uninit_slice::<T>()? };
+        let (product, short) = ([x, w.transposed()], [inner, b]);
+        if Isa::Avx512.is_usable() {
+            blocked::multiply_two::<Avx512, T>(product, short, out, true);
+        } else {
+            blocked::multiply_two::<Avx2, T>(product, short, out, true);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod kernel {
+    use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
+
+    /// There is no such kernel for this processor, as `has_kernel` says.
+    pub(super) fn write<T>(
+        _: &[InputBuffer<'_>],
+        _: &mut OutputBuffer<'_>,
+    ) -> Result<(), KernelError> {
+        Err(KernelError::new("there is no kernel for adapted products on this processor"))
+    }
+}

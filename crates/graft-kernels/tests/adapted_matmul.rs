@@ -1,0 +1,151 @@
+//! The product with a weight that has a low-rank update, against the same made of MLX's operations.
+
+mod common;
+
+use common::{assert_within, numbers};
+use mlx_graft::{Array, Dtype, Result, ops, transforms};
+
+const SCALE: f32 = 3.0;
+
+fn ours(x: &[Array]) -> Result<Vec<Array>> {
+    Ok(vec![graft_kernels::adapted_matmul(&x[0], &x[1], &x[2], &x[3], SCALE)?])
+}
+
+/// The formula in float64, rounded to float32.
+fn theirs(x: &[Array]) -> Result<Vec<Array>> {
+    let wide: Vec<Array> =
+        x.iter().map(|x| ops::astype(x, Dtype::Float64)).collect::<Result<_>>()?;
+    let [x, w, a, b] = wide.as_slice() else { unreachable!("four inputs") };
+    let update = ops::matmul(&ops::matmul(x, a)?, b)?;
+    let update = ops::multiply(&update, &ops::astype(&Array::scalar(SCALE)?, Dtype::Float64)?)?;
+    let sum = ops::add(&ops::matmul(x, &ops::swapaxes(w, -1, -2)?)?, &update)?;
+    Ok(vec![ops::astype(&sum, Dtype::Float32)?])
+}
+
+/// `x`, `w`, `a` and `b` for so many rows, inputs, outputs and ranks.
+fn inputs(rows: &[i32], [inputs, outputs, rank]: [i32; 3]) -> Result<Vec<Array>> {
+    Ok(vec![
+        numbers(1, &[rows, &[inputs]].concat())?,
+        numbers(2, &[outputs, inputs])?,
+        numbers(3, &[inputs, rank])?,
+        numbers(4, &[rank, outputs])?,
+    ])
+}
+
+/// Compares arrays whose numbers are sums of as many products as `terms`.
+#[track_caller]
+fn check(found: &[Array], wanted: &[Array], terms: f32) -> Result<()> {
+    assert_eq!(found.len(), wanted.len());
+    for (found, wanted) in found.iter().zip(wanted) {
+        let bound = ops::add(&ops::abs(wanted)?, &Array::scalar(terms)?)?;
+        assert_within(found, wanted, &ops::multiply(&bound, &Array::scalar(1e-6_f32)?)?);
+    }
+    Ok(())
+}
+
+/// Sizes that are and that are not multiples of what a kernel computes at once; few rows and few
+/// columns are several operations.
+const SIZES: [(&[i32], [i32; 3]); 6] = [
+    (&[2, 33], [257, 130, 3]),
+    (&[128], [1040, 256, 8]),
+    (&[71], [256, 129, 128]),
+    (&[64], [300, 128, 1]),
+    (&[3, 5], [260, 140, 4]),
+    (&[70], [30, 20, 2]),
+];
+
+#[test]
+fn values_and_derivatives_are_those_of_the_formula() -> Result<()> {
+    for (rows, sizes) in SIZES {
+        let x = inputs(rows, sizes)?;
+        let terms = 64.0 * sizes[0].max(sizes[1]) as f32;
+        let wanted = theirs(&x)?;
+        check(&ours(&x)?, &wanted, terms)?;
+        let cotangents = [numbers(5, wanted[0].shape())?];
+        let found = transforms::vjp(ours, &x, &cotangents)?.1;
+        check(&found, &transforms::vjp(theirs, &x, &cotangents)?.1, terms)?;
+        let tangents: Vec<Array> =
+            x.iter().map(|x| numbers(6, x.shape())).collect::<Result<_>>()?;
+        let found = transforms::jvp(ours, &x, &tangents)?.1;
+        check(&found, &transforms::jvp(theirs, &x, &tangents)?.1, 4.0 * terms)?;
+    }
+    Ok(())
+}
+
+/// Of the derivative's own derivative, which is made of the same operation.
+#[test]
+fn second_derivatives_are_those_of_the_formula() -> Result<()> {
+    let x = inputs(&[66], [256, 128, 4])?;
+    let slope = |f: fn(&[Array]) -> Result<Vec<Array>>| {
+        move |x: &[Array]| {
+            let loss = move |x: &[Array]| {
+                let y = ops::multiply(&f(x)?[0], &Array::scalar(0.01_f32)?)?;
+                Ok(vec![ops::sum(&ops::square(&y)?, false)?])
+            };
+            let slopes = transforms::grad(loss, &[0, 2, 3], x)?;
+            let squares = slopes.iter().map(|slope| {
+                let small = ops::multiply(slope, &Array::scalar(0.01_f32)?)?;
+                ops::sum(&ops::square(&small)?, false)
+            });
+            let squares: Vec<Array> = squares.collect::<Result<_>>()?;
+            Ok(vec![ops::add(&ops::add(&squares[0], &squares[1])?, &squares[2])?])
+        }
+    };
+    let all = [0, 1, 2, 3];
+    let found = transforms::grad(slope(ours), &all, &x)?;
+    let wanted = transforms::grad(slope(theirs), &all, &x)?;
+    for (found, wanted) in found.iter().zip(&wanted) {
+        let largest = ops::max(&ops::abs(wanted)?, false)?.item::<f32>()?;
+        assert!(largest > 0.0);
+        let bound = ops::full_like(wanted, &Array::scalar(1e-5 * largest)?, Dtype::Float32)?;
+        assert_within(found, wanted, &bound);
+    }
+    Ok(())
+}
+
+#[test]
+fn all_dtypes_layouts_and_transforms() -> Result<()> {
+    let x = inputs(&[2, 40], [256, 160, 8])?;
+    let wanted = theirs(&x)?;
+    // A step is compiled, and its weights may be views.
+    let compiled = transforms::compile(ours, false)?;
+    check(&compiled.call(&x)?, &wanted, 3e4)?;
+    let turned = x.iter().map(|x| {
+        let turned = ops::contiguous(&ops::swapaxes(x, -1, -2)?, false)?;
+        ops::swapaxes(&turned, -1, -2)
+    });
+    check(&ours(&turned.collect::<Result<Vec<_>>>()?)?, &wanted, 3e4)?;
+
+    for (dtype, unit) in [(Dtype::Bfloat16, 1.0_f32 / 64.0), (Dtype::Float16, 1.0 / 512.0)] {
+        let x: Vec<Array> = x.iter().map(|x| ops::astype(x, dtype)).collect::<Result<_>>()?;
+        let found = ours(&x)?.remove(0);
+        assert_eq!(found.dtype(), dtype);
+        let found = ops::astype(&found, Dtype::Float32)?;
+        let wanted = theirs(&x)?.remove(0);
+        let size = ops::add(&ops::abs(&wanted)?, &Array::scalar(64.0_f32)?)?;
+        assert_within(&found, &wanted, &ops::multiply(&size, &Array::scalar(unit)?)?);
+    }
+
+    // Of the rows alone, and of all.
+    let stack = |x: &Array| ops::stack(&[x, &ops::negative(x)?]);
+    let stacked: Vec<Array> = x.iter().map(stack).collect::<Result<_>>()?;
+    for mapped in [[true, false, false, false], [true; 4], [false, true, true, false]] {
+        let pick = |i: usize| if mapped[i] { stacked[i].clone() } else { x[i].clone() };
+        let some: Vec<Array> = (0..4).map(pick).collect();
+        let axes = mapped.map(|mapped| mapped.then_some(0));
+        let found = transforms::vmap(ours, &some, &axes, &[Some(0)])?.remove(0);
+        let each = (0..2_i32).map(|i| {
+            let at = |j: usize| {
+                if mapped[j] {
+                    ops::take_axis(&stacked[j], &Array::scalar(i)?, 0)
+                } else {
+                    Ok(x[j].clone())
+                }
+            };
+            Ok(theirs(&(0..4).map(at).collect::<Result<Vec<_>>>()?)?.remove(0))
+        });
+        let each = each.collect::<Result<Vec<_>>>()?;
+        check(&[found], &[ops::stack(&[&each[0], &each[1]])?], 3e4)?;
+    }
+    Ok(())
+}
