@@ -29,7 +29,7 @@ impl Product for f32 {
     ) {
         assert!(a.columns == b.rows && out.len() == a.rows * b.columns);
         #[cfg(target_arch = "x86_64")]
-        if avx2_few_rows::suits(&a, &b) && !Isa::Avx512.is_usable() {
+        if avx2_few_rows::suits(&a, &b) {
             return avx2_few_rows::multiply(a, b, out, parallel);
         }
         if a.rows == 1 && gemv::suits(&b) {
