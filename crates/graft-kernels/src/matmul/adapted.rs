@@ -1,5 +1,5 @@
 //! The product with a weight that has a low-rank update.
-#![cfg_attr(target_arch = "x86_64", allow(unsafe_code))]
+#![allow(unsafe_code)]
 
 use half::{bf16, f16};
 use mlx_graft::primitive::{
