@@ -148,6 +148,15 @@ fn transposed(x: &Array) -> Result<Array> {
     ops::swapaxes(x, -1, -2)
 }
 
+/// A stack of matrices whose dimension `axis`, if one is mapped, comes first, before `ndim` others:
+/// leading dimensions broadcast from the right, and the mapped one must stay leftmost.
+fn to_front(x: &Array, axis: Option<i32>, ndim: usize) -> Result<Array> {
+    let Some(axis) = axis else { return Ok(x.clone()) };
+    let moved = ops::moveaxis(x, axis, 0)?;
+    let missing: Vec<i32> = (1..=(ndim + 1 - moved.ndim()) as i32).collect();
+    if missing.is_empty() { Ok(moved) } else { ops::expand_dims_axes(&moved, &missing) }
+}
+
 /// Sums the dimensions along which an array of `shape` was broadcast to become `x`.
 pub(crate) fn sum_to(x: &Array, shape: &[i32]) -> Result<Array> {
     let extra = x.ndim() - shape.len();
@@ -234,14 +243,8 @@ impl Primitive for Matmul {
         // Dimensions of one matrix stack, without the mapped one.
         let ndim = |i: usize| inputs[i].ndim() - usize::from(axes[i].is_some());
         let most = ndim(0).max(ndim(1));
-        let to_front = |i: usize| -> Result<Array> {
-            let Some(axis) = axes[i] else { return Ok(inputs[i].clone()) };
-            let moved = ops::moveaxis(&inputs[i], axis, 0)?;
-            // Leading dimensions broadcast from the right: the mapped one must stay leftmost.
-            let missing: Vec<i32> = (1..=(most - ndim(i)) as i32).collect();
-            if missing.is_empty() { Ok(moved) } else { ops::expand_dims_axes(&moved, &missing) }
-        };
-        Ok((vec![multiply(&to_front(0)?, &to_front(1)?)?], vec![Some(0)]))
+        let front = |i: usize| to_front(&inputs[i], axes[i], most);
+        Ok((vec![multiply(&front(0)?, &front(1)?)?], vec![Some(0)]))
     }
 
     fn layout(&self, _input: usize) -> Layout {

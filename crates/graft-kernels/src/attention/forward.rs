@@ -104,9 +104,8 @@ impl<T: Float> Heads<'_, T> {
         let (mut scores, mut product) = (Vec::new(), Vec::new());
         let (mut out, mut statistics) = (out.into_iter(), statistics.into_iter());
         for first in queries.clone().step_by(length) {
-            let next = (first + length < queries.end).then(|| block(first + length));
-            if let Some(next) = next {
-                self.prefetch_heads(next, &self.q);
+            if first + length < queries.end {
+                self.prefetch_heads(block(first + length), &self.q);
             }
             let block = block(first);
             let out: Pieces<'_, T> = out.by_ref().take(block.count).collect();

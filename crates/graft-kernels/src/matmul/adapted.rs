@@ -7,7 +7,7 @@ use mlx_graft::primitive::{
 };
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
-use super::{matmul, multiply, transposed};
+use super::{matmul, multiply, to_front, transposed};
 use crate::derivatives::{self, Composed};
 use crate::{floats, is_active};
 
@@ -67,14 +67,9 @@ fn suits([x, w, a, b]: [&Array; 4]) -> bool {
 /// Whether the processor has a kernel for two products, and no faster one for a single one.
 #[cfg(target_arch = "x86_64")]
 fn has_kernel(dtype: Dtype) -> bool {
-    use super::avx2::Avx2;
-    use super::avx512_bf16;
-    use super::blocked::Kernel;
-    use crate::isa::Isa;
+    use super::{avx2, avx512_bf16};
 
-    Isa::Avx2.is_usable()
-        && <Avx2 as Kernel<f32>>::is_supported()
-        && (dtype != Dtype::Bfloat16 || !avx512_bf16::suits_many_rows())
+    avx2::is_usable() && (dtype != Dtype::Bfloat16 || !avx512_bf16::suits_many_rows())
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -178,14 +173,8 @@ impl Primitive for Adapted {
         axes: &[Option<i32>],
     ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
         let ndim = inputs[0].ndim() - usize::from(axes[0].is_some());
-        let to_front = |i: usize| -> Result<Array> {
-            let Some(axis) = axes[i] else { return Ok(inputs[i].clone()) };
-            let moved = ops::moveaxis(&inputs[i], axis, 0)?;
-            // The matrices broadcast from the right: the mapped dimension must stay leftmost.
-            let missing: Vec<i32> = (1..=(ndim + 1 - moved.ndim()) as i32).collect();
-            if missing.is_empty() { Ok(moved) } else { ops::expand_dims_axes(&moved, &missing) }
-        };
-        let moved = (0..inputs.len()).map(to_front).collect::<Result<Vec<_>>>()?;
+        let moved = inputs.iter().zip(axes).map(|(x, &axis)| to_front(x, axis, ndim));
+        let moved = moved.collect::<Result<Vec<_>>>()?;
         let outputs = if axes[1..4].iter().all(Option::is_none) {
             let [x, w, a, b] = [0, 1, 2, 3].map(|i| &moved[i]);
             vec![self.apply([x, w, a, b])?]

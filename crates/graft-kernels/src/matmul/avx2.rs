@@ -50,9 +50,14 @@ thread_local! {
     static B_MEMORY: RefCell<Vec<B>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Whether the kernel may run; so may that of AVX-512 only where this one may.
+pub(super) fn is_usable() -> bool {
+    Isa::Avx2.is_usable() && <Avx2 as Kernel<f32>>::is_supported()
+}
+
 /// Whether packing pays: with a few rows or columns, the operand that has more is read once only.
 pub(super) fn suits<T: Lanes>(a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> bool {
-    Isa::Avx2.is_usable() && <Avx2 as Kernel<T>>::is_supported() && a.rows > FEW && b.columns > FEW
+    is_usable() && a.rows > FEW && b.columns > FEW
 }
 
 /// The kernel.

@@ -16,11 +16,12 @@ use crate::avx512::{LANES, mask};
 
 /// Rows of the tiles that take what is left of a matrix: as few as hide the latency of a
 /// multiplication, and half of them.
-const FEWER: [usize; 2] = [8, 4];
+const FEWER: usize = 8;
+const FEWEST: usize = FEWER / 2;
 
 impl RowKernel for Avx512 {
     fn rows_read(rows: usize) -> usize {
-        FEWER.into_iter().rev().find(|&fewer| rows <= fewer).unwrap_or(A_LINES)
+        [FEWEST, FEWER].into_iter().find(|&fewer| rows <= fewer).unwrap_or(A_LINES)
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -29,8 +30,8 @@ impl RowKernel for Avx512 {
         unsafe {
             match Self::rows_read(tile.rows) {
                 A_LINES => multiply_rows::<A, A_LINES>(tile, a, b),
-                8 => multiply_rows::<A, { FEWER[0] }>(tile, a, b),
-                _ => multiply_rows::<A, { FEWER[1] }>(tile, a, b),
+                FEWER => multiply_rows::<A, FEWER>(tile, a, b),
+                _ => multiply_rows::<A, FEWEST>(tile, a, b),
             }
         }
     }

@@ -3,11 +3,9 @@
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::avx2::Avx2;
+use super::avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
-#[cfg(target_arch = "x86_64")]
-use super::blocked::Kernel;
 use super::float32;
 use super::matrix::Matrix;
 #[cfg(target_arch = "x86_64")]
@@ -32,13 +30,8 @@ enum Packed {
 
 #[cfg(target_arch = "x86_64")]
 impl Packed {
-    /// Whether there is a kernel for this processor.
-    fn is_usable() -> bool {
-        Isa::Avx2.is_usable() && <Avx2 as Kernel<f32>>::is_supported()
-    }
-
     fn new(matrix: Matrix<'_, f32>) -> Self {
-        if !Self::is_usable() {
+        if !avx2::is_usable() {
             Self::No
         } else if Isa::Avx512.is_usable() {
             Self::Avx512(Panels::new(matrix))
@@ -64,7 +57,7 @@ impl<'a> Factor<'a> {
     /// The best distance of rows of so many numbers in a product that is read by columns, too.
     pub(crate) fn stride(columns: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if Packed::is_usable() {
+        if avx2::is_usable() {
             return panels::stride(columns);
         }
         columns
