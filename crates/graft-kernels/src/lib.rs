@@ -12,6 +12,7 @@
 //! none of these computes, and `half` for conversions of `float16`, is not limited.
 
 mod adam;
+mod add_rms_norm;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -37,13 +38,14 @@ mod swiglu;
 mod tasks;
 
 pub use adam::{Adam, AdamStep, adam};
+pub use add_rms_norm::add_rms_norm;
 pub use attention::{
     Attended, Mask, Projections, cached_attention, scaled_dot_product_attention, visible_from,
 };
 pub use cross_entropy::cross_entropy;
 pub use layer_norm::layer_norm;
 pub use logsumexp::logsumexp;
-pub use matmul::{adapted_matmul, gather_mm, matmul};
+pub use matmul::{adapted_matmul, gather_mm, linear, linear_each, matmul};
 pub use quantized_matmul::{Packed, gather_qmm, quantized_matmul, quantized_matmul_each};
 pub use rms_norm::rms_norm;
 pub use rope::{Rope, rope, rope_heads};

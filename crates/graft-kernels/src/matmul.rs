@@ -27,6 +27,7 @@ pub(crate) mod factor;
 pub(crate) mod float32;
 mod gather_mm;
 mod gemv;
+mod linear;
 pub(crate) mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod pack;
@@ -38,6 +39,7 @@ mod soon;
 
 pub use adapted::adapted_matmul;
 pub use gather_mm::gather_mm;
+pub use linear::{linear, linear_each};
 
 use half::{bf16, f16};
 use mlx_graft::primitive::{

@@ -41,27 +41,61 @@ pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
 }
 
 /// Adds an [`RmsNorm`] to the graph.
-fn normalize(norm: RmsNorm, x: &Array, weight: Option<&Array>) -> Result<Array> {
+pub(crate) fn normalize(norm: RmsNorm, x: &Array, weight: Option<&Array>) -> Result<Array> {
     let inputs: Vec<&Array> = [x].into_iter().chain(weight).collect();
     Ok(apply(norm, &inputs)?.remove(0))
 }
 
 /// The normalisation of an array, times a weight if there is one.
 #[derive(Clone, Copy, PartialEq)]
-struct RmsNorm {
-    eps: f32,
+pub(crate) struct RmsNorm {
+    pub(crate) eps: f32,
 }
 
 /// The derivative with respect to the array, of the array, the cotangent, and the weight if there
 /// is one.
 #[derive(Clone, Copy, PartialEq)]
-struct RmsNormGrad(RmsNorm);
+pub(crate) struct RmsNormGrad(pub(crate) RmsNorm);
 
 impl RmsNorm {
     /// The factor of a row.
     #[inline(always)]
-    fn scale<S: Simd>(self, simd: S, x: &[f32]) -> f32 {
+    pub(crate) fn scale<S: Simd>(self, simd: S, x: &[f32]) -> f32 {
         1.0 / (lanes::dot(simd, x, x) / x.len() as f32 + self.eps).sqrt()
+    }
+
+    /// Writes the derivative with respect to a row, of the row and its cotangent.
+    #[inline(always)]
+    pub(crate) fn derivative<S: Simd>(
+        self,
+        simd: S,
+        x: &[f32],
+        g: &[f32],
+        weight: Option<&[f32]>,
+        dx: &mut [f32],
+    ) {
+        match weight {
+            Some(weight) => {
+                for ((dx, &g), &weight) in dx.iter_mut().zip(g).zip(weight) {
+                    *dx = g * weight;
+                }
+            }
+            None => dx.copy_from_slice(g),
+        }
+        let scale = self.scale(simd, x);
+        // y = s x, and the slope of s along x is -s³ x / D.
+        let along = lanes::dot(simd, dx, x) * scale * scale / x.len() as f32;
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx = scale * (*dx - x * along);
+        }
+    }
+
+    /// The derivative with respect to the weight, of the array and the cotangent.
+    pub(crate) fn derivative_to_weight(self, x: &Array, g: &Array) -> Result<Array> {
+        // A sum over all rows, so it is taken of wider numbers.
+        let wide = |x: &Array| ops::astype(x, Dtype::Float32);
+        let slopes = ops::multiply(&normalize(self, &wide(x)?, None)?, &wide(g)?)?;
+        ops::astype(&rows::sum_rows(&slopes)?, x.dtype())
     }
 }
 
@@ -101,20 +135,7 @@ impl RowKernel<1> for Backward<'_> {
     fn row<S: Simd>(&self, simd: S, index: usize, [x, g, ..]: &mut Scratch, [dx]: [&mut [f32]; 1]) {
         let range = rows::range(index, self.width);
         let (x, g) = (self.x.part(range.clone(), x), self.g.part(range, g));
-        match self.weight {
-            Some(weight) => {
-                for ((dx, &g), &weight) in dx.iter_mut().zip(g).zip(weight) {
-                    *dx = g * weight;
-                }
-            }
-            None => dx.copy_from_slice(g),
-        }
-        let scale = self.norm.scale(simd, x);
-        // y = s x, and the slope of s along x is -s³ x / D.
-        let along = lanes::dot(simd, dx, x) * scale * scale / self.width as f32;
-        for (dx, &x) in dx.iter_mut().zip(x) {
-            *dx = scale * (*dx - x * along);
-        }
+        self.norm.derivative(simd, x, g, self.weight, dx);
     }
 }
 
@@ -159,10 +180,7 @@ impl Primitive for RmsNorm {
                 let inputs: Vec<&Array> = [x, g].into_iter().chain(primals.get(1)).collect();
                 return Ok(apply(RmsNormGrad(*self), &inputs)?.remove(0));
             }
-            // A sum over all rows, so it is taken of wider numbers.
-            let wide = |x: &Array| ops::astype(x, Dtype::Float32);
-            let slopes = ops::multiply(&normalize(*self, &wide(x)?, None)?, &wide(g)?)?;
-            ops::astype(&rows::sum_rows(&slopes)?, x.dtype())
+            self.derivative_to_weight(x, g)
         };
         argnums.iter().map(with_respect_to).collect()
     }

@@ -45,6 +45,8 @@ fn products_repeat() -> Result<()> {
             let (x, w) = (ready(1, &[rows, 700], dtype)?, ready(2, &[900, 700], dtype)?);
             let turned = ops::swapaxes(&w, 0, 1)?;
             check("x @ w.T", dtype, || Ok(vec![graft_kernels::matmul(&x, &turned)?]))?;
+            let few = ready(4, &[100, 700], dtype)?;
+            check("each", dtype, || graft_kernels::linear_each(&x, &[&w, &few]))?;
             let g = ready(3, &[rows, 900], dtype)?;
             check("g @ w", dtype, || Ok(vec![graft_kernels::matmul(&g, &w)?]))?;
             let across = ops::swapaxes(&g, 0, 1)?;

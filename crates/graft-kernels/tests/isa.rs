@@ -32,6 +32,10 @@ fn products() -> Result<()> {
             let found = graft_kernels::matmul(&x, &ops::swapaxes(&weight, 0, 1)?)?;
             assert_eq!(found.dtype(), dtype);
             close(&found, &wanted, bound)?;
+            for found in graft_kernels::linear_each(&x, &[&weight, &weight])? {
+                assert_eq!(found.dtype(), dtype);
+                close(&found, &wanted, bound)?;
+            }
 
             for bits in [2, 3, 4, 8] {
                 let options = ops::QuantizeOptions::default().group_size(32).bits(bits);

@@ -15,6 +15,10 @@ fn leaves_nothing_behind() -> Result<()> {
     let gradient = transforms::ValueAndGrad::new(
         move |x| {
             let product = graft_kernels::matmul(&x[0], &x[1])?;
+            let outer = graft_kernels::linear(&product, &x[1])?;
+            let scale = ops::ones(&[16], product.dtype())?;
+            let (_, normal) = graft_kernels::add_rms_norm(&outer, &x[0], &scale, 1e-5)?;
+            let product = ops::add(&product, &graft_kernels::matmul(&normal, &x[1])?)?;
             let weights = graft_kernels::softmax(&graft_kernels::rms_norm(&product, None, 1e-5)?)?;
             let gated = graft_kernels::swiglu(&product, &weights)?;
             Ok(vec![ops::sum(&graft_kernels::cross_entropy(&gated, &targets)?, false)?])

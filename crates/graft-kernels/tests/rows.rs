@@ -67,6 +67,33 @@ fn numbers_of_16_bits() -> Result<()> {
     Ok(())
 }
 
+/// The sum is rounded first, as by an addition of its own, and arrays that do not fit are added by MLX.
+#[test]
+fn a_sum_and_its_norm_are_those_of_two_operations() -> Result<()> {
+    for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {
+        let of = |seed, shape: &[i32]| ops::astype(&spread(seed, shape)?, dtype);
+        let weight = of(3, &[65])?;
+        for (x, y) in
+            [(&[63, 65][..], &[63, 65][..]), (&[2, 4, 65], &[2, 4, 65]), (&[4, 65], &[65])]
+        {
+            let (x, y) = (of(1, x)?, of(2, y)?);
+            let (sum, normal) = graft_kernels::add_rms_norm(&x, &y, &weight, 1e-5)?;
+            let wanted = ops::add(&x, &y)?;
+            assert!(ops::array_equal(&sum, &wanted, false)?.item::<bool>()?);
+            let wanted = graft_kernels::rms_norm(&wanted, Some(&weight), 1e-5)?;
+            assert!(ops::array_equal(&normal, &wanted, false)?.item::<bool>()?);
+        }
+    }
+    let failed = graft_kernels::add_rms_norm(
+        &numbers(1, &[3])?,
+        &numbers(1, &[3])?,
+        &numbers(1, &[4])?,
+        0.0,
+    );
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    Ok(())
+}
+
 #[test]
 fn arrays_that_are_not_contiguous() -> Result<()> {
     let x = spread(1, &[6, 40, 42])?;

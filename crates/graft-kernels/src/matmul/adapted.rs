@@ -7,7 +7,7 @@ use mlx_graft::primitive::{
 };
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
-use super::{matmul, multiply, to_front, transposed};
+use super::{linear, matmul, multiply, to_front, transposed};
 use crate::derivatives::{self, Composed};
 use crate::{floats, is_active};
 
@@ -43,7 +43,7 @@ pub fn adapted_matmul(x: &Array, w: &Array, a: &Array, b: &Array, scale: f32) ->
     let update = scaled(&matmul(&matmul(x, a)?, b)?, scale)?;
     let update =
         if update.dtype() == x.dtype() { update } else { ops::astype(&update, x.dtype())? };
-    ops::add(&matmul(x, &ops::transpose(w)?)?, &update)
+    ops::add(&linear(x, w)?, &update)
 }
 
 /// Whether there is a kernel for these arrays, and it is faster than several operations.

@@ -15,6 +15,7 @@ use half::{bf16, f16};
 
 use super::converted::wide_rows;
 use super::matrix::Matrix;
+use super::problem::{Each, Output};
 use crate::avx2::{LANES, sum};
 use crate::floats::Float;
 use crate::isa::Isa;
@@ -101,6 +102,11 @@ pub(super) fn suits<T: Steps>(a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> bool {
             || b.columns == 1 && a.has_dense_rows())
 }
 
+/// Whether [`multiply_each`] multiplies these matrices.
+pub(super) fn suits_each<T: Steps>(a: &Matrix<'_, T>, products: &[Each<'_, '_, T>]) -> bool {
+    a.rows <= ROWS && products.iter().all(|(b, _)| suits(a, b) && b.transposed().has_dense_rows())
+}
+
 /// Writes `a × b` to `out`, all of it.
 ///
 /// # Panics
@@ -111,33 +117,51 @@ pub(super) fn multiply<T: Steps>(
     out: &mut [MaybeUninit<T>],
     parallel: bool,
 ) {
-    let (k, n, columns) = (b.rows, b.columns, b.transposed());
-    assert!(suits(&a, &b) && a.columns == k && out.len() == a.rows * n);
-    if a.rows > ROWS || !columns.has_dense_rows() {
+    if a.rows > ROWS || !b.transposed().has_dense_rows() {
         // A product with a column is that of the transposed matrices, and so is its output.
-        return multiply(columns, a.transposed(), out, parallel);
+        return multiply(b.transposed(), a.transposed(), out, parallel);
     }
+    multiply_each(a, &mut [(b, out)], parallel);
+}
+
+/// Writes the product of `a`, of few rows, and each of several matrices with dense columns, all of
+/// it; threads share the work of all.
+///
+/// # Panics
+/// If it does not suit the matrices, or the sizes do not fit.
+pub(super) fn multiply_each<T: Steps>(
+    a: Matrix<'_, T>,
+    products: &mut [Each<'_, '_, T>],
+    parallel: bool,
+) {
+    assert!(suits_each(&a, products));
+    let k = a.columns;
     let steps = k.div_ceil(STEP);
     let x = in_order::<T>(&wide_rows(a, false), k);
-    // The products of a column lie together, so that tasks write what nobody else does.
-    let mut products = vec![[0.0; ROWS]; n];
-    tasks::for_each_chunk(&mut products, COLUMNS, parallel, |task, products| {
-        let column = |i: usize| columns.dense_row(task * COLUMNS + i);
-        // SAFETY: the instructions were found.
+    let parts: Vec<Part<'_, T>> = products
+        .iter_mut()
+        .flat_map(|(b, out)| {
+            assert!(b.rows == k && out.len() == a.rows * b.columns);
+            let (columns, n, out) = (b.transposed(), b.columns, Output(out.as_mut_ptr()));
+            let part = move |first: usize| {
+                let columns = columns.rows(first, COLUMNS.min(n - first));
+                Part { columns, out: Output(out.at(first)), stride: n }
+            };
+            (0..n).step_by(COLUMNS).map(part)
+        })
+        .collect();
+    tasks::for_each(parts.len(), parallel, |task, (): &mut ()| {
+        let part = &parts[task];
+        // SAFETY: the instructions were found, and this task alone writes what it does.
         unsafe {
             match a.rows {
-                1 => block::<T, 1, 2>(&x, steps, column, products),
-                2 => block::<T, 2, 2>(&x, steps, column, products),
-                3 => block::<T, 3, 2>(&x, steps, column, products),
-                _ => block::<T, ROWS, 2>(&x, steps, column, products),
+                1 => block::<T, 1, 2>(&x, steps, part),
+                2 => block::<T, 2, 2>(&x, steps, part),
+                3 => block::<T, 3, 2>(&x, steps, part),
+                _ => block::<T, ROWS, 2>(&x, steps, part),
             }
         }
     });
-    for (i, out) in out.chunks_mut(n).enumerate() {
-        for (out, products) in out.iter_mut().zip(&products) {
-            out.write(T::round(products[i]));
-        }
-    }
 }
 
 /// Rows of `k` numbers in the order in which those of columns come.
@@ -154,25 +178,42 @@ fn in_order<T: Steps>(rows: &[f32], k: usize) -> Vec<Lanes> {
     ordered
 }
 
-/// The products of `M` rows and some columns, `N` at a time.
+/// Some columns of a product.
+struct Part<'a, T> {
+    /// The columns, as rows.
+    columns: Matrix<'a, T>,
+    /// Where the products with the first row go.
+    out: Output<T>,
+    /// From there to those with the next one.
+    stride: usize,
+}
+
+/// Writes the products of `M` rows and some columns, `N` at a time.
+///
+/// # Safety
+/// The processor has the instructions, and nobody else uses what is written.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn block<'a, T: Steps, const M: usize, const N: usize>(
+unsafe fn block<T: Steps, const M: usize, const N: usize>(
     x: &[Lanes],
     steps: usize,
-    column: impl Fn(usize) -> &'a [T],
-    products: &mut [[f32; ROWS]],
+    part: &Part<'_, T>,
 ) {
-    let (groups, rest) = products.as_chunks_mut::<N>();
-    let start = groups.len() * N;
-    for (i, group) in groups.iter_mut().enumerate() {
-        let dots = dots::<T, M, N>(x, steps, from_fn(|n| column(i * N + n)));
-        for n in 0..N {
-            group[n][..M].copy_from_slice(&dots[n]);
+    let mut j = 0;
+    let write = |j: usize, dots: &[[f32; M]]| {
+        for (n, dots) in dots.iter().enumerate() {
+            for (m, &dot) in dots.iter().enumerate() {
+                let at = part.out.at(m * part.stride + j + n);
+                // SAFETY: the caller says so, and there is such a row and such a column.
+                unsafe { at.write(MaybeUninit::new(T::round(dot))) };
+            }
         }
+    };
+    while j + N <= part.columns.rows {
+        write(j, &dots::<T, M, N>(x, steps, from_fn(|n| part.columns.dense_row(j + n))));
+        j += N;
     }
-    for (i, product) in rest.iter_mut().enumerate() {
-        let [dots] = dots::<T, M, 1>(x, steps, [column(start + i)]);
-        product[..M].copy_from_slice(&dots);
+    for j in j..part.columns.rows {
+        write(j, &dots::<T, M, 1>(x, steps, [part.columns.dense_row(j)]));
     }
 }
 

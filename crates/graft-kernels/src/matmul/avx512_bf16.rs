@@ -17,6 +17,7 @@ use half::bf16;
 
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES, Panels};
+use super::problem::{Each, Output};
 use crate::avx512::LANES;
 use crate::isa::Isa;
 use crate::prefetch::prefetch;
@@ -75,7 +76,7 @@ pub(super) fn multiply(
         Isa::Avx512Bf16.is_supported() && a.columns == b.rows && out.len() == a.rows * b.columns
     );
     let n = b.columns;
-    let out = Output { data: out.as_mut_ptr(), columns: n };
+    let out = Output(out.as_mut_ptr());
     let a_panels = Panels::<A_LINES>::pack(a, parallel);
     let columns = (PACKED_BYTES / (2 * b.rows)).max(B_LINES).next_multiple_of(B_LINES);
     for start in (0..n).step_by(columns) {
@@ -95,34 +96,12 @@ pub(super) fn multiply(
                     // `out`, whose rows and columns are those that were packed.
                     unsafe {
                         let (rows, columns) = (a_panels.lines(i), b_panels.lines(j));
-                        let out = out.tile(i * A_LINES, start + j * B_LINES);
+                        let out = out.at(i * A_LINES * n + start + j * B_LINES);
                         tile(a_panels.get(i), b_panels.get(j), out, n, rows, columns);
                     }
                 }
             }
         });
-    }
-}
-
-/// The matrix that is written.
-struct Output {
-    data: *mut MaybeUninit<bf16>,
-    columns: usize,
-}
-
-// SAFETY: tasks write tiles that do not overlap.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
-
-impl Output {
-    /// The address of element (i, j).
-    ///
-    /// # Safety
-    /// There is such an element.
-    unsafe fn tile(&self, i: usize, j: usize) -> *mut MaybeUninit<bf16> {
-        // SAFETY: the caller says so.
-        unsafe { self.data.add(i * self.columns + j) }
     }
 }
 
@@ -187,17 +166,42 @@ pub(super) fn few_rows(
     out: &mut [MaybeUninit<bf16>],
     parallel: bool,
 ) {
-    assert!(suits_few_rows(&a, &b) && out.len() == a.rows * b.columns);
     if a.rows > FEW_ROWS || !b.transposed().has_dense_rows() {
         // A product with a column is that of the transposed matrices, and so is its output.
         return few_rows(b.transposed(), a.transposed(), out, parallel);
     }
+    few_rows_of_each(a, &mut [(b, out)], parallel);
+}
+
+/// Writes the product of at most [`FEW_ROWS`] rows and each of several matrices with dense columns,
+/// all of it; threads share the work of all.
+///
+/// # Panics
+/// As [`few_rows`].
+pub(super) fn few_rows_of_each(
+    a: Matrix<'_, bf16>,
+    products: &mut [Each<'_, '_, bf16>],
+    parallel: bool,
+) {
     let rows: Vec<Vec<bf16>> = (0..a.rows).map(|i| a.row_to_vec(i)).collect();
-    let (columns, n) = (b.transposed(), b.columns);
-    let out = Output { data: out.as_mut_ptr(), columns: n };
-    tasks::for_each(n.div_ceil(FEW_ROWS_COLUMNS), parallel, |task, (): &mut ()| {
-        let last = n.min((task + 1) * FEW_ROWS_COLUMNS);
-        let mut j = task * FEW_ROWS_COLUMNS;
+    let parts: Vec<_> = products
+        .iter_mut()
+        .flat_map(|(b, out)| {
+            let (columns, n) = (b.transposed(), b.columns);
+            assert!(suits_few_rows(&a, b) && columns.has_dense_rows());
+            assert!(a.rows <= FEW_ROWS && a.columns == b.rows && out.len() == a.rows * n);
+            let out = Output(out.as_mut_ptr());
+            let part = move |first: usize| {
+                let columns = columns.rows(first, FEW_ROWS_COLUMNS.min(n - first));
+                (columns, Output(out.at(first)), n)
+            };
+            (0..n).step_by(FEW_ROWS_COLUMNS).map(part)
+        })
+        .collect();
+    tasks::for_each(parts.len(), parallel, |task, (): &mut ()| {
+        let (columns, out, stride) = &parts[task];
+        let last = columns.rows;
+        let mut j = 0;
         while j < last {
             let together = if last - j < TOGETHER { 1 } else { TOGETHER };
             for (i, row) in rows.iter().enumerate() {
@@ -206,11 +210,12 @@ pub(super) fn few_rows(
                 unsafe {
                     if together == 1 {
                         let [product] = dots::<1, TOGETHER>(row, [columns.dense_row(j)]);
-                        (*out.tile(i, j)).write(bf16::from_f32(product));
+                        out.at(i * stride + j).write(MaybeUninit::new(bf16::from_f32(product)));
                     } else {
                         let columns = std::array::from_fn(|n| columns.dense_row(j + n));
                         for (n, product) in dots::<TOGETHER, 1>(row, columns).iter().enumerate() {
-                            (*out.tile(i, j + n)).write(bf16::from_f32(*product));
+                            let product = MaybeUninit::new(bf16::from_f32(*product));
+                            out.at(i * stride + j + n).write(product);
                         }
                     }
                 }

@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::converted;
 use super::matrix::Matrix;
-use super::problem::Product;
+use super::problem::{Each, Product};
 
 impl Product for bf16 {
     fn multiply(
@@ -38,6 +38,26 @@ impl Product for bf16 {
             }
         }
         converted::multiply(a, b, out, par);
+    }
+
+    fn multiply_few_rows(
+        a: Matrix<'_, bf16>,
+        products: &mut [Each<'_, '_, bf16>],
+        parallel: bool,
+    ) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::{avx2_few_rows, avx512_bf16};
+            if products.iter().all(|(b, _)| avx512_bf16::suits_few_rows(&a, b)) {
+                avx512_bf16::few_rows_of_each(a, products, parallel);
+                return true;
+            }
+            if avx2_few_rows::suits_each(&a, products) {
+                avx2_few_rows::multiply_each(a, products, parallel);
+                return true;
+            }
+        }
+        false
     }
 }
 

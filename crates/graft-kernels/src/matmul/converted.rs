@@ -12,7 +12,7 @@ use pulp::{Simd, WithSimd};
 use super::float32::product_into;
 use super::gemv::dots;
 use super::matrix::Matrix;
-use super::problem::Product;
+use super::problem::{Each, Product};
 use crate::floats::Float;
 use crate::isa;
 use crate::tasks;
@@ -66,6 +66,22 @@ impl Product for f16 {
             }
         }
         multiply(a, b, out, par);
+    }
+
+    fn multiply_few_rows(
+        a: Matrix<'_, f16>,
+        products: &mut [Each<'_, '_, f16>],
+        parallel: bool,
+    ) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::avx2_few_rows;
+            if avx2_few_rows::suits_each(&a, products) {
+                avx2_few_rows::multiply_each(a, products, parallel);
+                return true;
+            }
+        }
+        false
     }
 }
 

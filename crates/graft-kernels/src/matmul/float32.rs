@@ -13,7 +13,7 @@ use super::avx2::{self, Avx2};
 use super::avx512::Avx512;
 use super::gemv;
 use super::matrix::Matrix;
-use super::problem::Product;
+use super::problem::{Each, Output, Product};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2_few_rows, blocked};
 #[cfg(target_arch = "x86_64")]
@@ -45,6 +45,21 @@ impl Product for f32 {
             );
         }
         write(a, b, out, parallel);
+    }
+
+    fn multiply_few_rows(
+        a: Matrix<'_, f32>,
+        products: &mut [Each<'_, '_, f32>],
+        parallel: bool,
+    ) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if avx2_few_rows::suits_each(&a, products) {
+                avx2_few_rows::multiply_each(a, products, parallel);
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -126,7 +141,7 @@ unsafe fn gemm(
 ) {
     assert!(a.columns == b.rows && out.len() == a.rows * b.columns);
     let (m, n) = (a.rows, b.columns);
-    let out = Output(out.as_mut_ptr().cast());
+    let out = Output(out.as_mut_ptr());
     let [down, across] = if parallel { blocks(m, n, tasks::threads()) } else { [1, 1] };
     tasks::for_each(down * across, parallel, |task, (): &mut ()| {
         let rows = part(task / across, down, m);
@@ -135,7 +150,7 @@ unsafe fn gemm(
         let b = b.columns(columns.start, columns.len());
         // SAFETY: the block is one of a row-major matrix of `m` by `n` elements, checked above, and
         // no other task's. It is initialised if the caller says so.
-        unsafe { block(a, b, out.at(rows.start * n + columns.start), n, add) };
+        unsafe { block(a, b, out.at(rows.start * n + columns.start).cast(), n, add) };
     });
 }
 
@@ -152,19 +167,6 @@ fn blocks(m: usize, n: usize, threads: usize) -> [usize; 2] {
 fn part(i: usize, parts: usize, count: usize) -> Range<usize> {
     let size = count.div_ceil(parts).next_multiple_of(16);
     (i * size).min(count)..((i + 1) * size).min(count)
-}
-
-/// The matrix that is written.
-struct Output(*mut f32);
-
-// SAFETY: tasks write blocks that do not overlap.
-unsafe impl Sync for Output {}
-
-impl Output {
-    /// The address of an element.
-    fn at(&self, offset: usize) -> *mut f32 {
-        self.0.wrapping_add(offset)
-    }
 }
 
 /// Writes `a × b`, or adds it, by the `gemm` crate, to a block of a row-major matrix of `stride`

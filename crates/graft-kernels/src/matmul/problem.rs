@@ -15,6 +15,31 @@ const PARALLEL_FROM: usize = 1 << 20;
 /// The same for the product with a single row or column, where the memory sets the pace.
 const PARALLEL_FROM_VECTOR: usize = 1 << 17;
 
+/// A matrix, and where the product with it is written.
+pub(super) type Each<'a, 'out, T> = (Matrix<'a, T>, &'out mut [MaybeUninit<T>]);
+
+/// A matrix that tasks write, none of them what another does.
+pub(super) struct Output<T>(pub(super) *mut MaybeUninit<T>);
+
+// SAFETY: it is an address; whoever writes there says why it may.
+unsafe impl<T: Send> Send for Output<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Output<T> {}
+
+impl<T> Output<T> {
+    /// The address of an element, which need not exist.
+    pub(super) fn at(&self, offset: usize) -> *mut MaybeUninit<T> {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Whether several threads take less time than one for the product of `m` rows and a matrix of `k` by
+/// `n` numbers.
+pub(super) fn is_parallel(m: usize, k: usize, n: usize) -> bool {
+    let from = if m == 1 || n == 1 { PARALLEL_FROM_VECTOR } else { PARALLEL_FROM };
+    tasks::threads() > 1 && m * k * n >= from
+}
+
 /// An element type whose matrices this crate multiplies.
 pub(super) trait Product: Element + Send + Sync {
     /// Writes `a × b` to `out`, all of it, on several threads if `parallel`.
@@ -26,6 +51,14 @@ pub(super) trait Product: Element + Send + Sync {
         out: &mut [MaybeUninit<Self>],
         parallel: bool,
     );
+
+    /// Writes the product of `a` and each of several matrices, all of it, if there is a kernel whose
+    /// threads share the work of all: for few rows, as the memory sets the pace.
+    fn multiply_few_rows(
+        a: Matrix<'_, Self>,
+        products: &mut [Each<'_, '_, Self>],
+        parallel: bool,
+    ) -> bool;
 }
 
 /// Puts `a × b` into `out`, row by row, in the place of what it held, on this thread.

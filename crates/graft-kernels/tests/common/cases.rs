@@ -46,6 +46,28 @@ pub const RMS_NORM: Case = Case {
     bound: 2e-5,
 };
 
+/// Minus half of an array, which is exact in every dtype, as is the sum of both.
+fn minus_half(x: &Array) -> Result<Array> {
+    ops::multiply(x, &ops::astype(&Array::scalar(-0.5_f32)?, x.dtype())?)
+}
+
+/// Of an array and minus half of it; both results, side by side.
+pub const ADD_RMS_NORM: Case = Case {
+    ours: |x| {
+        let (sum, normal) = graft_kernels::add_rms_norm(&x[0], &minus_half(&x[0])?, &x[1], 0.01)?;
+        Ok(vec![ops::concatenate_axis(&[&sum, &normal], -1)?])
+    },
+    theirs: |x| {
+        let sum = ops::add(&x[0], &minus_half(&x[0])?)?;
+        let normal = (RMS_NORM.theirs)(&[sum.clone(), x[1].clone()])?.remove(0);
+        Ok(vec![ops::concatenate_axis(&[&sum, &normal], -1)?])
+    },
+    inputs: RMS_NORM.inputs,
+    differentiable: 2,
+    // As of the norm.
+    bound: 2e-5,
+};
+
 pub const LAYER_NORM: Case = Case {
     ours: |x| Ok(vec![graft_kernels::layer_norm(&x[0], Some(&x[1]), Some(&x[2]), 0.01)?]),
     theirs: |x| {
@@ -96,7 +118,8 @@ pub const SWIGLU: Case = Case {
     bound: 1e-6,
 };
 
-pub const ALL: [Case; 6] = [SOFTMAX, LOGSUMEXP, RMS_NORM, LAYER_NORM, CROSS_ENTROPY, SWIGLU];
+pub const ALL: [Case; 7] =
+    [SOFTMAX, LOGSUMEXP, RMS_NORM, ADD_RMS_NORM, LAYER_NORM, CROSS_ENTROPY, SWIGLU];
 
 /// Asserts that two arrays are the same within `bound`, relative to the wanted one where it is
 /// large.

@@ -224,18 +224,19 @@ impl Block {
         })
     }
 
+    /// The output for the sum of `x` and, if there is one, `y`, as two arrays that are to be added:
+    /// whoever normalises the sum adds them.
     fn forward(
         &self,
-        x: &Array,
+        (x, y): (&Array, Option<&Array>),
         mask: &Mask,
         cache: Option<&mut Cache>,
         ctx: &Context,
-    ) -> Result<Array> {
-        let attended =
-            self.self_attn.forward(&self.input_layernorm.forward(x)?, mask, cache, ctx)?;
-        let h = ops::add(x, &attended)?;
-        let out = self.mlp.forward(&self.post_attention_layernorm.forward(&h)?, ctx)?;
-        Ok(ops::add(&h, &out)?)
+    ) -> Result<[Array; 2]> {
+        let (x, normal) = self.input_layernorm.forward_sum(x, y)?;
+        let attended = self.self_attn.forward(&normal, mask, cache, ctx)?;
+        let (h, normal) = self.post_attention_layernorm.forward_sum(&x, Some(&attended))?;
+        Ok([h, self.mlp.forward(&normal, ctx)?])
     }
 
     /// The same as [`Block::forward`], keeping nothing but its input for the backward pass.
@@ -258,8 +259,9 @@ impl Block {
             let _swapped = Swapped::new(&trained, &inputs[1..=count]);
             let ctx =
                 if keyed { Context::train(inputs[count + 1].clone()) } else { Context::eval() };
-            let out = block.forward(&inputs[0], &mask, None, &ctx);
-            Ok(vec![out.map_err(mlx_graft::Error::from)?])
+            let out = block.forward((&inputs[0], None), &mask, None, &ctx);
+            let [x, y] = out.map_err(mlx_graft::Error::from)?;
+            Ok(vec![ops::add(&x, &y)?])
         })?;
         Ok(run.call(&inputs)?.swap_remove(0))
     }
@@ -437,7 +439,8 @@ impl Decoder {
         starts: Option<&Array>,
         ctx: &Context,
     ) -> Result<Array> {
-        let mut h = self.model.embed_tokens.forward(tokens, ctx)?; // (B, T, D)
+        // (B, T, D), and what is to be added
+        let (mut h, mut y) = (self.model.embed_tokens.forward(tokens, ctx)?, None);
         let length = h.dim(1)?;
         let mut caches = caches.map(|caches| caches.iter_mut());
         for (block, window) in self.model.layers.iter().zip(&self.config.windows) {
@@ -446,13 +449,14 @@ impl Decoder {
                 Some(cache) => cache.mask(length)?,
                 None => mask(length, starts, *window)?,
             };
-            h = if self.grad_checkpoint.get() && cache.is_none() {
-                block.forward_checkpointed(&h, &mask, ctx)?
+            if self.grad_checkpoint.get() && cache.is_none() {
+                h = block.forward_checkpointed(&h, &mask, ctx)?;
             } else {
-                block.forward(&h, &mask, cache, ctx)?
-            };
+                let [sum, out] = block.forward((&h, y.as_ref()), &mask, cache, ctx)?;
+                (h, y) = (sum, Some(out));
+            }
         }
-        self.model.norm.forward(&h)
+        Ok(self.model.norm.forward_sum(&h, y.as_ref())?.1)
     }
 }
 

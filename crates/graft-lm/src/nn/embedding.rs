@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use graft_kernels::matmul;
+use graft_kernels::{linear, matmul};
 use mlx_graft::{Array, ops};
 
 use super::linear::{add_scaled, low_rank};
@@ -73,13 +73,13 @@ impl Embedding {
     /// The table as an output layer: `(B, T, D)` to logits `(B, T, V)`.
     pub fn as_linear(&self, x: &Array, ctx: &Context) -> Result<Array> {
         match &*self.kind.borrow() {
-            EmbeddingKind::Dense(weight) => Ok(matmul(x, &ops::transpose(&weight.get())?)?),
+            EmbeddingKind::Dense(weight) => Ok(linear(x, &weight.get())?),
             EmbeddingKind::Quantized(packed) => packed.matmul_transposed(x),
             EmbeddingKind::Adapted(adapted) => {
                 let y = adapted.embedding.as_linear(x, ctx)?;
                 let z = low_rank(x, adapted.dropout, ctx, |x| {
-                    let inner = matmul(x, &ops::transpose(&adapted.lora_b.get())?)?;
-                    Ok(matmul(&inner, &ops::transpose(&adapted.lora_a.get())?)?)
+                    let inner = linear(x, &adapted.lora_b.get())?;
+                    Ok(linear(&inner, &adapted.lora_a.get())?)
                 })?;
                 add_scaled(&y, &z, adapted.scale, x.dtype())
             }

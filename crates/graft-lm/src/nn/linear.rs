@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use graft_kernels::{Packed, adapted_matmul, matmul, quantized_matmul, quantized_matmul_each};
+use graft_kernels::{
+    Packed, adapted_matmul, linear, linear_each, matmul, quantized_matmul, quantized_matmul_each,
+};
 use mlx_graft::{Array, Dtype, ops, random};
 
 use super::{Context, Module, Param, Visitor, constant, visit_child};
@@ -155,6 +157,14 @@ impl QuantizedWeight {
 }
 
 impl LinearKind {
+    /// The layer, if it is dense and has no update.
+    fn dense(&self) -> Option<&Dense> {
+        match self {
+            Self::Dense(dense) => Some(dense),
+            Self::Quantized(_) | Self::Adapted(_) => None,
+        }
+    }
+
     /// The layer, if it is packed and has no update.
     fn quantized(&self) -> Option<&Quantized> {
         match self {
@@ -180,8 +190,7 @@ impl Linear {
     pub fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
         match &*self.kind.borrow() {
             LinearKind::Dense(dense) => {
-                let y = matmul(x, &ops::transpose(&dense.weight.get())?)?;
-                add_bias(y, dense.bias.as_ref())
+                add_bias(linear(x, &dense.weight.get())?, dense.bias.as_ref())
             }
             LinearKind::Quantized(quantized) => {
                 add_bias(quantized.packed.matmul_transposed(x)?, quantized.bias.as_ref())
@@ -190,7 +199,7 @@ impl Linear {
         }
     }
 
-    /// [`forward`](Self::forward) of each of `layers`: those that are quantized alike are one
+    /// [`forward`](Self::forward) of each of `layers`: those that are dense, or quantized alike, are one
     /// operation.
     pub fn forward_each<const N: usize>(
         layers: [&Self; N],
@@ -198,11 +207,17 @@ impl Linear {
         ctx: &Context,
     ) -> Result<[Array; N]> {
         let kinds = layers.map(|layer| layer.kind.borrow());
+        let dense: Vec<&Dense> = kinds.iter().filter_map(|kind| kind.dense()).collect();
         let quantized: Vec<&Quantized> = kinds.iter().filter_map(|kind| kind.quantized()).collect();
         let alike = quantized
             .iter()
             .all(|layer| layer.packed.quantization == quantized[0].packed.quantization);
-        let outputs: Vec<Array> = if alike && quantized.len() == N {
+        let outputs: Vec<Array> = if dense.len() == N {
+            let weights: Vec<Array> = dense.iter().map(|layer| layer.weight.get()).collect();
+            let products = linear_each(x, &weights.iter().collect::<Vec<_>>())?;
+            let pairs = products.into_iter().zip(dense);
+            pairs.map(|(y, layer)| add_bias(y, layer.bias.as_ref())).collect::<Result<_>>()?
+        } else if alike && quantized.len() == N {
             let products = QuantizedWeight::matmul_transposed_each(&quantized, x)?;
             let pairs = products.into_iter().zip(quantized);
             pairs.map(|(y, layer)| add_bias(y, layer.bias.as_ref())).collect::<Result<_>>()?

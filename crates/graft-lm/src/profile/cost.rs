@@ -68,6 +68,7 @@ pub fn flops(operation: &Operation) -> Option<u64> {
         | "GatherQMM"
         | "gather_mm"
         | "gather_qmm"
+        | "linear"
         | "quantized_matmul_each" => {
             let inner = *shape(0)?.last()? as u64;
             operation.outputs.iter().map(|output| elements(&output.shape) * inner).sum()
@@ -139,6 +140,10 @@ mod tests {
             assert_eq!(flops(&operation), Some(2 * 2 * 3 * 5 * 7));
             assert_eq!(bytes(&operation), 4 * (2 * 3 * 5 + 5 * 7 + 2 * 3 * 7));
         }
+        let (v, w) = (ones(&[7, 5])?, ones(&[9, 5])?);
+        let operation = only(&graft_kernels::linear_each(&a, &[&v, &w])?[0])?;
+        assert_eq!(flops(&operation), Some(2 * 2 * 3 * 5 * (7 + 9)));
+        assert_eq!(bytes(&operation), 4 * (2 * 3 * 5 + 5 * (7 + 9) + 2 * 3 * (7 + 9)));
         Ok(())
     }
 
