@@ -24,6 +24,8 @@ mod bfloat16;
 mod blocked;
 pub(crate) mod converted;
 pub(crate) mod factor;
+#[cfg(target_arch = "x86_64")]
+mod few_rows;
 pub(crate) mod float32;
 mod gather_mm;
 mod gemv;

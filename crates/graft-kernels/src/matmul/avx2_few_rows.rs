@@ -14,8 +14,9 @@ use std::mem::MaybeUninit;
 use half::{bf16, f16};
 
 use super::converted::wide_rows;
+use super::few_rows::{Part, parts};
 use super::matrix::Matrix;
-use super::problem::{Each, Output};
+use super::problem::Each;
 use crate::avx2::{LANES, sum};
 use crate::floats::Float;
 use crate::isa::Isa;
@@ -24,9 +25,6 @@ use crate::tasks;
 
 /// Numbers that are read at once, into two registers.
 const STEP: usize = 16;
-
-/// Columns that a task computes.
-const COLUMNS: usize = 64;
 
 /// Rows, and columns, whose sums fit into the registers.
 const ROWS: usize = 4;
@@ -134,22 +132,11 @@ pub(super) fn multiply_each<T: Steps>(
     products: &mut [Each<'_, '_, T>],
     parallel: bool,
 ) {
-    assert!(suits_each(&a, products));
+    assert!(suits_each(&a, products) && products.iter().all(|(b, _)| b.rows == a.columns));
     let k = a.columns;
     let steps = k.div_ceil(STEP);
     let x = in_order::<T>(&wide_rows(a, false), k);
-    let parts: Vec<Part<'_, T>> = products
-        .iter_mut()
-        .flat_map(|(b, out)| {
-            assert!(b.rows == k && out.len() == a.rows * b.columns);
-            let (columns, n, out) = (b.transposed(), b.columns, Output(out.as_mut_ptr()));
-            let part = move |first: usize| {
-                let columns = columns.rows(first, COLUMNS.min(n - first));
-                Part { columns, out: Output(out.at(first)), stride: n }
-            };
-            (0..n).step_by(COLUMNS).map(part)
-        })
-        .collect();
+    let parts = parts(a.rows, products);
     tasks::for_each(parts.len(), parallel, |task, (): &mut ()| {
         let part = &parts[task];
         // SAFETY: the instructions were found, and this task alone writes what it does.
@@ -178,16 +165,6 @@ fn in_order<T: Steps>(rows: &[f32], k: usize) -> Vec<Lanes> {
     ordered
 }
 
-/// Some columns of a product.
-struct Part<'a, T> {
-    /// The columns, as rows.
-    columns: Matrix<'a, T>,
-    /// Where the products with the first row go.
-    out: Output<T>,
-    /// From there to those with the next one.
-    stride: usize,
-}
-
 /// Writes the products of `M` rows and some columns, `N` at a time.
 ///
 /// # Safety
@@ -202,9 +179,8 @@ unsafe fn block<T: Steps, const M: usize, const N: usize>(
     let write = |j: usize, dots: &[[f32; M]]| {
         for (n, dots) in dots.iter().enumerate() {
             for (m, &dot) in dots.iter().enumerate() {
-                let at = part.out.at(m * part.stride + j + n);
                 // SAFETY: the caller says so, and there is such a row and such a column.
-                unsafe { at.write(MaybeUninit::new(T::round(dot))) };
+                unsafe { part.write(m, j + n, dot) };
             }
         }
     };

@@ -15,6 +15,7 @@ use std::sync::LazyLock;
 
 use half::bf16;
 
+use super::few_rows::parts;
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES, Panels};
 use super::problem::{Each, Output};
@@ -25,9 +26,6 @@ use crate::tasks;
 
 /// Rows up to which packing does not pay.
 const FEW_ROWS: usize = 4;
-
-/// Columns that a task of a product with few rows computes.
-const FEW_ROWS_COLUMNS: usize = 64;
 
 /// Columns that are read side by side there, for each of which the row is in a register anyway.
 const TOGETHER: usize = 4;
@@ -155,6 +153,12 @@ fn as_integers(x: __m512bh) -> __m512i {
     unsafe { transmute(x) }
 }
 
+/// Whether [`few_rows_of_each`] multiplies these matrices.
+pub(super) fn suits_each(a: &Matrix<'_, bf16>, products: &[Each<'_, '_, bf16>]) -> bool {
+    let suits = |b| suits_few_rows(a, b) && b.transposed().has_dense_rows();
+    a.rows <= FEW_ROWS && products.iter().all(|(b, _)| suits(b))
+}
+
 /// Writes `a × b` to `out`, all of it, for at most [`FEW_ROWS`] rows and a matrix with dense
 /// columns, each of which is read once; or the other way round for a single column.
 ///
@@ -183,24 +187,12 @@ pub(super) fn few_rows_of_each(
     products: &mut [Each<'_, '_, bf16>],
     parallel: bool,
 ) {
+    assert!(suits_each(&a, products) && products.iter().all(|(b, _)| b.rows == a.columns));
     let rows: Vec<Vec<bf16>> = (0..a.rows).map(|i| a.row_to_vec(i)).collect();
-    let parts: Vec<_> = products
-        .iter_mut()
-        .flat_map(|(b, out)| {
-            let (columns, n) = (b.transposed(), b.columns);
-            assert!(suits_few_rows(&a, b) && columns.has_dense_rows());
-            assert!(a.rows <= FEW_ROWS && a.columns == b.rows && out.len() == a.rows * n);
-            let out = Output(out.as_mut_ptr());
-            let part = move |first: usize| {
-                let columns = columns.rows(first, FEW_ROWS_COLUMNS.min(n - first));
-                (columns, Output(out.at(first)), n)
-            };
-            (0..n).step_by(FEW_ROWS_COLUMNS).map(part)
-        })
-        .collect();
+    let parts = parts(a.rows, products);
     tasks::for_each(parts.len(), parallel, |task, (): &mut ()| {
-        let (columns, out, stride) = &parts[task];
-        let last = columns.rows;
+        let part = &parts[task];
+        let (columns, last) = (part.columns, part.columns.rows);
         let mut j = 0;
         while j < last {
             let together = if last - j < TOGETHER { 1 } else { TOGETHER };
@@ -210,12 +202,11 @@ pub(super) fn few_rows_of_each(
                 unsafe {
                     if together == 1 {
                         let [product] = dots::<1, TOGETHER>(row, [columns.dense_row(j)]);
-                        out.at(i * stride + j).write(MaybeUninit::new(bf16::from_f32(product)));
+                        part.write(i, j, product);
                     } else {
                         let columns = std::array::from_fn(|n| columns.dense_row(j + n));
                         for (n, product) in dots::<TOGETHER, 1>(row, columns).iter().enumerate() {
-                            let product = MaybeUninit::new(bf16::from_f32(*product));
-                            out.at(i * stride + j + n).write(product);
+                            part.write(i, j + n, *product);
                         }
                     }
                 }

@@ -48,7 +48,7 @@ impl Product for bf16 {
         #[cfg(target_arch = "x86_64")]
         {
             use super::{avx2_few_rows, avx512_bf16};
-            if products.iter().all(|(b, _)| avx512_bf16::suits_few_rows(&a, b)) {
+            if avx512_bf16::suits_each(&a, products) {
                 avx512_bf16::few_rows_of_each(a, products, parallel);
                 return true;
             }
