@@ -12,6 +12,9 @@ use mlx_graft::{Array, Dtype, Element};
 use crate::matmul::converted::wide_rows;
 use crate::matmul::matrix::Matrix;
 
+/// Numbers of 16 bits that are converted at once, on the stack.
+const BLOCK: usize = 256;
+
 /// Whether row kernels compute with this dtype.
 pub(crate) fn is_known(array: &Array) -> bool {
     matches!(array.dtype(), Dtype::Float32 | Dtype::Bfloat16 | Dtype::Float16)
@@ -120,6 +123,23 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// Rounds numbers to those that the dtype has.
+    #[inline(always)]
+    pub(crate) fn round(self, wide: &mut [f32]) {
+        match self {
+            Self::Float32(_) => {}
+            Self::Bfloat16(_) => wide.iter_mut().for_each(|x| *x = bf16::round(*x).to_f32()),
+            Self::Float16(_) => {
+                let mut buffer = [f16::ZERO; BLOCK];
+                for wide in wide.chunks_mut(BLOCK) {
+                    let narrow = &mut buffer[..wide.len()];
+                    narrow.convert_from_f32_slice(wide);
+                    narrow.convert_to_f32_slice(wide);
+                }
+            }
+        }
+    }
+
     /// Writes some of the elements to `wide`, which has their number.
     #[inline(always)]
     pub(crate) fn widen(self, range: Range<usize>, wide: &mut [f32]) {
@@ -145,9 +165,6 @@ pub(crate) fn to_bfloat16(x: f32) -> bf16 {
 /// Writes numbers as `float16`.
 #[inline(always)]
 pub(crate) fn to_float16(from: &[f32], to: &mut [MaybeUninit<f16>]) {
-    /// Numbers that are converted at once, on the stack.
-    const BLOCK: usize = 256;
-
     let mut buffer = [f16::ZERO; BLOCK];
     for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
         let buffer = &mut buffer[..from.len()];

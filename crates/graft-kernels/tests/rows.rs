@@ -67,29 +67,36 @@ fn numbers_of_16_bits() -> Result<()> {
     Ok(())
 }
 
-/// The sum is rounded first, as by an addition of its own, and arrays that do not fit are added by MLX.
+/// Bit for bit, in values and derivatives; arrays that do not fit are added by MLX.
 #[test]
 fn a_sum_and_its_norm_are_those_of_two_operations() -> Result<()> {
+    let ours = |x: &[Array]| {
+        let (sum, normal) = graft_kernels::add_rms_norm(&x[0], &x[1], &x[2], 1e-5)?;
+        Ok(vec![sum, normal])
+    };
+    let theirs = |x: &[Array]| {
+        let sum = ops::add(&x[0], &x[1])?;
+        let normal = graft_kernels::rms_norm(&sum, Some(&x[2]), 1e-5)?;
+        Ok(vec![sum, normal])
+    };
     for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {
         let of = |seed, shape: &[i32]| ops::astype(&spread(seed, shape)?, dtype);
-        let weight = of(3, &[65])?;
         for (x, y) in
             [(&[63, 65][..], &[63, 65][..]), (&[2, 4, 65], &[2, 4, 65]), (&[4, 65], &[65])]
         {
-            let (x, y) = (of(1, x)?, of(2, y)?);
-            let (sum, normal) = graft_kernels::add_rms_norm(&x, &y, &weight, 1e-5)?;
-            let wanted = ops::add(&x, &y)?;
-            assert!(ops::array_equal(&sum, &wanted, false)?.item::<bool>()?);
-            let wanted = graft_kernels::rms_norm(&wanted, Some(&weight), 1e-5)?;
-            assert!(ops::array_equal(&normal, &wanted, false)?.item::<bool>()?);
+            let cotangents = [of(4, x)?, of(5, x)?];
+            let x = [of(1, x)?, of(2, y)?, of(3, &[65])?];
+            let (found, of_found) = transforms::vjp(ours, &x, &cotangents)?;
+            let (wanted, of_wanted) = transforms::vjp(theirs, &x, &cotangents)?;
+            let pairs = found.iter().chain(&of_found).zip(wanted.iter().chain(&of_wanted));
+            for (found, wanted) in pairs {
+                assert_eq!(found.dtype(), dtype);
+                assert!(ops::array_equal(found, wanted, false)?.item::<bool>()?, "{dtype}");
+            }
         }
     }
-    let failed = graft_kernels::add_rms_norm(
-        &numbers(1, &[3])?,
-        &numbers(1, &[3])?,
-        &numbers(1, &[4])?,
-        0.0,
-    );
+    let (x, weight) = (numbers(1, &[3])?, numbers(1, &[4])?);
+    let failed = graft_kernels::add_rms_norm(&x, &x, &weight, 0.0);
     assert_eq!(failed.unwrap_err().kind(), ErrorKind::InvalidArgument);
     Ok(())
 }

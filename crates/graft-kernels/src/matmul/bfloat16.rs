@@ -7,7 +7,9 @@ use half::bf16;
 
 use super::converted;
 use super::matrix::Matrix;
-use super::problem::{Each, Product};
+#[cfg(target_arch = "x86_64")]
+use super::problem::Each;
+use super::problem::Product;
 
 impl Product for bf16 {
     fn multiply(
@@ -40,24 +42,23 @@ impl Product for bf16 {
         converted::multiply(a, b, out, par);
     }
 
+    #[cfg(target_arch = "x86_64")]
     fn multiply_few_rows(
         a: Matrix<'_, bf16>,
         products: &mut [Each<'_, '_, bf16>],
         parallel: bool,
     ) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use super::{avx2_few_rows, avx512_bf16};
-            if avx512_bf16::suits_each(&a, products) {
-                avx512_bf16::few_rows_of_each(a, products, parallel);
-                return true;
-            }
-            if avx2_few_rows::suits_each(&a, products) {
-                avx2_few_rows::multiply_each(a, products, parallel);
-                return true;
-            }
+        use super::{avx2_few_rows, avx512_bf16};
+
+        if avx512_bf16::suits_each(&a, products) {
+            avx512_bf16::few_rows_of_each(a, products, parallel);
+            return true;
         }
-        false
+        let suits = avx2_few_rows::suits_each(&a, products);
+        if suits {
+            avx2_few_rows::multiply_each(a, products, parallel);
+        }
+        suits
     }
 }
 

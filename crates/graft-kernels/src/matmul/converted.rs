@@ -12,7 +12,9 @@ use pulp::{Simd, WithSimd};
 use super::float32::product_into;
 use super::gemv::dots;
 use super::matrix::Matrix;
-use super::problem::{Each, Product};
+#[cfg(target_arch = "x86_64")]
+use super::problem::Each;
+use super::problem::Product;
 use crate::floats::Float;
 use crate::isa;
 use crate::tasks;
@@ -68,20 +70,19 @@ impl Product for f16 {
         multiply(a, b, out, par);
     }
 
+    #[cfg(target_arch = "x86_64")]
     fn multiply_few_rows(
         a: Matrix<'_, f16>,
         products: &mut [Each<'_, '_, f16>],
         parallel: bool,
     ) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use super::avx2_few_rows;
-            if avx2_few_rows::suits_each(&a, products) {
-                avx2_few_rows::multiply_each(a, products, parallel);
-                return true;
-            }
+        use super::avx2_few_rows;
+
+        let suits = avx2_few_rows::suits_each(&a, products);
+        if suits {
+            avx2_few_rows::multiply_each(a, products, parallel);
         }
-        false
+        suits
     }
 }
 

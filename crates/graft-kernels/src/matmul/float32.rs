@@ -13,9 +13,9 @@ use super::avx2::{self, Avx2};
 use super::avx512::Avx512;
 use super::gemv;
 use super::matrix::Matrix;
-use super::problem::{Each, Output, Product};
+use super::problem::{Output, Product};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2_few_rows, blocked};
+use super::{avx2_few_rows, blocked, problem::Each};
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
 use crate::tasks;
@@ -47,19 +47,17 @@ impl Product for f32 {
         write(a, b, out, parallel);
     }
 
+    #[cfg(target_arch = "x86_64")]
     fn multiply_few_rows(
         a: Matrix<'_, f32>,
         products: &mut [Each<'_, '_, f32>],
         parallel: bool,
     ) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if avx2_few_rows::suits_each(&a, products) {
-                avx2_few_rows::multiply_each(a, products, parallel);
-                return true;
-            }
+        let suits = avx2_few_rows::suits_each(&a, products);
+        if suits {
+            avx2_few_rows::multiply_each(a, products, parallel);
         }
-        false
+        suits
     }
 }
 

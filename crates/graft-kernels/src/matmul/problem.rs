@@ -33,11 +33,15 @@ impl<T> Output<T> {
     }
 }
 
-/// Whether several threads take less time than one for the product of `m` rows and a matrix of `k` by
-/// `n` numbers.
+/// Multiplications from which on a second thread saves time, for `m` rows and `n` columns.
+fn parallel_from(m: usize, n: usize) -> usize {
+    if m == 1 || n == 1 { PARALLEL_FROM_VECTOR } else { PARALLEL_FROM }
+}
+
+/// Whether several threads take less time than one for the product of `m` rows of `k` numbers and
+/// `n` columns.
 pub(super) fn is_parallel(m: usize, k: usize, n: usize) -> bool {
-    let from = if m == 1 || n == 1 { PARALLEL_FROM_VECTOR } else { PARALLEL_FROM };
-    tasks::threads() > 1 && m * k * n >= from
+    tasks::threads() > 1 && m * k * n >= parallel_from(m, n)
 }
 
 /// An element type whose matrices this crate multiplies.
@@ -55,10 +59,12 @@ pub(super) trait Product: Element + Send + Sync {
     /// Writes the product of `a` and each of several matrices, all of it, if there is a kernel whose
     /// threads share the work of all: for few rows, as the memory sets the pace.
     fn multiply_few_rows(
-        a: Matrix<'_, Self>,
-        products: &mut [Each<'_, '_, Self>],
-        parallel: bool,
-    ) -> bool;
+        _a: Matrix<'_, Self>,
+        _products: &mut [Each<'_, '_, Self>],
+        _parallel: bool,
+    ) -> bool {
+        false
+    }
 }
 
 /// Puts `a × b` into `out`, row by row, in the place of what it held, on this thread.
@@ -169,8 +175,7 @@ impl<'a, T: Product> Problem<'a, T> {
         let size = self.m * self.n;
         assert_eq!(output.len(), count * size, "the output has the broadcast shape");
         let work = size * self.k;
-        let parallel_from =
-            if self.m == 1 || self.n == 1 { PARALLEL_FROM_VECTOR } else { PARALLEL_FROM };
+        let parallel_from = parallel_from(self.m, self.n);
         let threads = tasks::threads();
         let one = |i: usize, out: &mut [MaybeUninit<T>], parallel: bool| {
             let (a, b) = self.matrices(i);

@@ -199,8 +199,8 @@ impl Linear {
         }
     }
 
-    /// [`forward`](Self::forward) of each of `layers`: those that are dense, or quantized alike, are one
-    /// operation.
+    /// [`forward`](Self::forward) of each of `layers`: those that are dense, or quantized alike, are
+    /// one operation.
     pub fn forward_each<const N: usize>(
         layers: [&Self; N],
         x: &Array,
