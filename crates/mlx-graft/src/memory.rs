@@ -77,6 +77,51 @@ pub fn keep_freed() -> bool {
     }
 }
 
+/// Has the next allocations of so many bytes together lie in huge pages, which are read faster where
+/// memory sets the pace; whether the system was asked for that.
+///
+/// A block of this size is taken from the allocator, its pages are marked, and it is given back. No
+/// page of it is touched, so nothing is in use before it is needed. Only where the process keeps freed
+/// memory ([`keep_freed`]) do allocations get that block, or parts of it. Source: madvise(2),
+/// `MADV_HUGEPAGE`.
+///
+/// ```
+/// use mlx_graft::memory;
+///
+/// memory::keep_freed();
+/// // Not every system has huge pages, and none has so much memory.
+/// let asked = memory::reserve_huge_pages(64 << 20);
+/// assert!(!memory::reserve_huge_pages(usize::MAX / 4));
+/// # let _ = asked;
+/// ```
+pub fn reserve_huge_pages(bytes: usize) -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: the function reads a constant of the system.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let Ok(page @ 1..) = usize::try_from(page) else { return false };
+        // SAFETY: any size may be asked for.
+        let block = unsafe { libc::malloc(bytes) };
+        if block.is_null() {
+            return false;
+        }
+        let first = block.addr().next_multiple_of(page);
+        let pages = (block.addr() + bytes).saturating_sub(first) / page;
+        // SAFETY: the pages lie in the block, and what they hold stays as it is.
+        let asked = unsafe {
+            libc::madvise(block.with_addr(first), pages * page, libc::MADV_HUGEPAGE) == 0
+        };
+        // SAFETY: the block is that from above, and nobody has its address.
+        unsafe { libc::free(block) };
+        asked && pages > 0
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    {
+        let _ = bytes;
+        false
+    }
+}
+
 /// The bytes that the process holds and that are free for its next allocations, as far as the
 /// allocator tells: what [`keep_freed`] keeps counts here, and elsewhere as taken.
 ///

@@ -11,7 +11,8 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 
-use mlx_graft::{memory, transforms};
+use mlx_graft::stream::current_device;
+use mlx_graft::{DeviceType, memory, transforms};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -78,6 +79,11 @@ impl Model {
         let decoder = Decoder::load(decoder_config, &mut weights).map_err(at_config)?;
         weights.finish()?;
         let values: Vec<_> = decoder.params().into_iter().map(|(_, param)| param.get()).collect();
+        if current_device()?.kind == DeviceType::Cpu {
+            /// What the allocator adds to each array at most.
+            const MORE: usize = 64;
+            memory::reserve_huge_pages(values.iter().map(|value| value.nbytes() + MORE).sum());
+        }
         transforms::eval(&values)?;
         Ok(Self { decoder, config, adapters: RefCell::new(None) })
     }
