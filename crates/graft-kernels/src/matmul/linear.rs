@@ -15,8 +15,8 @@ use crate::{floats, is_active};
 
 /// `x @ w.T`: a linear layer, as `mlx.nn.Linear` without a bias.
 ///
-/// `x` is `(…, I)` and `w` is `(O, I)`; the result is `(…, O)`. It is [`matmul`] with a transposed
-/// matrix, as one operation instead of two.
+/// `x` is `(…, I)` and `w` is `(O, I)`; the result is `(…, O)`. Where [`matmul`] multiplies arrays of
+/// one dtype by a kernel, this is one operation instead of two, as the matrix is read transposed.
 ///
 /// # Errors
 /// Those of `mlx.core.matmul`, if the shapes do not fit.
@@ -35,8 +35,8 @@ pub fn linear(x: &Array, w: &Array) -> Result<Array> {
 
 /// [`linear`] of the same `x` and each of some matrices: the queries, keys and values of a layer.
 ///
-/// They are one operation. The threads share the work of all where there are few rows, as in
-/// generation; that takes less time than several operations.
+/// Where [`linear`] is one operation, so is this. The threads share the work of all where there are
+/// few rows, as in generation; that takes less time than several operations.
 ///
 /// # Errors
 /// Those of [`linear`].

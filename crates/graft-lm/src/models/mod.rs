@@ -54,7 +54,8 @@ pub struct Model {
 impl Model {
     /// Loads a Hugging Face folder: config.json and `model*.safetensors`, dense or quantized.
     ///
-    /// From then on the process keeps freed memory ([`memory::keep_freed`]).
+    /// From then on the process keeps freed memory ([`memory::keep_freed`]). On a CPU the weights lie
+    /// in huge pages, where the system has them ([`memory::reserve_huge_pages`]).
     ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Invalid`], naming the file and the tensor, with the shape
