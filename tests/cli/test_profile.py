@@ -43,6 +43,12 @@ def row(report: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+def products(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The products with dense weights."""
+    names = ("matmul", "linear", "adapted_matmul")
+    return [row for row in report["operations"] if row["name"] in names]
+
+
 def linear_layers(config: dict[str, Any] = BASE) -> dict[str, tuple[int, int]]:
     """The shapes of the linear layers of a block, by mlx-lm's names."""
     d, inner = config["hidden_size"], config["intermediate_size"]
@@ -83,14 +89,17 @@ def test_operations_are_counted_and_weighed(measure, checkpoint) -> None:
         True,
         "together",
     )
-    assert row(report, "matmul")["flops"] == product_flops()
+    assert sum(row["flops"] for row in products(report)) == product_flops()
+    # Keys, output, gate with up, and down of each block, and the head for some rows at a time.
+    assert row(report, "linear")["calls"] >= 4 * LAYERS + 1
     attention = row(report, "scaled_dot_product_attention")
     gradient = row(report, "scaled_dot_product_attention_grad")
     assert (attention["calls"], gradient["calls"]) == (LAYERS, LAYERS)
     assert (attention["flops"], gradient["flops"]) == attention_flops()
-    # Two in each block, and one before the head.
-    assert row(report, "rms_norm")["calls"] == 2 * LAYERS + 1
-    assert row(report, "rms_norm")["flops"] is None
+    # Two in each block, and one before the head: all but the first are of a sum.
+    assert row(report, "rms_norm")["calls"] == 1
+    assert row(report, "add_rms_norm")["calls"] == 2 * LAYERS
+    assert row(report, "add_rms_norm")["flops"] is None
     swiglu = row(report, "swiglu")
     numbers = ROWS * (LENGTH - 1) * BASE["intermediate_size"]
     assert (swiglu["calls"], swiglu["bytes"]) == (LAYERS, LAYERS * 3 * 4 * numbers)
@@ -101,10 +110,11 @@ def test_operations_are_counted_and_weighed(measure, checkpoint) -> None:
 )
 def test_adapters_are_a_part_of_large_products(measure, checkpoint) -> None:
     report, _ = measure(checkpoint("llama-wide"))
-    adapted, others = row(report, "adapted_matmul"), row(report, "matmul")
+    adapted = row(report, "adapted_matmul")
     # Of queries and values, and passed back to all blocks but the first.
     assert adapted["calls"] == 2 * LAYERS + 2 * (LAYERS - 1)
-    assert adapted["flops"] + others["flops"] == product_flops(config_of("llama-wide"))
+    flops = sum(row["flops"] for row in products(report))
+    assert flops == product_flops(config_of("llama-wide"))
 
 
 def test_the_parts_make_the_step(measure, checkpoint) -> None:
@@ -175,16 +185,16 @@ def test_apart_and_by_shapes(measure, checkpoint) -> None:
     assert [line.split("  ")[0] for line in lines[3:7]] == [
         "(others)", "(between operations)", "(building the graph)", "sum",
     ]  # fmt: skip
-    products = [row for row in report["operations"] if row["name"] == "matmul"]
-    assert len({(*row["inputs"],) for row in products}) > 5
-    assert sum(row["flops"] for row in products) == product_flops()
+    found = products(report)
+    assert len({(*row["inputs"],) for row in found}) > 5
+    assert sum(row["flops"] for row in found) == product_flops()
     counts: dict[str, int] = {}
     for row in report["operations"]:
         counts[row["name"]] = counts.get(row["name"], 0) + row["calls"]
     assert counts == {row["name"]: row["calls"] for row in together["operations"]}
     tokens, width = ROWS * (LENGTH - 1), BASE["hidden_size"]
-    shapes = [row["inputs"] for row in products]
-    assert any(f"[{width}, {BASE['vocab_size']}]" in shape[1] for shape in shapes), (shapes, tokens)
+    shapes = [row["inputs"] for row in found]
+    assert any(f"[{BASE['vocab_size']}, {width}]" in shape[1] for shape in shapes), (shapes, tokens)
 
 
 def test_the_first_batch_of_the_data(measure, checkpoint, data) -> None:
