@@ -42,12 +42,9 @@ pub fn add_rms_norm(x: &Array, y: &Array, weight: &Array, eps: f32) -> Result<(A
         let normal = rms_norm(&sum, Some(weight), eps)?;
         return Ok((sum, normal));
     }
-    let [sum, normal] = two(apply(AddRmsNorm(RmsNorm { eps }), &[x, y, weight])?);
-    Ok((sum, normal))
-}
-
-fn two(outputs: Vec<Array>) -> [Array; 2] {
-    outputs.try_into().expect("the primitive has two outputs")
+    let mut outputs = apply(AddRmsNorm(RmsNorm { eps }), &[x, y, weight])?;
+    let normal = outputs.remove(1);
+    Ok((outputs.remove(0), normal))
 }
 
 /// The sum of the first two inputs, and its normalisation times the third.

@@ -100,11 +100,6 @@ pub(super) fn suits<T: Steps>(a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> bool {
             || b.columns == 1 && a.has_dense_rows())
 }
 
-/// Whether [`multiply_each`] multiplies these matrices.
-pub(super) fn suits_each<T: Steps>(a: &Matrix<'_, T>, products: &[Each<'_, '_, T>]) -> bool {
-    a.rows <= ROWS && products.iter().all(|(b, _)| suits(a, b) && b.transposed().has_dense_rows())
-}
-
 /// Writes `a × b` to `out`, all of it.
 ///
 /// # Panics
@@ -119,20 +114,24 @@ pub(super) fn multiply<T: Steps>(
         // A product with a column is that of the transposed matrices, and so is its output.
         return multiply(b.transposed(), a.transposed(), out, parallel);
     }
-    multiply_each(a, &mut [(b, out)], parallel);
+    assert!(multiply_each(a, &mut [(b, out)], parallel), "it suits the matrices");
 }
 
-/// Writes the product of `a`, of few rows, and each of several matrices with dense columns, all of
-/// it; threads share the work of all.
+/// Writes the product of `a` and each of several matrices, all of it, if there are few rows and the
+/// columns are dense: threads share the work of all. Returns whether it has.
 ///
 /// # Panics
-/// If it does not suit the matrices, or the sizes do not fit.
+/// If the sizes do not fit.
 pub(super) fn multiply_each<T: Steps>(
     a: Matrix<'_, T>,
     products: &mut [Each<'_, '_, T>],
     parallel: bool,
-) {
-    assert!(suits_each(&a, products) && products.iter().all(|(b, _)| b.rows == a.columns));
+) -> bool {
+    let suits = |b| suits(&a, b) && b.transposed().has_dense_rows();
+    if a.rows > ROWS || !products.iter().all(|(b, _)| suits(b)) {
+        return false;
+    }
+    assert!(products.iter().all(|(b, _)| b.rows == a.columns));
     let k = a.columns;
     let steps = k.div_ceil(STEP);
     let x = in_order::<T>(&wide_rows(a, false), k);
@@ -149,6 +148,7 @@ pub(super) fn multiply_each<T: Steps>(
             }
         }
     });
+    true
 }
 
 /// Rows of `k` numbers in the order in which those of columns come.

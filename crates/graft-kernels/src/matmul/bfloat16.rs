@@ -54,11 +54,7 @@ impl Product for bf16 {
             avx512_bf16::few_rows_of_each(a, products, parallel);
             return true;
         }
-        let suits = avx2_few_rows::suits_each(&a, products);
-        if suits {
-            avx2_few_rows::multiply_each(a, products, parallel);
-        }
-        suits
+        avx2_few_rows::multiply_each(a, products, parallel)
     }
 }
 

@@ -76,13 +76,7 @@ impl Product for f16 {
         products: &mut [Each<'_, '_, f16>],
         parallel: bool,
     ) -> bool {
-        use super::avx2_few_rows;
-
-        let suits = avx2_few_rows::suits_each(&a, products);
-        if suits {
-            avx2_few_rows::multiply_each(a, products, parallel);
-        }
-        suits
+        super::avx2_few_rows::multiply_each(a, products, parallel)
     }
 }
 

@@ -53,11 +53,7 @@ impl Product for f32 {
         products: &mut [Each<'_, '_, f32>],
         parallel: bool,
     ) -> bool {
-        let suits = avx2_few_rows::suits_each(&a, products);
-        if suits {
-            avx2_few_rows::multiply_each(a, products, parallel);
-        }
-        suits
+        avx2_few_rows::multiply_each(a, products, parallel)
     }
 }
 

@@ -212,18 +212,19 @@ impl Linear {
         let alike = quantized
             .iter()
             .all(|layer| layer.packed.quantization == quantized[0].packed.quantization);
-        let outputs: Vec<Array> = if dense.len() == N {
+        let (products, biases): (Vec<Array>, Vec<_>) = if dense.len() == N {
             let weights: Vec<Array> = dense.iter().map(|layer| layer.weight.get()).collect();
             let products = linear_each(x, &weights.iter().collect::<Vec<_>>())?;
-            let pairs = products.into_iter().zip(dense);
-            pairs.map(|(y, layer)| add_bias(y, layer.bias.as_ref())).collect::<Result<_>>()?
+            (products, dense.iter().map(|layer| layer.bias.as_ref()).collect())
         } else if alike && quantized.len() == N {
             let products = QuantizedWeight::matmul_transposed_each(&quantized, x)?;
-            let pairs = products.into_iter().zip(quantized);
-            pairs.map(|(y, layer)| add_bias(y, layer.bias.as_ref())).collect::<Result<_>>()?
+            (products, quantized.iter().map(|layer| layer.bias.as_ref()).collect())
         } else {
-            layers.iter().map(|layer| layer.forward(x, ctx)).collect::<Result<_>>()?
+            let outputs = layers.iter().map(|layer| layer.forward(x, ctx));
+            (outputs.collect::<Result<_>>()?, vec![None; N])
         };
+        let outputs = products.into_iter().zip(biases).map(|(y, bias)| add_bias(y, bias));
+        let outputs: Vec<Array> = outputs.collect::<Result<_>>()?;
         let Ok(outputs) = outputs.try_into() else { unreachable!("one for each layer") };
         Ok(outputs)
     }
