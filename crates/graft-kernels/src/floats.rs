@@ -29,6 +29,8 @@ pub(crate) trait Float: Element {
     fn widen(from: &[Self], to: &mut [f32]);
     /// The nearest number.
     fn round(x: f32) -> Self;
+    /// Rounds numbers to the nearest of this type.
+    fn round_all(wide: &mut [f32]);
 
     /// The matrix in `float32`: itself, or converted into `scratch`.
     fn wide<'a>(matrix: Matrix<'a, Self>, scratch: &'a mut Vec<f32>) -> Matrix<'a, f32> {
@@ -44,9 +46,13 @@ impl Float for f32 {
         to.copy_from_slice(from);
     }
 
+    #[inline(always)]
     fn round(x: f32) -> Self {
         x
     }
+
+    #[inline(always)]
+    fn round_all(_wide: &mut [f32]) {}
 
     fn wide<'a>(matrix: Matrix<'a, Self>, _scratch: &'a mut Vec<f32>) -> Matrix<'a, f32> {
         matrix
@@ -61,6 +67,15 @@ impl Float for f16 {
     fn round(x: f32) -> Self {
         Self::from_f32(x)
     }
+
+    fn round_all(wide: &mut [f32]) {
+        let mut buffer = [Self::ZERO; BLOCK];
+        for wide in wide.chunks_mut(BLOCK) {
+            let narrow = &mut buffer[..wide.len()];
+            narrow.convert_from_f32_slice(wide);
+            narrow.convert_to_f32_slice(wide);
+        }
+    }
 }
 
 impl Float for bf16 {
@@ -68,12 +83,20 @@ impl Float for bf16 {
     fn widen(from: &[Self], to: &mut [f32]) {
         assert_eq!(from.len(), to.len());
         for (y, x) in to.iter_mut().zip(from) {
-            *y = f32::from_bits(u32::from(x.to_bits()) << 16);
+            *y = from_bfloat16(*x);
         }
     }
 
+    #[inline(always)]
     fn round(x: f32) -> Self {
         to_bfloat16(x)
+    }
+
+    #[inline(always)]
+    fn round_all(wide: &mut [f32]) {
+        for x in wide {
+            *x = from_bfloat16(to_bfloat16(*x));
+        }
     }
 }
 
@@ -128,15 +151,8 @@ impl<'a> Floats<'a> {
     pub(crate) fn round(self, wide: &mut [f32]) {
         match self {
             Self::Float32(_) => {}
-            Self::Bfloat16(_) => wide.iter_mut().for_each(|x| *x = bf16::round(*x).to_f32()),
-            Self::Float16(_) => {
-                let mut buffer = [f16::ZERO; BLOCK];
-                for wide in wide.chunks_mut(BLOCK) {
-                    let narrow = &mut buffer[..wide.len()];
-                    narrow.convert_from_f32_slice(wide);
-                    narrow.convert_to_f32_slice(wide);
-                }
-            }
+            Self::Bfloat16(_) => bf16::round_all(wide),
+            Self::Float16(_) => f16::round_all(wide),
         }
     }
 
@@ -160,6 +176,12 @@ pub(crate) fn to_bfloat16(x: f32) -> bf16 {
     // A NaN keeps its upper half and a bit that no rounding can clear.
     let nan = bits >> 16 | 0x40;
     bf16::from_bits(if x.is_nan() { nan as u16 } else { rounded as u16 })
+}
+
+/// The same number in `float32`.
+#[inline(always)]
+fn from_bfloat16(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
 }
 
 /// Writes numbers as `float16`.

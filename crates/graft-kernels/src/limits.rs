@@ -86,7 +86,7 @@ pub fn multiply_add(count: usize) {
 pub fn read(numbers: &[f32]) {
     let arch = isa::arch();
     let part = numbers.len().div_ceil(4 * tasks::threads()).max(1);
-    tasks::for_each_item(numbers.chunks(part), true, |_, part| {
+    tasks::for_each_item(numbers.chunks(part), true, |_, part, (): &mut ()| {
         black_box(arch.dispatch(Read(black_box(part))));
     });
 }

@@ -144,7 +144,7 @@ pub(crate) fn compute<const N: usize>(
             (first, per_task.min(count - first), taken)
         })
         .collect();
-    tasks::for_each_item(pieces.into_iter(), true, |_, piece| run(piece));
+    tasks::for_each_item(pieces.into_iter(), true, |_, piece, (): &mut ()| run(piece));
     Ok(())
 }
 

@@ -66,17 +66,17 @@ pub(crate) fn for_each<S: Default>(
 }
 
 /// Runs a task for each item, as [`for_each`] does.
-pub(crate) fn for_each_item<T: Send>(
+pub(crate) fn for_each_item<T: Send, S: Default>(
     items: impl ExactSizeIterator<Item = T> + Send,
     parallel: bool,
-    task: impl Fn(usize, T) + Sync,
+    task: impl Fn(usize, T, &mut S) + Sync,
 ) {
     let count = items.len();
     let items = Mutex::new(items.enumerate());
-    for_each(count, parallel, |_, (): &mut ()| {
+    for_each(count, parallel, |_, state: &mut S| {
         let next = items.lock().unwrap_or_else(PoisonError::into_inner).next();
         if let Some((i, item)) = next {
-            task(i, item);
+            task(i, item, state);
         }
     });
 }
@@ -88,7 +88,7 @@ pub(crate) fn for_each_chunk<T: Send>(
     parallel: bool,
     task: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    for_each_item(data.chunks_mut(size), parallel, task);
+    for_each_item(data.chunks_mut(size), parallel, |i, chunk, (): &mut ()| task(i, chunk));
 }
 
 #[cfg(test)]

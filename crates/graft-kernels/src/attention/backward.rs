@@ -3,20 +3,25 @@
 #![allow(clippy::inline_always)]
 #![allow(unsafe_code)]
 
+use std::mem;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Strided};
 use pulp::{Simd, WithSimd};
 
-use super::heads::{Block, Heads, Stretch, prefetch_rows};
-use super::parts::{Pieces, deal, prefetch};
+use super::heads::{Block, Heads, ROWS, Stretch};
+use super::parts::{Pieces, WriteRows, deal, prefetch};
 use crate::floats::Float;
 use crate::isa;
 use crate::lanes;
-use crate::matmul::factor::Factor;
+use crate::matmul::factor::{self, Factor};
 use crate::matmul::matrix::Matrix;
 use crate::tasks;
+
+/// Rows of a block: the derivatives with respect to keys and values are sums over them, and short sums
+/// are slow.
+const MOST_ROWS: usize = 2 * ROWS;
 
 /// What is known of the queries: the attention, its statistics, and the cotangent, each of shape
 /// `(B, T, H, …)`.
@@ -24,6 +29,37 @@ struct Known<'a, T> {
     out: Strided<'a, T>,
     statistics: Strided<'a, f32>,
     cotangent: Strided<'a, T>,
+}
+
+impl<'a, T: Float> Known<'a, T> {
+    /// The cotangent of a head, position by position.
+    fn cotangent_of(&self, batch: usize, head: usize) -> Matrix<'a, T> {
+        Matrix::along(&self.cotangent, 1, &[batch, head])
+    }
+
+    /// The attention of a head.
+    fn out_of(&self, batch: usize, head: usize) -> Matrix<'a, T> {
+        Matrix::along(&self.out, 1, &[batch, head])
+    }
+
+    /// For each position the highest score, and the inverse of the sum of exponentials.
+    fn statistics_of(&self, batch: usize, head: usize) -> Matrix<'a, f32> {
+        Matrix::along(&self.statistics, 1, &[batch, head])
+    }
+}
+
+/// What a thread computes in, kept from task to task.
+#[derive(Default)]
+struct Memory {
+    wide: [Vec<f32>; 2],
+    packed: [factor::Memory; 4],
+    queries: Vec<f32>,
+    cotangent: Vec<f32>,
+    scores: Vec<f32>,
+    slopes: Vec<f32>,
+    product: Vec<f32>,
+    /// The derivatives with respect to keys and values.
+    sums: [Vec<f32>; 2],
 }
 
 impl<T: Float> Heads<'_, T> {
@@ -47,13 +83,17 @@ impl<T: Float> Heads<'_, T> {
         };
         let stretches = self.stretches();
         let tasks = self.groups * stretches.len();
-        let blocks = |stretch: &Stretch| stretch.queries.len().div_ceil(self.block_length(stretch));
+        let blocks = |stretch: &Stretch| {
+            stretch.queries.len().div_ceil(self.block_length(stretch, MOST_ROWS))
+        };
         let most_blocks = stretches.iter().map(blocks).max().unwrap_or(1);
         let parts = parts_of_queries(tasks, tasks::threads(), most_blocks);
         // Whole blocks of the queries of a stretch.
         let part = |stretch: &Stretch, part: usize| {
             let (start, end) = (stretch.queries.start, stretch.queries.end);
-            let at = |part: usize| blocks(stretch) * part / parts * self.block_length(stretch);
+            let at = |part: usize| {
+                blocks(stretch) * part / parts * self.block_length(stretch, MOST_ROWS)
+            };
             (start + at(part)).min(end)..(start + at(part + 1)).min(end)
         };
         let of_stretch =
@@ -76,123 +116,88 @@ impl<T: Float> Heads<'_, T> {
         let dk = deal(dk, self.dim, tasks, owner(self.keys, &keys));
         let dv = deal(dv, self.value_dim, tasks, owner(self.keys, &keys));
         let sums: Vec<_> = dk.into_iter().zip(dv).map(|out| Sums::new(parts, out)).collect();
-        tasks::for_each_item(dq.into_iter(), true, |task, dq| {
+        tasks::for_each_item(dq.into_iter(), true, |task, dq, memory: &mut Memory| {
             let (i, group) = (task / self.groups, task % self.groups);
             let (stretch, range) = &queries[i];
-            let found = self.group_gradients(stretch, range, group, &known, dq);
-            sums[i / parts * self.groups + group].put(i % parts, found);
+            self.group_gradients(stretch, range, group, (&known, dq), memory);
+            let sums = &sums[i / parts * self.groups + group];
+            sums.put(i % parts, [self.dim, self.value_dim], &mut memory.sums);
         });
         Ok(())
     }
 
-    /// Writes the derivatives with respect to some queries of one group of heads, and returns what
-    /// they add to those with respect to the keys and values of the stretch.
+    /// Writes the derivatives with respect to some queries of one group of heads, and leaves as sums
+    /// what they add to those with respect to the keys and values of the stretch.
     fn group_gradients(
         &self,
         stretch: &Stretch,
         queries: &Range<usize>,
         group: usize,
-        known: &Known<'_, T>,
-        dq: Pieces<'_, T>,
-    ) -> [Vec<f32>; 2] {
-        let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
+        (known, mut dq): (&Known<'_, T>, Pieces<'_, T>),
+        memory: &mut Memory,
+    ) {
         let (batch, start, count) = (stretch.batch, stretch.keys.start, stretch.keys.len());
-        let keys = T::wide(self.keys_of(batch, group).rows(start, count), &mut key_scratch);
-        let values = T::wide(self.values_of(batch, group).rows(start, count), &mut value_scratch);
-        let factors = [keys.transposed(), values.transposed(), keys].map(Factor::new);
-        let [transposed_keys, transposed_values, keys] = &factors;
-        let mut key_sums = vec![0.0; count * self.dim];
-        let mut value_sums = vec![0.0; count * self.value_dim];
-        let (mut scores, mut slopes, mut product) = (Vec::new(), Vec::new(), Vec::new());
-        let mut dq = dq.into_iter();
-        let length = self.block_length(stretch);
+        let Memory { wide: [wide_keys, wide_values], packed, .. } = memory;
+        let keys = T::wide(self.keys_of(batch, group, stretch.keys.clone()), wide_keys);
+        let values = T::wide(self.values_of(batch, group, stretch.keys.clone()), wide_values);
+        let [first, second, third, packed_rows] = packed;
+        let transposed_keys = Factor::new(keys.transposed(), first);
+        let transposed_values = Factor::new(values.transposed(), second);
+        let keys = Factor::new(keys, third);
+        let [key_sums, value_sums] = &mut memory.sums;
+        for (sums, dim) in [(&mut *key_sums, self.dim), (&mut *value_sums, self.value_dim)] {
+            sums.clear();
+            sums.resize(count * dim, 0.0);
+        }
+        let Memory { queries: scaled, cotangent, scores, slopes, product, .. } = memory;
+        let length = self.block_length(stretch, MOST_ROWS);
         let block = |first: usize| {
             let count = length.min(queries.end - first);
             Block { batch, group, first, count }
         };
-        for first in queries.clone().step_by(length) {
+        for (first, dq) in queries.clone().step_by(length).zip(dq.chunks_mut(length)) {
             if first + length < queries.end {
-                self.prefetch_block(block(first + length), known);
+                self.prefetch_known(block(first + length), known);
             }
             let block = block(first);
             let (seen, rows) = (self.keys_seen(stretch, block), self.rows(block));
-            let dq: Pieces<'_, T> = dq.by_ref().take(block.count).collect();
-            prefetch(&dq);
+            prefetch(dq);
             let (width, from) = (seen.len(), seen.start - start..seen.end - start);
             let stride = Factor::stride(width);
-            let queries = self.scaled_queries(block);
-            let queries = Matrix::from_rows(&queries, rows, self.dim);
+            self.scaled_queries(block, scaled);
+            let queries = Matrix::from_rows(scaled, rows, self.dim);
             let part = (0..self.dim, from.clone());
-            transposed_keys.product_into(&mut scores, queries, part, stride);
-            self.mask(block, stride, &mut scores);
+            transposed_keys.product_into(scores, queries, part, stride);
+            self.mask(block, stride, scores);
 
-            let (cotangent, out, statistics) = self.known_rows(block, known);
-            let along = Along { dim: self.value_dim, cotangent: &cotangent, out: &out, statistics };
-            let known = isa::arch().dispatch(along);
-            let cotangent = Matrix::from_rows(&cotangent, rows, self.value_dim);
+            cotangent.resize(rows * self.value_dim, 0.0);
+            let read = ReadKnown { heads: self, block, known, cotangent };
+            let known = isa::arch().dispatch(read);
+            let cotangent = Matrix::from_rows(cotangent, rows, self.value_dim);
             let part = (0..self.value_dim, from.clone());
-            transposed_values.product_into(&mut slopes, cotangent, part, stride);
+            transposed_values.product_into(slopes, cotangent, part, stride);
             let visible = (0..rows).map(|row| self.visible(block, row, &seen)).collect();
-            isa::arch().dispatch(Derive {
-                stride,
-                visible,
-                known,
-                weights: &mut scores,
-                slopes: &mut slopes,
-            });
-            self.mask_slopes(block, stride, &mut slopes);
+            isa::arch().dispatch(Derive { stride, visible, known, weights: scores, slopes });
+            self.mask_slopes(block, stride, slopes);
 
-            let weights = Matrix::from_rows(&scores, rows, stride).columns(0, width).transposed();
-            let slopes = Matrix::from_rows(&slopes, rows, stride).columns(0, width);
+            let weights = Matrix::from_rows(scores, rows, stride).columns(0, width).transposed();
+            let slopes = Matrix::from_rows(slopes, rows, stride).columns(0, width);
             let sums = |dim: usize| from.start * dim..from.end * dim;
             let added = &mut value_sums[sums(self.value_dim)];
-            Factor::new(cotangent).add_product(added, weights);
+            Factor::new(cotangent, packed_rows).add_product(added, weights);
             let added = &mut key_sums[sums(self.dim)];
-            Factor::new(queries).add_product(added, slopes.transposed());
-            keys.product_into(&mut product, slopes, (from, 0..self.dim), self.dim);
-            for (i, dq) in dq.into_iter().enumerate() {
-                for (repeat, dq) in dq.chunks_mut(self.dim).enumerate() {
-                    let row = repeat * block.count + i;
-                    for (dq, &x) in dq.iter_mut().zip(&product[row * self.dim..]) {
-                        dq.write(T::round(x * self.scale()));
-                    }
-                }
-            }
-        }
-        [key_sums, value_sums]
-    }
-
-    /// Asks for what is known of a block.
-    fn prefetch_block(&self, block: Block, known: &Known<'_, T>) {
-        self.prefetch_heads(block, &self.q);
-        for i in 0..block.count {
-            for array in [&known.cotangent, &known.out] {
-                let heads = Matrix::of(array, &[block.batch, block.first + i]);
-                prefetch_rows(heads.rows(block.group * self.repeats, self.repeats));
-            }
+            Factor::new(queries, packed_rows).add_product(added, slopes.transposed());
+            keys.product_into(product, slopes, (from, 0..self.dim), self.dim);
+            let scale = |_| self.scale();
+            isa::arch().dispatch(WriteRows { rows: product, dim: self.dim, pieces: dq, scale });
         }
     }
 
-    /// The rows of the cotangent of a block and of the attention, and for each the highest score and
-    /// the inverse of the sum of exponentials.
-    fn known_rows(
-        &self,
-        block: Block,
-        known: &Known<'_, T>,
-    ) -> (Vec<f32>, Vec<f32>, Vec<[f32; 2]>) {
-        let rows = self.rows(block);
-        let mut cotangent = vec![0.0; rows * self.value_dim];
-        let mut out = vec![0.0; rows * self.value_dim];
-        let mut statistics = vec![[0.0; 2]; rows];
-        let both = cotangent.chunks_mut(self.value_dim).zip(out.chunks_mut(self.value_dim));
-        for (row, ((cotangent, out), statistics)) in both.zip(&mut statistics).enumerate() {
-            let head = self.head(block, row / block.count);
-            let query = [block.batch, block.first + row % block.count];
-            Matrix::of(&known.cotangent, &query).widen_row(head, cotangent);
-            Matrix::of(&known.out, &query).widen_row(head, out);
-            Matrix::of(&known.statistics, &query).widen_row(head, statistics);
-        }
-        (cotangent, out, statistics)
+    /// Asks for the queries of a block and what is known of them.
+    fn prefetch_known(&self, block: Block, known: &Known<'_, T>) {
+        self.prefetch(block, |head| self.queries_of(block.batch, head));
+        self.prefetch(block, |head| known.cotangent_of(block.batch, head));
+        self.prefetch(block, |head| known.out_of(block.batch, head));
     }
 }
 
@@ -215,52 +220,61 @@ impl<'a, T: Float> Sums<'a, T> {
         Self(Mutex::new(Parts { found: vec![None; parts], outputs: [dk, dv] }))
     }
 
-    /// Takes what part number `i` adds. The last to come writes the sums, which are those of the
-    /// parts in their order, so that results repeat.
-    fn put(&self, i: usize, sums: [Vec<f32>; 2]) {
+    /// Takes what part number `i` adds, in rows of `dims` numbers. The last to come writes the sums,
+    /// which are those of the parts in their order, so that results repeat.
+    fn put(&self, i: usize, dims: [usize; 2], sums: &mut [Vec<f32>; 2]) {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Parts { found, outputs } = &mut *parts;
-        found[i] = Some(sums);
-        if found.iter().any(Option::is_none) {
-            return;
+        if found.len() > 1 {
+            found[i] = Some(mem::take(sums));
+            if found.iter().any(Option::is_none) {
+                return;
+            }
+            let add = |mut sums: [Vec<f32>; 2], part: [Vec<f32>; 2]| {
+                for (sums, part) in sums.iter_mut().zip(&part) {
+                    for (sum, x) in sums.iter_mut().zip(part) {
+                        *sum += x;
+                    }
+                }
+                sums
+            };
+            *sums = found.drain(..).flatten().reduce(add).unwrap_or_default();
         }
-        let add = |mut sums: [Vec<f32>; 2], part: [Vec<f32>; 2]| {
-            for (sums, part) in sums.iter_mut().zip(&part) {
-                for (sum, x) in sums.iter_mut().zip(part) {
-                    *sum += x;
-                }
-            }
-            sums
-        };
-        let sums = found.drain(..).flatten().reduce(add).unwrap_or_default();
-        for (pieces, sums) in outputs.iter_mut().zip(&sums) {
-            let length = pieces.first().map_or(1, |piece| piece.len());
-            for (piece, sums) in pieces.iter_mut().zip(sums.chunks(length)) {
-                for (out, &x) in piece.iter_mut().zip(sums) {
-                    out.write(T::round(x));
-                }
-            }
+        for ((pieces, rows), dim) in outputs.iter_mut().zip(sums).zip(dims) {
+            isa::arch().dispatch(WriteRows { rows, dim, pieces, scale: |_| 1.0 });
         }
     }
 }
 
-/// Joins to what is known of each row the product of its cotangent with the attention.
-struct Along<'a> {
-    dim: usize,
-    cotangent: &'a [f32],
-    out: &'a [f32],
-    statistics: Vec<[f32; 2]>,
+/// Reads the cotangent of a block, row by row, and finds for each row the highest score, the inverse
+/// of the sum of exponentials, and the product of the cotangent with the attention.
+struct ReadKnown<'a, 'b, T> {
+    heads: &'a Heads<'b, T>,
+    block: Block,
+    known: &'a Known<'b, T>,
+    cotangent: &'a mut [f32],
 }
 
-impl WithSimd for Along<'_> {
+impl<T: Float> WithSimd for ReadKnown<'_, '_, T> {
     type Output = Vec<[f32; 3]>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<[f32; 3]> {
-        let mut found = Vec::with_capacity(self.statistics.len());
-        let rows = self.cotangent.chunks_exact(self.dim).zip(self.out.chunks_exact(self.dim));
-        for ([highest, scale], (x, y)) in self.statistics.into_iter().zip(rows) {
-            found.push([highest, scale, lanes::dot(simd, x, y)]);
+        let Self { heads, block, known, cotangent } = self;
+        let dim = heads.value_dim;
+        let mut found = Vec::with_capacity(heads.rows(block));
+        let mut out = vec![0.0; dim];
+        for (repeat, rows) in cotangent.chunks_mut(block.count * dim).enumerate() {
+            let head = heads.head(block, repeat);
+            let cotangents = known.cotangent_of(block.batch, head);
+            let outs = known.out_of(block.batch, head);
+            let statistics = known.statistics_of(block.batch, head);
+            for (query, row) in (block.first..).zip(rows.chunks_exact_mut(dim)) {
+                cotangents.widen_row(query, row);
+                outs.widen_row(query, &mut out);
+                let (highest, scale) = (statistics.get(query, 0), statistics.get(query, 1));
+                found.push([highest, scale, lanes::dot(simd, row, &out)]);
+            }
         }
         found
     }

@@ -8,20 +8,30 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
-use pulp::{NullaryFnOnce, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::few_queries;
-use super::heads::{Block, Heads, Stretch};
-use super::parts::{Pieces, deal, prefetch};
+use super::heads::{Block, Heads, ROWS, Stretch};
+use super::parts::{Pieces, WriteRows, deal, prefetch};
 use crate::floats::Float;
 use crate::isa;
 use crate::lanes;
-use crate::matmul::factor::Factor;
+use crate::matmul::factor::{self, Factor};
 use crate::matmul::matrix::Matrix;
 use crate::tasks;
 
 /// Multiplications below which a second thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 17;
+
+/// What a thread computes in, kept from part to part.
+#[derive(Default)]
+struct Memory {
+    wide: [Vec<f32>; 2],
+    packed: [factor::Memory; 2],
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    product: Vec<f32>,
+}
 
 impl<T: Float> Heads<'_, T> {
     /// Writes the attention and the statistics of its scores.
@@ -52,7 +62,7 @@ impl<T: Float> Heads<'_, T> {
         let cut = (tasks::PER_THREAD * tasks::threads()).div_ceil(self.groups * stretches.len());
         let mut parts: Vec<(&Stretch, Range<usize>)> = Vec::new();
         for stretch in &stretches {
-            let (length, queries) = (self.block_length(stretch), &stretch.queries);
+            let (length, queries) = (self.block_length(stretch, ROWS), &stretch.queries);
             let length = queries.len().div_ceil(length).div_ceil(cut) * length;
             let part = |first: usize| (stretch, first..queries.end.min(first + length));
             parts.extend(queries.clone().step_by(length).map(part));
@@ -69,9 +79,9 @@ impl<T: Float> Heads<'_, T> {
         let owner = |i: usize| part_of[i / self.groups] * self.groups + i % self.groups;
         let out = deal(out, self.repeats * self.value_dim, tasks, owner);
         let statistics = deal(statistics, self.repeats * 2, tasks, owner);
-        let run = |task: usize, outputs: (Pieces<'_, T>, Pieces<'_, f32>)| {
+        let run = |task: usize, outputs: (Pieces<'_, T>, Pieces<'_, f32>), memory: &mut Memory| {
             let (group, (stretch, queries)) = (task % self.groups, &parts[task / self.groups]);
-            self.part(stretch, queries, group, outputs);
+            self.part(stretch, queries, group, outputs, memory);
         };
         let outputs = out.into_iter().zip(statistics);
         tasks::for_each_item(outputs, self.work() >= PARALLEL_FROM, run);
@@ -83,70 +93,60 @@ impl<T: Float> Heads<'_, T> {
         stretch: &Stretch,
         queries: &Range<usize>,
         group: usize,
-        (out, statistics): (Pieces<'_, T>, Pieces<'_, f32>),
+        (mut out, mut statistics): (Pieces<'_, T>, Pieces<'_, f32>),
+        memory: &mut Memory,
     ) {
-        let length = self.block_length(stretch);
+        let length = self.block_length(stretch, ROWS);
         let block = |first: usize| {
             let count = length.min(queries.end - first);
             Block { batch: stretch.batch, group, first, count }
         };
         let origin = stretch.keys.start;
-        let count = self.seen(stretch.batch, queries.end - 1).end - origin;
-        let keys = self.keys_of(stretch.batch, group).rows(origin, count);
-        let values = self.values_of(stretch.batch, group).rows(origin, count);
-        let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
+        let seen = origin..self.seen(stretch.batch, queries.end - 1).end;
+        let keys = self.keys_of(stretch.batch, group, seen.clone());
+        let values = self.values_of(stretch.batch, group, seen);
+        let Memory { wide, packed, queries: scaled, scores, product } = memory;
         let few = self.repeats * length <= few_queries::ROWS;
         let factors = (!few).then(|| {
-            let keys = T::wide(keys, &mut key_scratch);
-            let values = T::wide(values, &mut value_scratch);
-            (Factor::new(keys.transposed()), Factor::new(values))
+            let ([wide_keys, wide_values], [packed_keys, packed_values]) = (wide, packed);
+            let keys = T::wide(keys, wide_keys).transposed();
+            let values = T::wide(values, wide_values);
+            (Factor::new(keys, packed_keys), Factor::new(values, packed_values))
         });
-        let (mut scores, mut product) = (Vec::new(), Vec::new());
-        let (mut out, mut statistics) = (out.into_iter(), statistics.into_iter());
-        for first in queries.clone().step_by(length) {
+        let outputs = out.chunks_mut(length).zip(statistics.chunks_mut(length));
+        for (first, (out, statistics)) in queries.clone().step_by(length).zip(outputs) {
             if first + length < queries.end {
-                self.prefetch_heads(block(first + length), &self.q);
+                let next = block(first + length);
+                self.prefetch(next, |head| self.queries_of(next.batch, head));
             }
             let block = block(first);
-            let out: Pieces<'_, T> = out.by_ref().take(block.count).collect();
-            prefetch(&out);
+            prefetch(out);
             let (seen, rows) = (self.keys_seen(stretch, block), self.rows(block));
-            let queries = self.scaled_queries(block);
+            self.scaled_queries(block, scaled);
             let from = seen.start - origin..seen.end - origin;
             let stride = if few { seen.len() } else { Factor::stride(seen.len()) };
             if let Some((keys, _)) = &factors {
-                let queries = Matrix::from_rows(&queries, rows, self.dim);
-                keys.product_into(&mut scores, queries, (0..self.dim, from.clone()), stride);
+                let queries = Matrix::from_rows(scaled, rows, self.dim);
+                keys.product_into(scores, queries, (0..self.dim, from.clone()), stride);
             } else {
-                few_queries::scores(&queries, keys.rows(from.start, from.len()), &mut scores);
+                few_queries::scores(scaled, keys.rows(from.start, from.len()), scores);
             }
-            self.mask(block, stride, &mut scores);
-            let found = self.weigh(block, &seen, (&mut scores, stride));
+            self.mask(block, stride, scores);
+            let found = self.weigh(block, &seen, (scores, stride));
             if let Some((_, values)) = &factors {
-                let weights = Matrix::from_rows(&scores, rows, stride).columns(0, seen.len());
-                let part = (from, 0..self.value_dim);
-                values.product_into(&mut product, weights, part, self.value_dim);
+                let weights = Matrix::from_rows(scores, rows, stride).columns(0, seen.len());
+                values.product_into(product, weights, (from, 0..self.value_dim), self.value_dim);
             } else {
-                few_queries::mix(&scores, values.rows(from.start, from.len()), &mut product);
+                few_queries::mix(scores, values.rows(from.start, from.len()), product);
             }
-            let statistics = statistics.by_ref().take(block.count).collect();
-            self.write_block(block, (&product, &found), out, statistics);
-        }
-    }
-
-    /// Writes what was found of a block.
-    fn write_block(
-        &self,
-        block: Block,
-        (product, found): (&[f32], &[[f32; 2]]),
-        out: Pieces<'_, T>,
-        statistics: Pieces<'_, f32>,
-    ) {
-        isa::arch().dispatch(Write { product, found, block, repeats: self.repeats, out });
-        for (i, statistics) in statistics.into_iter().enumerate() {
-            for (repeat, statistics) in statistics.chunks_exact_mut(2).enumerate() {
-                for (out, x) in statistics.iter_mut().zip(found[repeat * block.count + i]) {
-                    out.write(x);
+            let scale = |row: usize| found[row][1];
+            let (rows, dim) = (&product[..], self.value_dim);
+            isa::arch().dispatch(WriteRows { rows, dim, pieces: out, scale });
+            for (i, statistics) in statistics.iter_mut().enumerate() {
+                for (repeat, statistics) in statistics.chunks_exact_mut(2).enumerate() {
+                    for (out, x) in statistics.iter_mut().zip(found[repeat * block.count + i]) {
+                        out.write(x);
+                    }
                 }
             }
         }
@@ -193,32 +193,5 @@ impl WithSimd for Weigh<'_> {
             found.push([highest, 1.0 / lanes::sum(simd, scores)]);
         }
         found
-    }
-}
-
-/// Sums of values, not yet divided by the sums of their weights, and where they go.
-struct Write<'a, 'o, T> {
-    product: &'a [f32],
-    found: &'a [[f32; 2]],
-    block: Block,
-    repeats: usize,
-    out: Pieces<'o, T>,
-}
-
-impl<T: Float> NullaryFnOnce for Write<'_, '_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let dim = self.product.len() / self.found.len();
-        for (i, out) in self.out.into_iter().enumerate() {
-            for repeat in 0..self.repeats {
-                let row = repeat * self.block.count + i;
-                let (product, scale) = (&self.product[row * dim..][..dim], self.found[row][1]);
-                for (out, &x) in out[repeat * dim..].iter_mut().zip(product) {
-                    out.write(T::round(x * scale));
-                }
-            }
-        }
     }
 }

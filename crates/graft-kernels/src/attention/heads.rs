@@ -1,27 +1,30 @@
 //! The inputs of attention, a block of queries at a time.
+#![allow(clippy::inline_always)] // see `lanes`
 
 use std::ops::Range;
 
 use mlx_graft::primitive::{InputBuffer, KernelError, Strided};
 use mlx_graft::{Dtype, Element};
+use pulp::NullaryFnOnce;
 
 use super::Attention;
 use crate::floats::Float;
+use crate::isa;
 use crate::matmul::factor::Factor;
 use crate::matmul::matrix::Matrix;
 use crate::prefetch::prefetch_far_row;
 use crate::tasks;
 
-/// Scores that a thread holds at a time: half a megabyte of `float32`, which a second-level cache
-/// keeps.
-const SCORES: usize = 1 << 17;
+/// Rows of a block. With more of them a causal mask hides more of the scores that are computed, and
+/// the scores leave the first-level cache; below, a product is slow.
+pub(super) const ROWS: usize = 32;
 
-/// Rows of a block at least, however many keys there are: below, a product is slow.
-const ROWS: usize = 32;
+/// Scores of a block of more rows: half a megabyte of `float32`, which a second-level cache keeps.
+const SCORES: usize = 1 << 17;
 
 /// Queries, keys and values.
 pub(super) struct Heads<'a, T> {
-    pub(super) q: Strided<'a, T>,
+    q: Strided<'a, T>,
     k: Strided<'a, T>,
     v: Strided<'a, T>,
     mask: Option<MaskRows<'a>>,
@@ -112,16 +115,14 @@ impl<'a, T: Float> Heads<'a, T> {
         }
     }
 
-    /// The number of queries of a block of a stretch.
-    pub(super) fn block_length(&self, stretch: &Stretch) -> usize {
+    /// The number of queries of a block of a stretch, which has [`ROWS`] to `most` rows.
+    pub(super) fn block_length(&self, stretch: &Stretch, most: usize) -> usize {
         let seen = |query: usize| self.seen(stretch.batch, query).len();
         let keys = match self.mask {
             Some(MaskRows::From(_)) => stretch.queries.clone().map(seen).max().unwrap_or(1),
             _ => self.keys,
         };
-        // A block computes the scores that a causal mask hides from its first rows, too.
-        let most = if self.attention.causal { (keys / 4).max(2 * ROWS) } else { SCORES };
-        let rows = (SCORES / keys).min(most).max(ROWS);
+        let rows = (SCORES / keys).clamp(ROWS, most);
         // Enough blocks for all threads, unless they would be small.
         let all = self.batch * self.groups * self.repeats * self.queries;
         let share = all.div_ceil(4 * tasks::threads()).max(ROWS);
@@ -138,14 +139,19 @@ impl<'a, T: Float> Heads<'a, T> {
         self.attention.scale
     }
 
-    /// The keys of a group.
-    pub(super) fn keys_of(&self, batch: usize, group: usize) -> Matrix<'a, T> {
-        Matrix::of(&self.k, &[batch, group])
+    /// Some keys of a group.
+    pub(super) fn keys_of(&self, batch: usize, group: usize, keys: Range<usize>) -> Matrix<'a, T> {
+        Matrix::of(&self.k, &[batch, group]).rows(keys.start, keys.len())
     }
 
-    /// The values of a group.
-    pub(super) fn values_of(&self, batch: usize, group: usize) -> Matrix<'a, T> {
-        Matrix::of(&self.v, &[batch, group])
+    /// The values of some keys of a group.
+    pub(super) fn values_of(
+        &self,
+        batch: usize,
+        group: usize,
+        keys: Range<usize>,
+    ) -> Matrix<'a, T> {
+        Matrix::of(&self.v, &[batch, group]).rows(keys.start, keys.len())
     }
 
     /// The rows of a block.
@@ -209,28 +215,30 @@ impl<'a, T: Float> Heads<'a, T> {
         stretches
     }
 
-    /// The queries of a block times the scale, row by row.
-    pub(super) fn scaled_queries(&self, block: Block) -> Vec<f32> {
-        let mut rows = vec![0.0; self.rows(block) * self.dim];
-        for (repeat, rows) in rows.chunks_mut(block.count * self.dim).enumerate() {
-            let head = Matrix::of(&self.q, &[block.batch, self.head(block, repeat)]);
-            for (i, row) in rows.chunks_mut(self.dim).enumerate() {
-                head.widen_row(block.first + i, row);
-            }
-        }
-        for x in &mut rows {
-            *x *= self.attention.scale;
-        }
-        rows
+    /// Puts the queries of a block times the scale into `rows`, row by row.
+    pub(super) fn scaled_queries(&self, block: Block, rows: &mut Vec<f32>) {
+        rows.resize(self.rows(block) * self.dim, 0.0);
+        isa::arch().dispatch(ScaledQueries { heads: self, block, rows });
     }
 
-    /// Asks for the rows of a block in an array `(B, H, T, D)`, which are read soon: each lies far
-    /// from the one before, where the processor does not look ahead.
-    pub(super) fn prefetch_heads<E: Element>(&self, block: Block, array: &Strided<'_, E>) {
+    /// Asks for the rows of a block, which are read soon: each lies far from the one before, where
+    /// the processor does not look ahead.
+    pub(super) fn prefetch<'m, E: Element>(
+        &self,
+        block: Block,
+        positions_of: impl Fn(usize) -> Matrix<'m, E>,
+    ) {
         for repeat in 0..self.repeats {
-            let head = Matrix::of(array, &[block.batch, self.head(block, repeat)]);
-            prefetch_rows(head.rows(block.first, block.count));
+            let head = positions_of(self.head(block, repeat)).rows(block.first, block.count);
+            if head.has_dense_rows() {
+                (0..head.rows).for_each(|i| prefetch_far_row(head.dense_row(i)));
+            }
         }
+    }
+
+    /// The queries of a head.
+    pub(super) fn queries_of(&self, batch: usize, head: usize) -> Matrix<'a, T> {
+        Matrix::of(&self.q, &[batch, head])
     }
 
     /// Masks the scores of a block, of rows of `width` keys.
@@ -290,10 +298,28 @@ impl<'a, T: Float> Heads<'a, T> {
     }
 }
 
-/// Asks for the rows of a matrix, if they are dense.
-pub(super) fn prefetch_rows<E: Element>(matrix: Matrix<'_, E>) {
-    if matrix.has_dense_rows() {
-        (0..matrix.rows).for_each(|i| prefetch_far_row(matrix.dense_row(i)));
+/// The queries of a block times the scale.
+struct ScaledQueries<'a, 'b, T> {
+    heads: &'a Heads<'b, T>,
+    block: Block,
+    rows: &'a mut [f32],
+}
+
+impl<T: Float> NullaryFnOnce for ScaledQueries<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { heads, block, rows } = self;
+        for (repeat, rows) in rows.chunks_mut(block.count * heads.dim).enumerate() {
+            let queries = heads.queries_of(block.batch, heads.head(block, repeat));
+            for (i, row) in rows.chunks_exact_mut(heads.dim).enumerate() {
+                queries.widen_row(block.first + i, row);
+                for x in row {
+                    *x *= heads.attention.scale;
+                }
+            }
+        }
     }
 }
 

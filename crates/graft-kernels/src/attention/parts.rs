@@ -1,7 +1,11 @@
 //! Outputs in pieces, each written by one task.
+#![allow(clippy::inline_always)] // see `lanes`
 
 use std::mem::MaybeUninit;
 
+use pulp::NullaryFnOnce;
+
+use crate::floats::Float;
 use crate::prefetch::prefetch_far_row;
 
 /// The pieces of an output that one task writes.
@@ -27,4 +31,31 @@ pub(super) fn deal<T>(
         dealt[owner(i)].push(piece);
     }
     dealt
+}
+
+/// Writes rows of `dim` numbers, head by head the row of each piece, times a factor of each.
+pub(super) struct WriteRows<'a, 'o, T, F> {
+    pub(super) rows: &'a [f32],
+    pub(super) dim: usize,
+    pub(super) pieces: &'a mut [&'o mut [MaybeUninit<T>]],
+    pub(super) scale: F,
+}
+
+impl<T: Float, F: Fn(usize) -> f32> NullaryFnOnce for WriteRows<'_, '_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let count = self.pieces.len();
+        for (i, piece) in self.pieces.iter_mut().enumerate() {
+            for (head, out) in piece.chunks_exact_mut(self.dim).enumerate() {
+                let row = head * count + i;
+                let (numbers, scale) =
+                    (&self.rows[row * self.dim..][..self.dim], (self.scale)(row));
+                for (out, &x) in out.iter_mut().zip(numbers) {
+                    out.write(T::round(x * scale));
+                }
+            }
+        }
+    }
 }

@@ -6,6 +6,8 @@ use std::ops::Range;
 use super::avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
+#[cfg(target_arch = "x86_64")]
+use super::blocked::Kernel;
 use super::float32;
 use super::matrix::Matrix;
 #[cfg(target_arch = "x86_64")]
@@ -17,26 +19,35 @@ use crate::isa::Isa;
 pub(crate) struct Factor<'a> {
     matrix: Matrix<'a, f32>,
     #[cfg(target_arch = "x86_64")]
-    packed: Packed,
+    packed: Packed<'a>,
+}
+
+/// Memory that a factor is packed into, to be used by one after another.
+#[derive(Default)]
+pub(crate) struct Memory {
+    #[cfg(target_arch = "x86_64")]
+    avx2: Vec<<Avx2 as Kernel<f32>>::B>,
+    #[cfg(target_arch = "x86_64")]
+    avx512: Vec<<Avx512 as Kernel<f32>>::B>,
 }
 
 /// The matrix as this processor's kernel reads it.
 #[cfg(target_arch = "x86_64")]
-enum Packed {
+enum Packed<'a> {
     No,
-    Avx2(Panels<Avx2>),
-    Avx512(Panels<Avx512>),
+    Avx2(Panels<'a, Avx2>),
+    Avx512(Panels<'a, Avx512>),
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Packed {
-    fn new(matrix: Matrix<'_, f32>) -> Self {
+impl<'a> Packed<'a> {
+    fn new(matrix: Matrix<'_, f32>, memory: &'a mut Memory) -> Self {
         if !avx2::is_usable() {
             Self::No
         } else if Isa::Avx512.is_usable() {
-            Self::Avx512(Panels::new(matrix))
+            Self::Avx512(Panels::new(matrix, &mut memory.avx512))
         } else {
-            Self::Avx2(Panels::new(matrix))
+            Self::Avx2(Panels::new(matrix, &mut memory.avx2))
         }
     }
 }
@@ -46,11 +57,13 @@ impl<'a> Factor<'a> {
     pub(crate) const COLUMNS: usize = 32;
 
     /// Packs the matrix, where that is worth it.
-    pub(crate) fn new(matrix: Matrix<'a, f32>) -> Self {
+    pub(crate) fn new(matrix: Matrix<'a, f32>, memory: &'a mut Memory) -> Self {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = memory;
         Self {
             matrix,
             #[cfg(target_arch = "x86_64")]
-            packed: Packed::new(matrix),
+            packed: Packed::new(matrix, memory),
         }
     }
 
@@ -113,6 +126,7 @@ mod tests {
     /// Products of parts, of operands that lie in memory in all kinds of ways, against sums of `f64`.
     #[test]
     fn parts_are_multiplied() {
+        let mut memory = Memory::default();
         let number = |i: usize| ((i * 7919) % 1009) as f32 / 504.5 - 1.0;
         for (m, k, n) in [(1, 1, 1), (6, 16, 16), (7, 33, 50), (64, 64, 256), (13, 70, 17)] {
             let a: Vec<_> = (0..m * k).map(number).collect();
@@ -120,7 +134,7 @@ mod tests {
             let lying = [Matrix::from_rows(&a, m, k), Matrix::from_rows(&a, k, m).transposed()];
             let factors = [Matrix::from_rows(&b, k, n), Matrix::from_rows(&b, n, k).transposed()];
             for (a, matrix) in lying.into_iter().flat_map(|a| factors.map(|b| (a, b))) {
-                let factor = Factor::new(matrix);
+                let factor = Factor::new(matrix, &mut memory);
                 let first = n / 2 / Factor::COLUMNS * Factor::COLUMNS;
                 for (rows, columns) in [(0..k, 0..n), (k / 3..k, first..n), (0..1, 0..n / 3 + 1)] {
                     let a = a.columns(rows.start, rows.len());

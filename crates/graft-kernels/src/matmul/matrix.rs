@@ -55,15 +55,24 @@ impl<'a, T: Element> Matrix<'a, T> {
     /// # Panics
     /// If there is no such matrix.
     pub(crate) fn of(array: &Strided<'a, T>, index: &[usize]) -> Self {
-        let [batch @ .., _, _] = array.shape() else { panic!("the array is a matrix") };
-        assert!(
-            index.len() == batch.len()
-                && index.iter().zip(batch).all(|(&i, &length)| i < length as usize)
-        );
-        let strides = array.strides();
-        let offset: isize = index.iter().zip(strides).map(|(&i, &s)| i as isize * s as isize).sum();
+        Self::along(array, array.shape().len().saturating_sub(2), index)
+    }
+
+    /// Dimension `axis`, which becomes the rows, and the last one of `array` at `index` of the others.
+    ///
+    /// # Panics
+    /// If there is no such matrix.
+    pub(crate) fn along(array: &Strided<'a, T>, axis: usize, index: &[usize]) -> Self {
+        let (shape, strides) = (array.shape(), array.strides());
+        assert!(axis + 1 < shape.len() && index.len() + 2 == shape.len());
+        let mut offset = 0;
+        for (i, &at) in index.iter().enumerate() {
+            let dimension = if i < axis { i } else { i + 1 };
+            assert!(at < shape[dimension] as usize);
+            offset += at as isize * strides[dimension] as isize;
+        }
         // SAFETY: the index is inside of the shape.
-        unsafe { Self::from_offset(array, offset) }
+        unsafe { Self::from_offset(array, axis, offset) }
     }
 
     /// Matrix number `index` of those that the last two dimensions of `array` are.
@@ -79,27 +88,22 @@ impl<'a, T: Element> Matrix<'a, T> {
         }
         assert_eq!(rest, 0, "the stack has a matrix number {index}");
         // SAFETY: the index is inside of the shape.
-        unsafe { Self::from_offset(array, offset) }
+        unsafe { Self::from_offset(array, batch.len(), offset) }
     }
 
-    /// The last two dimensions of `array`, whose first element lies `offset` elements behind that
-    /// of the array.
+    /// Dimension `axis`, which becomes the rows, and the last one of `array`, from the element on that
+    /// lies `offset` elements behind its first.
     ///
     /// # Safety
     /// The offset is that of an index of the other dimensions, inside of their shape.
-    unsafe fn from_offset(array: &Strided<'a, T>, offset: isize) -> Self {
-        let [batch @ .., rows, columns] = array.shape() else { panic!("the array is a matrix") };
-        let strides = array.strides();
-        let (row, column) = (strides[batch.len()] as isize, strides[batch.len() + 1] as isize);
+    unsafe fn from_offset(array: &Strided<'a, T>, axis: usize, offset: isize) -> Self {
+        let (shape, strides) = (array.shape(), array.strides());
+        let last = shape.len() - 1;
+        let data = array.as_ptr().wrapping_offset(offset);
+        let size = (shape[axis] as usize, shape[last] as usize);
         // SAFETY: every index below the shape is an element of the array, which lives and stays
         // unwritten during `'a`. A matrix without elements is not read.
-        unsafe {
-            Self::new(
-                array.as_ptr().wrapping_offset(offset),
-                (*rows as usize, *columns as usize),
-                (row, column),
-            )
-        }
+        unsafe { Self::new(data, size, (strides[axis] as isize, strides[last] as isize)) }
     }
 
     /// Rows `start..start + rows`.

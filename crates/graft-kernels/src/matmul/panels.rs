@@ -27,8 +27,8 @@ pub(super) trait RowKernel: Kernel<f32> {
 }
 
 /// The columns of a matrix in panels, each of which holds, row by row, as many as a tile has.
-pub(super) struct Panels<K: RowKernel> {
-    data: Vec<K::B>,
+pub(super) struct Panels<'a, K: RowKernel> {
+    data: &'a [K::B],
     /// Rows of a panel, the last of which may be zeros.
     steps: usize,
     rows: usize,
@@ -47,19 +47,19 @@ pub(super) fn stride(columns: usize) -> usize {
     if columns.is_multiple_of(FAR) { columns + LINE } else { columns }
 }
 
-impl<K: RowKernel> Panels<K> {
+impl<'a, K: RowKernel> Panels<'a, K> {
     /// Rows and columns of a tile.
     const LINES: [usize; 2] = <K as Kernel<f32>>::LINES;
 
-    /// Packs a matrix.
+    /// Packs a matrix into `data`, in the place of what that held.
     ///
     /// # Panics
     /// If the processor lacks the instructions.
-    pub(super) fn new(matrix: Matrix<'_, f32>) -> Self {
+    pub(super) fn new(matrix: Matrix<'_, f32>, data: &'a mut Vec<K::B>) -> Self {
         assert!(K::is_supported());
         let [_, lines] = Self::LINES;
         let (steps, columns) = (padded(matrix.rows), matrix.transposed());
-        let mut data = vec![K::ZEROS.1; columns.rows.div_ceil(lines) * steps];
+        data.resize(columns.rows.div_ceil(lines) * steps, K::ZEROS.1);
         for (i, panel) in data.chunks_exact_mut(steps).enumerate() {
             let first = i * lines;
             K::pack_b(columns.rows(first, lines.min(columns.rows - first)), panel);
@@ -192,7 +192,7 @@ struct Across {
 impl Across {
     /// The last rows of a matrix, if they fill no tile: number by number of as many as one reads.
     fn filled_up<K: RowKernel>(matrix: Matrix<'_, f32>) -> Vec<f32> {
-        let count = matrix.rows % Panels::<K>::LINES[0];
+        let count = matrix.rows % <K as Kernel<f32>>::LINES[0];
         let filled_rows = K::rows_read(count);
         if count == filled_rows {
             return Vec::new();
