@@ -27,6 +27,13 @@ pub(crate) trait Float: Element {
 
     /// Converts numbers of one slice to another of the same length.
     fn widen(from: &[Self], to: &mut [f32]);
+    /// The numbers in `float32`: themselves, or converted into `scratch`, which is as long.
+    #[inline(always)]
+    fn wide_row<'a>(from: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32] {
+        Self::widen(from, scratch);
+        scratch
+    }
+
     /// The nearest number.
     fn round(x: f32) -> Self;
     /// Rounds numbers to the nearest of this type.
@@ -44,6 +51,11 @@ impl Float for f32 {
 
     fn widen(from: &[Self], to: &mut [f32]) {
         to.copy_from_slice(from);
+    }
+
+    #[inline(always)]
+    fn wide_row<'a>(from: &'a [Self], _scratch: &'a mut [f32]) -> &'a [f32] {
+        from
     }
 
     #[inline(always)]

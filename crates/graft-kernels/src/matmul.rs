@@ -37,6 +37,8 @@ mod pack;
 mod panels;
 mod problem;
 #[cfg(target_arch = "x86_64")]
+mod skinny;
+#[cfg(target_arch = "x86_64")]
 mod soon;
 
 pub use adapted::adapted_matmul;

@@ -141,9 +141,39 @@ fn strided(numbers: impl Fn(u32, &[i32]) -> Result<Array>) -> Result<()> {
     Ok(())
 }
 
+/// Operands of which one is much longer in one direction, as adapters of low rank are, lying each way.
+#[test]
+fn tall_and_skinny_matrices() -> Result<()> {
+    for dtype in DTYPES {
+        let made = of(dtype);
+        for (rows, inputs) in [(64, 64), (257, 300), (300, 64), (70, 513)] {
+            let x = made(1, &[rows, inputs])?;
+            for rank in [2, 3, 8, 9, 17, 32, 33] {
+                let [along, across] = [made(2, &[inputs, rank])?, made(3, &[rank, inputs])?];
+                let [down, up] = [made(4, &[rows, rank])?, made(5, &[rank, rows])?];
+                check(&x, &along)?;
+                check(&x, &swapped(&across)?)?;
+                check(&swapped(&x)?, &down)?;
+                check(&swapped(&x)?, &swapped(&up)?)?;
+                check(&swapped(&down)?, &x)?;
+                check(&up, &x)?;
+                check(&across, &swapped(&x)?)?;
+            }
+            // A part of the columns of longer rows.
+            let part = ops::slice(&x, &[0, 3], &[rows, inputs - 2], &[1, 1])?;
+            let [a, b] = [made(6, &[inputs - 5, 8])?, made(7, &[rows, 8])?];
+            check(&part, &a)?;
+            check(&swapped(&part)?, &b)?;
+            check(&swapped(&b)?, &part)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn nan_and_infinity_spread_as_in_mlx() -> Result<()> {
-    for (m, k, n) in [(1, 40, 30), (9, 40, 30), (30, 40, 1), (70, 65, 90), (12, 1, 8)] {
+    let shapes = [(1, 40, 30), (9, 40, 30), (30, 40, 1), (70, 65, 90), (12, 1, 8)];
+    for (m, k, n) in shapes.into_iter().chain([(300, 70, 8), (9, 70, 300)]) {
         for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = vec![0.0_f32; (k * n) as usize];
             values[(k * n / 2) as usize] = special;

@@ -271,9 +271,9 @@ impl<T: Float> WithSimd for ReadKnown<'_, '_, T> {
             let statistics = known.statistics_of(block.batch, head);
             for (query, row) in (block.first..).zip(rows.chunks_exact_mut(dim)) {
                 cotangents.widen_row(query, row);
-                outs.widen_row(query, &mut out);
+                let out = outs.wide_row(query, &mut out);
                 let (highest, scale) = (statistics.get(query, 0), statistics.get(query, 1));
-                found.push([highest, scale, lanes::dot(simd, row, &out)]);
+                found.push([highest, scale, lanes::dot(simd, row, out)]);
             }
         }
         found

@@ -28,59 +28,69 @@ impl RowKernel for Avx512 {
     unsafe fn multiply<A: Numbers>(tile: &Tile, a: A, b: &[[Row; B_ROWS]]) {
         // SAFETY: the caller says so.
         unsafe {
-            match Self::rows_read(tile.rows) {
-                A_LINES => multiply_rows::<A, A_LINES>(tile, a, b),
-                FEWER => multiply_rows::<A, FEWER>(tile, a, b),
-                _ => multiply_rows::<A, FEWEST>(tile, a, b),
+            match (Self::rows_read(tile.rows), tile.columns <= LANES) {
+                (A_LINES, false) => multiply_rows::<A, A_LINES, B_ROWS>(tile, a, b),
+                (A_LINES, true) => multiply_rows::<A, A_LINES, 1>(tile, a, b),
+                (FEWER, false) => multiply_rows::<A, FEWER, B_ROWS>(tile, a, b),
+                (FEWER, true) => multiply_rows::<A, FEWER, 1>(tile, a, b),
+                (_, false) => multiply_rows::<A, FEWEST, B_ROWS>(tile, a, b),
+                (_, true) => multiply_rows::<A, FEWEST, 1>(tile, a, b),
             }
         }
     }
 }
 
-/// Writes or adds the product of `ROWS` rows and a panel.
+/// Writes or adds the product of `ROWS` rows and as many columns of a panel as `REGISTERS` hold.
 ///
 /// # Safety
 /// As [`RowKernel::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn multiply_rows<A: Numbers, const ROWS: usize>(tile: &Tile, a: A, b: &[[Row; B_ROWS]]) {
+unsafe fn multiply_rows<A: Numbers, const ROWS: usize, const REGISTERS: usize>(
+    tile: &Tile,
+    a: A,
+    b: &[[Row; B_ROWS]],
+) {
     // SAFETY: the caller says so.
-    let sums = unsafe { product::<A, ROWS>(a, b) };
-    let masks: [u16; B_ROWS] =
+    let sums = unsafe { product::<A, ROWS, REGISTERS>(a, b) };
+    let masks: [u16; REGISTERS] =
         array::from_fn(|part| mask(tile.columns.saturating_sub(part * LANES)));
-    let write = |i: usize, part: usize, sum: __m512| {
-        let (out, mask) = (tile.at(i, part * LANES), masks[part]);
-        // SAFETY: the mask covers columns that the caller has.
-        unsafe {
-            let sum =
-                if tile.add { _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out)) } else { sum };
-            _mm512_mask_storeu_ps(out, mask, sum);
+    let write = |i: usize, sums: &[__m512; REGISTERS]| {
+        for (part, (&sum, &mask)) in sums.iter().zip(&masks).enumerate() {
+            let out = tile.at(i, part * LANES);
+            // SAFETY: the mask covers columns that the caller has.
+            unsafe {
+                let sum = if tile.add {
+                    _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out))
+                } else {
+                    sum
+                };
+                _mm512_mask_storeu_ps(out, mask, sum);
+            }
         }
     };
     if tile.rows == ROWS {
         // A loop of known length, so that the sums stay in registers.
         for (i, sums) in sums.iter().enumerate() {
-            write(i, 0, sums[0]);
-            write(i, 1, sums[1]);
+            write(i, sums);
         }
     } else {
         for (i, sums) in sums.iter().enumerate().take(tile.rows) {
-            write(i, 0, sums[0]);
-            write(i, 1, sums[1]);
+            write(i, sums);
         }
     }
 }
 
-/// The sums of the products of `ROWS` rows and a panel.
+/// The sums of the products of `ROWS` rows and the columns of `REGISTERS` of a panel.
 ///
 /// # Safety
 /// The rows have a number for each step.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn product<A: Numbers, const ROWS: usize>(
+unsafe fn product<A: Numbers, const ROWS: usize, const REGISTERS: usize>(
     a: A,
     b: &[[Row; B_ROWS]],
-) -> [[__m512; B_ROWS]; ROWS] {
-    let mut sums = [[_mm512_setzero_ps(); B_ROWS]; ROWS];
+) -> [[__m512; REGISTERS]; ROWS] {
+    let mut sums = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
     let (many, rest) = b.as_chunks::<FEW_STEPS>();
     // Few steps at a time, so that they are written out one behind the other.
     for (block, few) in many.iter().enumerate() {
@@ -102,14 +112,14 @@ unsafe fn product<A: Numbers, const ROWS: usize>(
 /// The rows have so many numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn multiply<A: Numbers, const ROWS: usize>(
+unsafe fn multiply<A: Numbers, const ROWS: usize, const REGISTERS: usize>(
     a: A,
     t: usize,
     b: &[Row; B_ROWS],
-    sums: &mut [[__m512; B_ROWS]; ROWS],
+    sums: &mut [[__m512; REGISTERS]; ROWS],
 ) {
     // SAFETY: a row has 64 bytes, and is aligned to as many.
-    let b = [0, 1].map(|i: usize| unsafe { _mm512_load_ps(b[i].0.as_ptr()) });
+    let b: [__m512; REGISTERS] = array::from_fn(|i| unsafe { _mm512_load_ps(b[i].0.as_ptr()) });
     for (i, sums) in sums.iter_mut().enumerate() {
         // SAFETY: the caller says so.
         let a = _mm512_set1_ps(unsafe { a.get(i, t) });

@@ -22,7 +22,7 @@ impl Product for bf16 {
         {
             use super::avx2::{self, Avx2};
             use super::avx512::{self, Avx512};
-            use super::{avx2_few_rows, avx512_bf16, blocked};
+            use super::{avx2_few_rows, avx512_bf16, blocked, skinny};
             if avx512_bf16::suits_few_rows(&a, &b) {
                 return avx512_bf16::few_rows(a, b, out, par);
             }
@@ -31,6 +31,9 @@ impl Product for bf16 {
             }
             if avx512_bf16::suits_many_rows() {
                 return avx512_bf16::multiply(a, b, out, par);
+            }
+            if skinny::multiply_across(a, b, out, par) {
+                return;
             }
             if avx512::suits(&a, &b) {
                 return blocked::multiply::<Avx512, _>(a, b, out, par);

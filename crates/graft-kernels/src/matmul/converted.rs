@@ -56,9 +56,12 @@ impl Product for f16 {
         {
             use super::avx2::{self, Avx2};
             use super::avx512::{self, Avx512};
-            use super::{avx2_few_rows, blocked};
+            use super::{avx2_few_rows, blocked, skinny};
             if avx2_few_rows::suits(&a, &b) {
                 return avx2_few_rows::multiply(a, b, out, par);
+            }
+            if skinny::multiply_across(a, b, out, par) {
+                return;
             }
             if avx512::suits(&a, &b) {
                 return blocked::multiply::<Avx512, _>(a, b, out, par);

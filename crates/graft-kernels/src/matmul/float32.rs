@@ -15,7 +15,7 @@ use super::gemv;
 use super::matrix::Matrix;
 use super::problem::{Output, Product};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2_few_rows, blocked, problem::Each};
+use super::{avx2_few_rows, blocked, problem::Each, skinny};
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
 use crate::tasks;
@@ -43,6 +43,12 @@ impl Product for f32 {
                 out,
                 parallel,
             );
+        }
+        #[cfg(target_arch = "x86_64")]
+        if skinny::multiply_along(a, b, out, parallel)
+            || skinny::multiply_across(a, b, out, parallel)
+        {
+            return;
         }
         write(a, b, out, parallel);
     }

@@ -191,7 +191,24 @@ impl<'a> Matrix<'a, bool> {
     }
 }
 
-impl<T: Float> Matrix<'_, T> {
+impl<'a, T: Float> Matrix<'a, T> {
+    /// Row `i` in `float32`: itself if its elements are neighbours, or in `scratch`, which is as long.
+    ///
+    /// # Panics
+    /// If there is no such row, or `scratch` has another length.
+    #[inline(always)]
+    pub(crate) fn wide_row<'s>(&self, i: usize, scratch: &'s mut [f32]) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        if self.has_dense_rows() {
+            T::wide_row(self.dense_row(i), scratch)
+        } else {
+            T::widen(&self.row_to_vec(i), scratch);
+            scratch
+        }
+    }
+
     /// Converts row `i`.
     ///
     /// # Panics

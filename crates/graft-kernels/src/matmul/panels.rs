@@ -4,6 +4,7 @@
 #![allow(clippy::inline_always)] // see `lanes`
 
 use std::array;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocked::{Kernel, padded};
@@ -83,6 +84,17 @@ impl<'a, K: RowKernel> Panels<'a, K> {
         out.resize(a.rows * stride, 0.0);
         // SAFETY: there is room for so many rows.
         unsafe { self.multiply(a, part, (out.as_mut_ptr(), stride), false) };
+    }
+
+    /// Writes `a` times all rows and columns to `out`, row by row, all of it.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    pub(super) fn write_product(&self, out: &mut [MaybeUninit<f32>], a: Matrix<'_, f32>) {
+        assert!(out.len() == a.rows * self.columns);
+        let part = (0..self.rows, 0..self.columns);
+        // SAFETY: just checked.
+        unsafe { self.multiply(a, part, (out.as_mut_ptr().cast(), self.columns), false) };
     }
 
     /// Adds `a` times all rows and columns to `out`, row by row.
