@@ -9,7 +9,8 @@ use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError};
 use mlx_graft::{Array, Dtype, Element};
 
-use crate::matmul::converted::wide_rows;
+use crate::isa;
+use crate::matmul::converted::Widen;
 use crate::matmul::matrix::Matrix;
 
 /// Numbers of 16 bits that are converted at once, on the stack.
@@ -41,7 +42,8 @@ pub(crate) trait Float: Element {
 
     /// The matrix in `float32`: itself, or converted into `scratch`.
     fn wide<'a>(matrix: Matrix<'a, Self>, scratch: &'a mut Vec<f32>) -> Matrix<'a, f32> {
-        *scratch = wide_rows(matrix, false);
+        scratch.resize(matrix.rows * matrix.columns, 0.0);
+        isa::arch().dispatch(Widen { rows: matrix, wide: &mut *scratch });
         Matrix::from_rows(scratch, matrix.rows, matrix.columns)
     }
 }

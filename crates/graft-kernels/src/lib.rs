@@ -27,6 +27,7 @@ mod lanes;
 mod layer_norm;
 pub mod limits;
 mod logsumexp;
+mod low_rank;
 mod matmul;
 mod prefetch;
 mod quantized_matmul;
@@ -46,7 +47,9 @@ pub use cross_entropy::cross_entropy;
 pub use layer_norm::layer_norm;
 pub use logsumexp::logsumexp;
 pub use matmul::{adapted_matmul, gather_mm, linear, linear_each, matmul};
-pub use quantized_matmul::{Packed, gather_qmm, quantized_matmul, quantized_matmul_each};
+pub use quantized_matmul::{
+    Packed, adapted_quantized_matmul, gather_qmm, quantized_matmul, quantized_matmul_each,
+};
 pub use rms_norm::rms_norm;
 pub use rope::{Rope, rope, rope_heads};
 pub use softmax::softmax;

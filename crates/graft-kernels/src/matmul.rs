@@ -27,6 +27,7 @@ pub(crate) mod factor;
 #[cfg(target_arch = "x86_64")]
 mod few_rows;
 pub(crate) mod float32;
+mod float32_product;
 mod gather_mm;
 mod gemv;
 mod linear;
@@ -42,6 +43,7 @@ mod skinny;
 mod soon;
 
 pub use adapted::adapted_matmul;
+pub(crate) use float32_product::float32_product;
 pub use gather_mm::gather_mm;
 pub use linear::{linear, linear_each};
 
@@ -51,6 +53,7 @@ use mlx_graft::primitive::{
 };
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
+use crate::low_rank::Base;
 use crate::{floats, is_active};
 
 use problem::Problem;
@@ -140,7 +143,7 @@ pub(crate) fn broadcast(a: &[i32], b: &[i32]) -> Option<Vec<i32>> {
 }
 
 /// The product of arrays of at least two dimensions.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct Matmul;
 
 /// Adds a [`Matmul`] to the graph.
@@ -255,6 +258,18 @@ impl Primitive for Matmul {
 
     fn layout(&self, _input: usize) -> Layout {
         Layout::Strided
+    }
+}
+
+impl Base for Matmul {
+    const UPDATED: &'static str = "adapted_matmul";
+
+    fn matrices(self) -> usize {
+        1
+    }
+
+    fn back(self, matrices: &[Array]) -> Result<(Self, Vec<Array>)> {
+        Ok((self, vec![transposed(&matrices[0])?]))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Products with packed matrices.
 
+mod adapted;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -26,6 +27,7 @@ mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+pub use adapted::adapted_quantized_matmul;
 pub use each::{Packed, quantized_matmul_each};
 pub use gather_qmm::gather_qmm;
 
@@ -34,6 +36,7 @@ use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Pr
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
 use crate::floats::{self, Floats};
+use crate::low_rank::Base;
 use crate::matmul::{broadcast, sum_to};
 use crate::{derivatives, is_active};
 use format::Format;
@@ -187,6 +190,18 @@ impl QuantizedMatmul {
             .bits(self.format.bits as i32)
             .mode(self.format.mode_name());
         Ok(vec![ops::quantized_matmul(x, w, scales, &options)?])
+    }
+}
+
+impl Base for QuantizedMatmul {
+    const UPDATED: &'static str = "adapted_quantized_matmul";
+
+    fn matrices(self) -> usize {
+        2 + usize::from(self.format.has_biases())
+    }
+
+    fn back(self, matrices: &[Array]) -> Result<(Self, Vec<Array>)> {
+        Ok((Self { transpose: !self.transpose, ..self }, matrices.to_vec()))
     }
 }
 

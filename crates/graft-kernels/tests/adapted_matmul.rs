@@ -3,6 +3,8 @@
 mod common;
 
 use common::{assert_within, numbers};
+use graft_kernels::{Packed, adapted_quantized_matmul};
+use mlx_graft::ops::{DequantizeOptions, QuantizeOptions, QuantizedMatmulOptions};
 use mlx_graft::{Array, Dtype, Result, ops, transforms};
 
 const SCALE: f32 = 3.0;
@@ -147,5 +149,124 @@ fn all_dtypes_layouts_and_transforms() -> Result<()> {
         let each = each.collect::<Result<Vec<_>>>()?;
         check(&[found], &[ops::stack(&[&each[0], &each[1]])?], 3e4)?;
     }
+    Ok(())
+}
+
+/// What is trained is of `float32`, whatever dtype `x` and the frozen weight have.
+#[test]
+fn updates_of_float32() -> Result<()> {
+    for (dtype, unit) in [(Dtype::Bfloat16, 1.0_f32 / 256.0), (Dtype::Float16, 1.0 / 2048.0)] {
+        for (rows, sizes) in SIZES.into_iter().chain([(&[1, 1][..], [96, 80, 8])]) {
+            let mut x = inputs(rows, sizes)?;
+            for x in &mut x[..2] {
+                *x = ops::astype(x, dtype)?;
+            }
+            check_update(ours, theirs, &x, unit)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same with a packed weight, which the formula gets unpacked.
+#[test]
+fn updates_of_packed_weights() -> Result<()> {
+    for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {
+        let unit = match dtype {
+            Dtype::Float32 => 1e-6_f32,
+            Dtype::Bfloat16 => 1.0 / 256.0,
+            _ => 1.0 / 2048.0,
+        };
+        for (rows, sizes) in
+            [(&[2, 40][..], [256, 160, 8]), (&[70], [64, 129, 3]), (&[1, 1], [128, 64, 16])]
+        {
+            for bits in [4, 8] {
+                let mut x = inputs(rows, sizes)?;
+                x[0] = ops::astype(&x[0], dtype)?;
+                let options = QuantizeOptions::default().group_size(32).bits(bits);
+                let packed = ops::quantize(&ops::astype(&x[1], dtype)?, &options)?;
+                let unpack = DequantizeOptions::default().group_size(32).bits(bits);
+                x[1] = ops::dequantize(&packed[0], &packed[1], &unpack.biases(&packed[2]))?;
+                let ours = move |x: &[Array]| {
+                    let (w, scales, biases) = (&packed[0], &packed[1], Some(&packed[2]));
+                    let packed = Packed { w, scales, biases };
+                    let options = QuantizedMatmulOptions::default().group_size(32).bits(bits);
+                    let (a, b) = (&x[2], &x[3]);
+                    let y = adapted_quantized_matmul(&x[0], packed, &options, a, b, SCALE)?;
+                    Ok(vec![y])
+                };
+                check_update(ours, theirs, &x, unit)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares values, and derivatives with respect to all but the weight, within so many roundings of
+/// the products and of what is added to them.
+#[track_caller]
+fn check_update(
+    ours: impl Fn(&[Array]) -> Result<Vec<Array>> + Clone + 'static,
+    theirs: impl Fn(&[Array]) -> Result<Vec<Array>> + Clone + 'static,
+    x: &[Array],
+    unit: f32,
+) -> Result<()> {
+    let wide = |x: &Array| ops::astype(x, Dtype::Float32);
+    let close = |found: &Array, wanted: &Array, magnitude: &Array| {
+        let size = ops::add(&ops::abs(magnitude)?, &Array::scalar(1.0_f32)?)?;
+        let bound = ops::multiply(&size, &Array::scalar(4.0 * unit)?)?;
+        assert_within(&wide(found)?, &wide(wanted)?, &bound);
+        Result::Ok(())
+    };
+    // The magnitudes of the terms bound what rounding a part of the sum can change.
+    let positive: Vec<Array> = x.iter().map(ops::abs).collect::<Result<_>>()?;
+    let (found, wanted) = (ours(x)?.remove(0), theirs(x)?.remove(0));
+    assert_eq!(found.dtype(), x[0].dtype());
+    close(&found, &wanted, &theirs(&positive)?[0])?;
+
+    let cotangent = ops::astype(&numbers(5, wanted.shape())?, x[0].dtype())?;
+    let weight = x[1].clone();
+    let with_weight =
+        move |x: &[Array]| vec![x[0].clone(), weight.clone(), x[1].clone(), x[2].clone()];
+    let trained = |x: &[Array]| vec![x[0].clone(), x[2].clone(), x[3].clone()];
+    let (f, all) = (ours.clone(), with_weight.clone());
+    let of_ours = move |x: &[Array]| f(&all(x));
+    let (g, all) = (theirs.clone(), with_weight);
+    let of_theirs = move |x: &[Array]| g(&all(x));
+    let (_, found) =
+        transforms::vjp(of_ours.clone(), &trained(x), std::slice::from_ref(&cotangent))?;
+    let (_, wanted) = transforms::vjp(of_theirs.clone(), &trained(x), &[wide(&cotangent)?])?;
+    let theirs_of = |x: &[Array]| Result::Ok(of_theirs(x)?.remove(0));
+    let positive_weight = positive[1].clone();
+    let formula = theirs.clone();
+    let of_positive = move |x: &[Array]| {
+        formula(&[x[0].clone(), positive_weight.clone(), x[1].clone(), x[2].clone()])
+    };
+    let cotangents = [ops::abs(&wide(&cotangent)?)?];
+    let (_, sizes) = transforms::vjp(of_positive, &trained(&positive), &cotangents)?;
+    for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+        assert_eq!(found.dtype(), trained(x)[i].dtype());
+        close(found, wanted, &wide(&sizes[i])?)?;
+    }
+
+    // Two of them at once.
+    let stack = |x: &Array| ops::stack(&[x, &ops::negative(x)?]);
+    let stacks = [stack(&x[0])?, x[2].clone(), stack(&x[3])?];
+    let axes = [Some(0), None, Some(0)];
+    let mapped = transforms::vmap(of_ours.clone(), &stacks, &axes, &[Some(0)])?.remove(0);
+    let negative = theirs_of(&[ops::negative(&x[0])?, x[2].clone(), ops::negative(&x[3])?])?;
+    let wanted = ops::stack(&[&theirs_of(&trained(x))?, &negative])?;
+    close(&mapped, &wanted, &stack(&theirs(&positive)?[0])?)?;
+
+    // Forward derivatives and those of a compiled function are of the same formula.
+    let tangents: Vec<Array> = trained(x)
+        .iter()
+        .map(|x| ops::astype(&numbers(6, x.shape())?, x.dtype()))
+        .collect::<Result<_>>()?;
+    let (_, found) = transforms::jvp(of_ours.clone(), &trained(x), &tangents)?;
+    let (_, wanted) = transforms::jvp(of_theirs, &trained(x), &tangents)?;
+    let size = ops::max(&ops::abs(&wide(&wanted[0])?)?, false)?;
+    close(&found[0], &wanted[0], &ops::broadcast_to(&size, wanted[0].shape())?)?;
+    let compiled = transforms::compile(of_ours, false)?.call(&trained(x))?;
+    assert_eq!(wide(&compiled[0])?.to_vec::<f32>()?, wide(&ours(x)?[0])?.to_vec::<f32>()?);
     Ok(())
 }

@@ -7,8 +7,9 @@ use mlx_graft::primitive::{
 };
 use mlx_graft::{Array, Dtype, Error, Result, ops};
 
-use super::{linear, matmul, multiply, to_front, transposed};
+use super::{Matmul, linear, multiply, to_front, transposed};
 use crate::derivatives::{self, Composed};
+use crate::low_rank::{self, rows, scaled};
 use crate::{floats, is_active};
 
 /// The least rows, inputs and outputs for which it is one operation.
@@ -21,8 +22,10 @@ const MOST_RANK: i32 = 128;
 ///
 /// `x` is `(…, I)`, `w` is `(O, I)`, `a` is `(I, R)` and `b` is `(R, O)`; the result is `(…, O)`. Many
 /// rows of arrays of one dtype, `float32`, `bfloat16` or `float16`, on the CPU are one product whose
-/// sums have a few more terms, and so is the derivative with respect to `x`. Otherwise the update is
-/// rounded to the dtype of `x`, as mlx-lm does, and added.
+/// sums have a few more terms, and so is the derivative with respect to `x`. With `a` and `b` of
+/// `float32`, as mlx-lm has them for weights of any dtype, the update is added to the product in one
+/// pass, before it is rounded once more. Otherwise it is rounded to the dtype of `x`, as mlx-lm does,
+/// and added.
 ///
 /// # Errors
 /// Those of `mlx.core.matmul`, if the shapes do not fit.
@@ -40,10 +43,13 @@ pub fn adapted_matmul(x: &Array, w: &Array, a: &Array, b: &Array, scale: f32) ->
     if suits([x, w, a, b]) && is_active()? {
         return Adapted { scale }.apply([x, w, a, b]);
     }
-    let update = scaled(&matmul(&matmul(x, a)?, b)?, scale)?;
-    let update =
-        if update.dtype() == x.dtype() { update } else { ops::astype(&update, x.dtype())? };
-    ops::add(&linear(x, w)?, &update)
+    if is_frozen_product(x, w)
+        && is_active()?
+        && let Some(y) = low_rank::updated(Matmul, x, &[&transposed(w)?], [a, b], scale)?
+    {
+        return Ok(y);
+    }
+    low_rank::add_update(&linear(x, w)?, x, [a, b], scale)
 }
 
 /// Whether there is a kernel for these arrays, and it is faster than several operations.
@@ -64,6 +70,11 @@ fn suits([x, w, a, b]: [&Array; 4]) -> bool {
         && b.shape() == [*rank, *outputs]
 }
 
+/// Whether `x` and the transpose of `w` can be multiplied without a conversion.
+fn is_frozen_product(x: &Array, w: &Array) -> bool {
+    x.dtype() == w.dtype() && w.ndim() == 2 && x.shape().last() == w.shape().last()
+}
+
 /// Whether the processor has a kernel for two products, and no faster one for a single one.
 #[cfg(target_arch = "x86_64")]
 fn has_kernel(dtype: Dtype) -> bool {
@@ -75,16 +86,6 @@ fn has_kernel(dtype: Dtype) -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn has_kernel(_: Dtype) -> bool {
     false
-}
-
-/// `x` times `scale`, in its dtype.
-fn scaled(x: &Array, scale: f32) -> Result<Array> {
-    ops::multiply(&ops::astype(&Array::scalar(scale)?, x.dtype())?, x)
-}
-
-/// The rows of an array, as a matrix.
-fn rows(x: &Array) -> Result<Array> {
-    ops::flatten(x, 0, -2)
 }
 
 /// The function of `x`, `w`, `a`, `b` and, as a fifth input that is no variable, `scale * x @ a`.

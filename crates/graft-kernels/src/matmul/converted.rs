@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 
 use half::f16;
-use pulp::{Simd, WithSimd};
+use pulp::{NullaryFnOnce, Simd, WithSimd};
 
 use super::float32::product_into;
 use super::gemv::dots;
@@ -129,11 +129,27 @@ pub(crate) fn wide_rows<T: Float>(matrix: Matrix<'_, T>, parallel: bool) -> Vec<
     let mut wide = vec![0.0; matrix.rows * matrix.columns];
     let columns = matrix.columns;
     tasks::for_each_chunk(&mut wide, ROWS_OF_A_TASK * columns, parallel, |task, wide| {
-        for (i, wide) in wide.chunks_mut(columns).enumerate() {
-            matrix.widen_row(task * ROWS_OF_A_TASK + i, wide);
-        }
+        let rows = matrix.rows(task * ROWS_OF_A_TASK, wide.len() / columns);
+        isa::arch().dispatch(Widen { rows, wide });
     });
     wide
+}
+
+/// Converts the rows of a matrix.
+pub(crate) struct Widen<'a, T> {
+    pub(crate) rows: Matrix<'a, T>,
+    pub(crate) wide: &'a mut [f32],
+}
+
+impl<T: Float> NullaryFnOnce for Widen<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (i, wide) in self.wide.chunks_exact_mut(self.rows.columns).enumerate() {
+            self.rows.widen_row(i, wide);
+        }
+    }
 }
 
 /// Writes the product of at most [`FEW_ROWS`] rows and a matrix whose columns are dense, each of

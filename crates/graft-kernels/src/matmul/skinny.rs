@@ -45,8 +45,8 @@ const UNIT: usize = 128;
 
 /// Writes `a × b` to `out`, all of it, and returns true, if `b` is tall and skinny, the rows of `a` are
 /// dense, and there is a kernel that reads them where they lie: several of them along at a time.
-pub(super) fn multiply_along(
-    a: Matrix<'_, f32>,
+pub(super) fn multiply_along<T: Float + Send + Sync>(
+    a: Matrix<'_, T>,
     b: Matrix<'_, f32>,
     out: &mut [MaybeUninit<f32>],
     parallel: bool,
@@ -57,17 +57,17 @@ pub(super) fn multiply_along(
         return false;
     }
     if n <= MOST && Isa::Avx512.is_usable() {
-        along::<Avx512>(a, b, out, parallel);
+        along::<Avx512, T>(a, b, out, parallel);
     } else if n <= TOGETHER && avx2::is_usable() {
-        along::<Avx2>(a, b, out, parallel);
+        along::<Avx2, T>(a, b, out, parallel);
     } else {
         return false;
     }
     true
 }
 
-fn along<K: RowKernel>(
-    a: Matrix<'_, f32>,
+fn along<K: RowKernel, T: Float + Send + Sync>(
+    a: Matrix<'_, T>,
     b: Matrix<'_, f32>,
     out: &mut [MaybeUninit<f32>],
     parallel: bool,
@@ -77,10 +77,11 @@ fn along<K: RowKernel>(
     let panels = Panels::<K>::new(b, &mut memory);
     let [lines, _] = <K as Kernel<f32>>::LINES;
     let rows = m.div_ceil(tasks::PER_THREAD * tasks::threads()).next_multiple_of(lines);
-    tasks::for_each_chunk(out, rows * n, parallel, |task, out| {
+    tasks::for_each_item(out.chunks_mut(rows * n), parallel, |task, out, wide: &mut Vec<f32>| {
         // A few at a time, so that the next columns find them in the cache.
         for (i, out) in out.chunks_mut(lines * n).enumerate() {
-            panels.write_product(out, a.rows(task * rows + i * lines, out.len() / n));
+            let a = a.rows(task * rows + i * lines, out.len() / n);
+            panels.write_product(out, T::wide(a, wide));
         }
     });
 }
@@ -88,12 +89,17 @@ fn along<K: RowKernel>(
 /// Writes `a × b` to `out`, all of it, and returns true, if `b` is tall and skinny and the columns of
 /// `a` are dense, or `a` is short and wide and the rows of `b` are dense, and this is the fastest way:
 /// to add rows to sums, each times some factors.
-pub(super) fn multiply_across<T: Float + Send + Sync>(
-    a: Matrix<'_, T>,
-    b: Matrix<'_, T>,
+pub(super) fn multiply_across<A, B, T>(
+    a: Matrix<'_, A>,
+    b: Matrix<'_, B>,
     out: &mut [MaybeUninit<T>],
     parallel: bool,
-) -> bool {
+) -> bool
+where
+    A: Float + Send + Sync,
+    B: Float + Send + Sync,
+    T: Float + Send + Sync,
+{
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert!(k == b.rows && out.len() == m * n);
     // Numbers of 16 bits are converted once more where others convert them as they pack.
@@ -136,8 +142,8 @@ pub(super) fn multiply_across<T: Float + Send + Sync>(
 
 /// Computes `skinnyᵀ × b`, where the rows of `b` are dense, by tasks of `width` columns of `b`. Each
 /// calls `write` with its output, its sums, row by row, and their columns.
-fn across<T: Float + Send + Sync, O: Send>(
-    skinny: Matrix<'_, T>,
+fn across<S: Float + Send + Sync, T: Float + Send + Sync, O: Send>(
+    skinny: Matrix<'_, S>,
     b: Matrix<'_, T>,
     width: usize,
     outputs: impl ExactSizeIterator<Item = O> + Send,

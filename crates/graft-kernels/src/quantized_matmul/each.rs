@@ -23,7 +23,7 @@ pub struct Packed<'a> {
 }
 
 impl<'a> Packed<'a> {
-    fn arrays(self) -> impl Iterator<Item = &'a Array> {
+    pub(super) fn arrays(self) -> impl Iterator<Item = &'a Array> {
         [self.w, self.scales].into_iter().chain(self.biases)
     }
 }

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use graft_kernels::{
-    Packed, adapted_matmul, linear, linear_each, matmul, quantized_matmul, quantized_matmul_each,
+    Packed, adapted_matmul, adapted_quantized_matmul, linear, linear_each, matmul,
+    quantized_matmul, quantized_matmul_each,
 };
 use mlx_graft::{Array, Dtype, ops, random};
 
@@ -133,6 +134,14 @@ impl QuantizedWeight {
         let biases = self.bias_rows();
         let options = self.quantization.matmul_options().biases(biases.as_ref());
         Ok(quantized_matmul(x, &self.weight.get(), &self.scales.get(), &options)?)
+    }
+
+    /// `x @ weight.T + scale * (x @ a) @ b`.
+    fn adapted(&self, x: &Array, [a, b]: [&Array; 2], scale: f32) -> Result<Array> {
+        let (w, scales, biases) = (self.weight.get(), self.scales.get(), self.bias_rows());
+        let packed = Packed { w: &w, scales: &scales, biases: biases.as_ref() };
+        let options = self.quantization.matmul_options();
+        Ok(adapted_quantized_matmul(x, packed, &options, a, b, scale)?)
     }
 
     /// `x @ weight.T` of the weights of layers that are quantized alike.
@@ -267,12 +276,19 @@ impl Linear {
 
 impl Adapted {
     fn forward(&self, x: &Array, ctx: &Context) -> Result<Array> {
-        if let LinearKind::Dense(dense) = &*self.linear.kind.borrow()
-            && self.dropout <= 0.0
-        {
+        if self.dropout <= 0.0 {
             let (a, b) = (self.lora_a.get(), self.lora_b.get());
-            let y = adapted_matmul(x, &dense.weight.get(), &a, &b, self.scale)?;
-            return add_bias(y, dense.bias.as_ref());
+            match &*self.linear.kind.borrow() {
+                LinearKind::Dense(dense) => {
+                    let y = adapted_matmul(x, &dense.weight.get(), &a, &b, self.scale)?;
+                    return add_bias(y, dense.bias.as_ref());
+                }
+                LinearKind::Quantized(quantized) => {
+                    let y = quantized.packed.adapted(x, [&a, &b], self.scale)?;
+                    return add_bias(y, quantized.bias.as_ref());
+                }
+                LinearKind::Adapted(_) => {}
+            }
         }
         let y = self.linear.forward(x, ctx)?;
         low_rank(x, self.dropout, ctx, |x| {

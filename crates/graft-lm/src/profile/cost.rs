@@ -73,9 +73,9 @@ pub fn flops(operation: &Operation) -> Option<u64> {
             let inner = *shape(0)?.last()? as u64;
             operation.outputs.iter().map(|output| elements(&output.shape) * inner).sum()
         }
-        // The update adds as many terms to a sum as its rank is.
-        "adapted_matmul" => {
-            let inner = (shape(0)?.last()? + shape(3)?.first()?) as u64;
+        // The update adds as many terms to a sum as its rank is: the columns of the last input.
+        "adapted_matmul" | "adapted_quantized_matmul" => {
+            let inner = (shape(0)?.last()? + operation.inputs.last()?.shape.last()?) as u64;
             operation.outputs.iter().map(|output| elements(&output.shape) * inner).sum()
         }
         "scaled_dot_product_attention" | "ScaledDotProductAttention" => {
@@ -154,7 +154,15 @@ mod tests {
         let y = graft_kernels::adapted_matmul(&x, &w, &a, &b, 2.0)?;
         let operations = eval(&[&y], Timing::Apart)?.operations;
         let products: u64 = operations.iter().filter_map(flops).sum();
-        assert_eq!(products, 2 * 64 * (256 * 128 + 256 * 8 + 8 * 128));
+        let wanted = 2 * 64 * (256 * 128 + 256 * 8 + 8 * 128);
+        assert_eq!(products, wanted);
+
+        let w = ops::quantize(&w, &ops::QuantizeOptions::default())?;
+        let packed = graft_kernels::Packed { w: &w[0], scales: &w[1], biases: Some(&w[2]) };
+        let options = ops::QuantizedMatmulOptions::default();
+        let y = graft_kernels::adapted_quantized_matmul(&x, packed, &options, &a, &b, 2.0)?;
+        let operations = eval(&[&y], Timing::Apart)?.operations;
+        assert_eq!(operations.iter().filter_map(flops).sum::<u64>(), wanted);
         Ok(())
     }
 
