@@ -167,11 +167,14 @@ def test_the_memory_is_accounted_for(measure, checkpoint) -> None:
 
 def test_packed_weights(measure, checkpoint) -> None:
     report, _ = measure(checkpoint("llama", bits=4, dtype=mx.bfloat16), "--grad-checkpoint")
-    # Gate and up are one operation, queries and values have adapters between them. Computed again
-    # is all of a block but the last product, as nothing needs what that gives.
+    # Gate and up are one operation, queries and values one with their adapters. Computed again is
+    # all of a block but the last product, as nothing needs what that gives.
     assert row(report, "quantized_matmul_each")["calls"] == 2 * LAYERS
-    forward = (5 + 4) * LAYERS + 1
-    backward = 7 * LAYERS - 3 + 1
+    adapted = row(report, "adapted_quantized_matmul")
+    assert adapted["calls"] == (2 + 2) * LAYERS + 2 * (LAYERS - 1)
+    assert adapted["flops"] > 0
+    forward = (3 + 2) * LAYERS + 1
+    backward = 5 * LAYERS - 1 + 1
     assert row(report, "quantized_matmul")["calls"] == forward + backward
     assert set(report["limits"]["flops_per_second"]) >= {"bfloat16"}
 

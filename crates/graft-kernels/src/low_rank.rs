@@ -71,7 +71,8 @@ pub(crate) fn updated<B: Base>(
     LowRank { base, scale }.apply(x, &matrices, [a, b]).map(Some)
 }
 
-/// The function of `x`, the matrices, `a`, `b`, and `scale * x @ a`, which is no variable.
+/// The function of `x`, the matrices, `a`, `b`, and `x @ a`, which is no variable. The scale is taken
+/// last, as mlx-lm does, so that what it makes overflow is what would there.
 #[derive(Clone, Copy, PartialEq)]
 struct LowRank<B> {
     base: B,
@@ -80,19 +81,15 @@ struct LowRank<B> {
 
 impl<B: Base> LowRank<B> {
     fn apply(self, x: &Array, matrices: &[Array], [a, b]: [&Array; 2]) -> Result<Array> {
-        let inner = ops::stop_gradient(&self.inner(x, a)?)?;
+        let inner = ops::stop_gradient(&inner(x, a)?)?;
         let inputs = [x].into_iter().chain(matrices).chain([a, b, &inner]);
         let inputs: Vec<&Array> = inputs.collect();
         Ok(apply(self, &inputs)?.remove(0))
     }
 
-    /// `scale * x @ a`, of all rows: `(M, R)`.
-    fn inner(self, x: &Array, a: &Array) -> Result<Array> {
-        scaled(&float32_product(&rows(x)?, a)?, self.scale)
-    }
-
-    /// Adds the product of `inner` and `b` to an output.
+    /// Adds the product of `inner` and `b`, times the scale, to an output.
     fn add<T: Float + Send + Sync>(
+        self,
         b: &InputBuffer<'_>,
         inner: &InputBuffer<'_>,
         output: &mut OutputBuffer<'_>,
@@ -106,7 +103,7 @@ impl<B: Base> LowRank<B> {
         let parallel = inner.len() * columns >= PARALLEL_FROM;
         tasks::for_each_chunk(out, ROWS_OF_A_TASK * columns, parallel, |task, out| {
             let inner = &inner[task * ROWS_OF_A_TASK * rank..][..out.len() / columns * rank];
-            isa::arch().dispatch(Add { inner, update: &update, columns, out });
+            isa::arch().dispatch(Add { inner, update: &update, columns, scale: self.scale, out });
         });
         Ok(())
     }
@@ -126,16 +123,23 @@ pub(crate) fn scaled(x: &Array, scale: f32) -> Result<Array> {
     ops::multiply(&ops::astype(&Array::scalar(scale)?, x.dtype())?, x)
 }
 
+/// `x @ a`, of all rows: `(M, R)`.
+fn inner(x: &Array, a: &Array) -> Result<Array> {
+    float32_product(&rows(x)?, a)
+}
+
 /// The rows of an array, as a matrix.
 pub(crate) fn rows(x: &Array) -> Result<Array> {
     ops::flatten(x, 0, -2)
 }
 
-/// Adds to rows of `columns` numbers those of `update`, times numbers of `inner`.
+/// Adds to rows of `columns` numbers the sums of those of `update`, each times a number of `inner`,
+/// times a scale.
 struct Add<'a, T> {
     inner: &'a [f32],
     update: &'a [f32],
     columns: usize,
+    scale: f32,
     out: &'a mut [T],
 }
 
@@ -144,21 +148,20 @@ impl<T: Float> WithSimd for Add<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { inner, update, columns, out } = self;
+        let Self { inner, update, columns, scale, out } = self;
         let rank = update.len() / columns;
-        let mut wide = [[0.0_f32; COLUMNS]; ROWS];
+        let [mut wide, mut sums] = [[[0.0_f32; COLUMNS]; ROWS]; 2];
         for (out, inner) in out.chunks_mut(ROWS * columns).zip(inner.chunks(ROWS * rank)) {
             for first in (0..columns).step_by(COLUMNS) {
                 let width = COLUMNS.min(columns - first);
-                for (wide, out) in wide.iter_mut().zip(out.chunks_exact(columns)) {
-                    T::widen(&out[first..first + width], &mut wide[..width]);
-                }
-                add(simd, &mut wide, width, inner, rank, |r| {
-                    &update[r * columns + first..][..width]
-                });
-                for (wide, out) in wide.iter().zip(out.chunks_exact_mut(columns)) {
-                    for (out, &x) in out[first..first + width].iter_mut().zip(wide) {
-                        *out = T::round(x);
+                let part = |r: usize| &update[r * columns + first..][..width];
+                multiply(simd, &mut sums, width, inner, rank, part);
+                let rows = out.chunks_exact_mut(columns).zip(wide.iter_mut().zip(&sums));
+                for (out, (wide, sums)) in rows {
+                    let (out, wide) = (&mut out[first..first + width], &mut wide[..width]);
+                    T::widen(out, wide);
+                    for ((out, &y), &sum) in out.iter_mut().zip(&*wide).zip(sums) {
+                        *out = T::round(y + scale * sum);
                     }
                 }
             }
@@ -166,12 +169,12 @@ impl<T: Float> WithSimd for Add<'_, T> {
     }
 }
 
-/// Adds rows of an update to the first `width` numbers of some rows, each times a number of `inner`.
+/// Puts the first `width` sums of rows of an update, each times a number of `inner`, into `sums`.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // of known length, so that the sums stay in registers
-fn add<'a, S: Simd>(
+fn multiply<'a, S: Simd>(
     simd: S,
-    wide: &mut [[f32; COLUMNS]; ROWS],
+    sums: &mut [[f32; COLUMNS]; ROWS],
     width: usize,
     inner: &[f32],
     rank: usize,
@@ -180,27 +183,22 @@ fn add<'a, S: Simd>(
     let count = inner.len() / rank;
     let registers = width / S::F32_LANES;
     for i in 0..registers {
-        let mut sums = [simd.splat_f32s(0.0); ROWS];
-        for row in 0..ROWS {
-            sums[row] = S::as_simd_f32s(&wide[row]).0[i];
-        }
+        let mut totals = [simd.splat_f32s(0.0); ROWS];
         for r in 0..rank {
             let x = S::as_simd_f32s(update(r)).0[i];
             for row in 0..ROWS {
                 // Rows that are not there are the last one once more, and are not kept.
                 let factor = simd.splat_f32s(inner[row.min(count - 1) * rank + r]);
-                sums[row] = simd.mul_add_e_f32s(factor, x, sums[row]);
+                totals[row] = simd.mul_add_e_f32s(factor, x, totals[row]);
             }
         }
         for row in 0..ROWS {
-            S::as_mut_simd_f32s(&mut wide[row]).0[i] = sums[row];
+            S::as_mut_simd_f32s(&mut sums[row]).0[i] = totals[row];
         }
     }
-    for (wide, inner) in wide.iter_mut().zip(inner.chunks_exact(rank)) {
+    for (sums, inner) in sums.iter_mut().zip(inner.chunks_exact(rank)) {
         for j in registers * S::F32_LANES..width {
-            for (r, factor) in inner.iter().enumerate() {
-                wide[j] += factor * update(r)[j];
-            }
+            sums[j] = inner.iter().enumerate().map(|(r, factor)| factor * update(r)[j]).sum();
         }
     }
 }
@@ -236,9 +234,9 @@ impl<B: Base> Primitive for LowRank<B> {
         };
         self.base.eval_cpu(product, outputs)?;
         match product[0].dtype() {
-            Dtype::Bfloat16 => Self::add::<bf16>(b, inner, &mut outputs[0]),
-            Dtype::Float16 => Self::add::<f16>(b, inner, &mut outputs[0]),
-            _ => Self::add::<f32>(b, inner, &mut outputs[0]),
+            Dtype::Bfloat16 => self.add::<bf16>(b, inner, &mut outputs[0]),
+            Dtype::Float16 => self.add::<f16>(b, inner, &mut outputs[0]),
+            _ => self.add::<f32>(b, inner, &mut outputs[0]),
         }
     }
 
@@ -251,7 +249,7 @@ impl<B: Base> Primitive for LowRank<B> {
     ) -> Result<Vec<Array>> {
         let (product, update) = primals.split_at(1 + self.base.matrices());
         let (x, matrices) = (&product[0], &product[1..]);
-        let ([a, b, inner], g) = ([0, 1, 2].map(|i| &update[i]), &cotangents[0]);
+        let ([a, b], g) = ([0, 1].map(|i| &update[i]), &cotangents[0]);
         let turned = |x: &Array| ops::swapaxes(x, -1, -2);
         let turned_b = turned(b)?;
         let with_respect_to = |&arg: &usize| match arg.checked_sub(product.len()) {
@@ -261,10 +259,12 @@ impl<B: Base> Primitive for LowRank<B> {
                 back.apply(g, &matrices, [&turned_b, &turned(a)?])
             }
             None => Ok(self.base.vjp(product, cotangents, &[arg], &[])?.remove(0)),
-            Some(0) => float32_product(&turned(&rows(x)?)?, &self.inner(g, &turned_b)?),
+            Some(0) => {
+                scaled(&float32_product(&turned(&rows(x)?)?, &inner(g, &turned_b)?)?, self.scale)
+            }
             // Computed before; what it depends on is differentiated too.
-            Some(1) => float32_product(&turned(&self.inner(x, a)?)?, &rows(g)?),
-            Some(_) => ops::zeros_like(inner),
+            Some(1) => scaled(&float32_product(&turned(&inner(x, a)?)?, &rows(g)?)?, self.scale),
+            Some(_) => ops::zeros_like(&update[2]),
         };
         argnums.iter().map(with_respect_to).collect()
     }
