@@ -67,6 +67,11 @@ pub(crate) fn updated<B: Base>(
     if !suits {
         return Ok(None);
     }
+    let spec = |x: &&Array| ArraySpec::new(x.shape(), x.dtype());
+    let specs: Vec<ArraySpec> = [x].iter().chain(matrices).map(spec).collect();
+    if base.output_specs(&specs)?[0].shape.last() != Some(&outputs) {
+        return Ok(None);
+    }
     let matrices: Vec<Array> = matrices.iter().copied().cloned().collect();
     LowRank { base, scale }.apply(x, &matrices, [a, b]).map(Some)
 }

@@ -77,7 +77,15 @@ fn values_and_derivatives_are_those_of_the_formula() -> Result<()> {
 /// Of the derivative's own derivative, which is made of the same operation.
 #[test]
 fn second_derivatives_are_those_of_the_formula() -> Result<()> {
-    let x = inputs(&[66], [256, 128, 4])?;
+    // Of many rows, which are one product, and of few.
+    for (rows, sizes) in [(66, [256, 128, 4]), (7, [30, 20, 2])] {
+        second_derivatives(&inputs(&[rows], sizes)?)?;
+    }
+    Ok(())
+}
+
+#[track_caller]
+fn second_derivatives(x: &[Array]) -> Result<()> {
     let slope = |f: fn(&[Array]) -> Result<Vec<Array>>| {
         move |x: &[Array]| {
             let loss = move |x: &[Array]| {
@@ -94,8 +102,8 @@ fn second_derivatives_are_those_of_the_formula() -> Result<()> {
         }
     };
     let all = [0, 1, 2, 3];
-    let found = transforms::grad(slope(ours), &all, &x)?;
-    let wanted = transforms::grad(slope(theirs), &all, &x)?;
+    let found = transforms::grad(slope(ours), &all, x)?;
+    let wanted = transforms::grad(slope(theirs), &all, x)?;
     for (found, wanted) in found.iter().zip(&wanted) {
         let largest = ops::max(&ops::abs(wanted)?, false)?.item::<f32>()?;
         assert!(largest > 0.0);
@@ -156,13 +164,33 @@ fn all_dtypes_layouts_and_transforms() -> Result<()> {
 #[test]
 fn updates_of_float32() -> Result<()> {
     for (dtype, unit) in [(Dtype::Bfloat16, 1.0_f32 / 256.0), (Dtype::Float16, 1.0 / 2048.0)] {
-        for (rows, sizes) in SIZES.into_iter().chain([(&[1, 1][..], [96, 80, 8])]) {
+        let more = [(&[1, 1][..], [96, 80, 8]), (&[300][..], [320, 290, 48])];
+        for (rows, sizes) in SIZES.into_iter().chain(more) {
             let mut x = inputs(rows, sizes)?;
             for x in &mut x[..2] {
                 *x = ops::astype(x, dtype)?;
             }
             check_update(ours, theirs, &x, unit)?;
         }
+    }
+    Ok(())
+}
+
+/// As MLX's operations do, an update of one column is added to all, and one of others is refused.
+#[test]
+fn updates_of_other_columns() -> Result<()> {
+    for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+        let mut x = inputs(&[5], [64, 96, 4])?;
+        for x in &mut x[..2] {
+            *x = ops::astype(x, dtype)?;
+        }
+        x[3] = numbers(4, &[4, 1])?;
+        let (found, wanted) = (ours(&x)?.remove(0), theirs(&x)?.remove(0));
+        let bound = ops::full_like(&wanted, &Array::scalar(0.5_f32)?, Dtype::Float32)?;
+        assert_within(&ops::astype(&found, Dtype::Float32)?, &wanted, &bound);
+        x[3] = numbers(4, &[4, 48])?;
+        let message = ours(&x).expect_err("48 columns are not 96").to_string();
+        assert!(message.contains("48") && message.contains("96"), "{message}");
     }
     Ok(())
 }

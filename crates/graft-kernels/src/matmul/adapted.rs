@@ -43,7 +43,7 @@ pub fn adapted_matmul(x: &Array, w: &Array, a: &Array, b: &Array, scale: f32) ->
     if suits([x, w, a, b]) && is_active()? {
         return Adapted { scale }.apply([x, w, a, b]);
     }
-    if is_frozen_product(x, w)
+    if are_multiplied_as_they_are(x, w)
         && is_active()?
         && let Some(y) = low_rank::updated(Matmul, x, &[&transposed(w)?], [a, b], scale)?
     {
@@ -70,8 +70,8 @@ fn suits([x, w, a, b]: [&Array; 4]) -> bool {
         && b.shape() == [*rank, *outputs]
 }
 
-/// Whether `x` and the transpose of `w` can be multiplied without a conversion.
-fn is_frozen_product(x: &Array, w: &Array) -> bool {
+/// Whether `x` and the transpose of `w` fit, and neither is converted.
+fn are_multiplied_as_they_are(x: &Array, w: &Array) -> bool {
     x.dtype() == w.dtype() && w.ndim() == 2 && x.shape().last() == w.shape().last()
 }
 

@@ -8,8 +8,9 @@ use half::{bf16, f16};
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
-use mlx_graft::{Array, Dtype, Error, Result, ops};
+use mlx_graft::{Array, Dtype, Error, Result, ops, transforms};
 
+use super::converted::wide_rows;
 use super::matrix::Matrix;
 use super::problem::{Product, is_parallel};
 #[cfg(target_arch = "x86_64")]
@@ -51,7 +52,7 @@ fn narrow_first<T: Float + Send + Sync>(
     if skinny::multiply_along(a, b, out, parallel) || skinny::multiply_across(a, b, out, parallel) {
         return;
     }
-    f32::multiply(T::wide(a, &mut Vec::new()), b, out, parallel);
+    f32::multiply(wide(a, parallel, &mut Vec::new()), b, out, parallel);
 }
 
 /// A product whose second factor has 16-bit numbers.
@@ -65,7 +66,20 @@ fn narrow_second<T: Float + Send + Sync>(
     if skinny::multiply_across(a, b, out, parallel) {
         return;
     }
-    f32::multiply(a, T::wide(b, &mut Vec::new()), out, parallel);
+    f32::multiply(a, wide(b, parallel, &mut Vec::new()), out, parallel);
+}
+
+/// A matrix in `float32`, which lies as it does.
+fn wide<'a, T: Float>(
+    matrix: Matrix<'_, T>,
+    parallel: bool,
+    memory: &'a mut Vec<f32>,
+) -> Matrix<'a, f32> {
+    let is_across = !matrix.has_dense_rows() && matrix.transposed().has_dense_rows();
+    let lying = if is_across { matrix.transposed() } else { matrix };
+    *memory = wide_rows(lying, parallel);
+    let wide = Matrix::from_rows(memory, lying.rows, lying.columns);
+    if is_across { wide.transposed() } else { wide }
 }
 
 impl Primitive for Float32Product {
@@ -115,8 +129,7 @@ impl Primitive for Float32Product {
         inputs: &[Array],
         axes: &[Option<i32>],
     ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
-        let outputs =
-            mlx_graft::transforms::vmap(derivatives::of(*self), inputs, axes, &[Some(0)])?;
+        let outputs = transforms::vmap(derivatives::of(*self), inputs, axes, &[Some(0)])?;
         Ok((outputs, vec![Some(0)]))
     }
 
