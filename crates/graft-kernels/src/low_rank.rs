@@ -1,6 +1,5 @@
 //! Products with frozen matrices of any kind that a low-rank update of `float32` is added to, as
 //! mlx-lm's adapters of 16-bit and of packed weights are.
-#![allow(unsafe_code)]
 // What is not inlined into what is dispatched is not compiled for the wide registers.
 #![allow(clippy::inline_always)]
 
@@ -15,11 +14,11 @@ use crate::derivatives::{self, Composed};
 use crate::floats::{self, Float};
 use crate::isa;
 use crate::matmul::matrix::Matrix;
-use crate::matmul::{float32_product, matmul};
+use crate::matmul::{float32_product, matmul, written};
 use crate::tasks;
 
 /// The largest rank for which it is one operation.
-const MOST_RANK: i32 = 128;
+pub(crate) const MOST_RANK: i32 = 128;
 
 /// Rows that are added to at once, so that the update's are read once for all of them.
 const ROWS: usize = 4;
@@ -33,7 +32,8 @@ const ROWS_OF_A_TASK: usize = 16 * ROWS;
 /// Products of the update below which a second thread costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 18;
 
-/// A product of the first input and of matrices, which are the others.
+/// A product of the first input and of matrices, which are the others. Where its evaluation returns
+/// `Ok`, it has written all of its one output.
 pub(crate) trait Base: Primitive + Copy + PartialEq {
     /// The name of the product with an update.
     const UPDATED: &'static str;
@@ -92,18 +92,17 @@ impl<B: Base> LowRank<B> {
         Ok(apply(self, &inputs)?.remove(0))
     }
 
-    /// Adds the product of `inner` and `b`, times the scale, to an output.
-    fn add<T: Float + Send + Sync>(
+    /// Writes the product, and adds that of `inner` and `b`, times the scale.
+    fn compute<T: Float + Send + Sync>(
         self,
-        b: &InputBuffer<'_>,
-        inner: &InputBuffer<'_>,
-        output: &mut OutputBuffer<'_>,
+        product: &[InputBuffer<'_>],
+        [b, inner]: [&InputBuffer<'_>; 2],
+        outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
+        let out = written::<T>(self.base, product, outputs)?;
         let (inner, b) = (inner.as_slice::<f32>()?, b.strided::<f32>()?);
         let (b, mut update) = (Matrix::of(&b, &[]), Vec::new());
         b.append_to(&mut update);
-        // SAFETY: the product has written all of it.
-        let out = unsafe { output.as_uninit_slice::<T>()?.assume_init_mut() };
         let (rank, columns) = (b.rows, b.columns);
         let parallel = inner.len() * columns >= PARALLEL_FROM;
         tasks::for_each_chunk(out, ROWS_OF_A_TASK * columns, parallel, |task, out| {
@@ -237,11 +236,10 @@ impl<B: Base> Primitive for LowRank<B> {
         let [product @ .., _, b, inner] = inputs else {
             return Err(KernelError::new("a product with an update has more inputs"));
         };
-        self.base.eval_cpu(product, outputs)?;
         match product[0].dtype() {
-            Dtype::Bfloat16 => self.add::<bf16>(b, inner, &mut outputs[0]),
-            Dtype::Float16 => self.add::<f16>(b, inner, &mut outputs[0]),
-            _ => self.add::<f32>(b, inner, &mut outputs[0]),
+            Dtype::Bfloat16 => self.compute::<bf16>(product, [b, inner], outputs),
+            Dtype::Float16 => self.compute::<f16>(product, [b, inner], outputs),
+            _ => self.compute::<f32>(product, [b, inner], outputs),
         }
     }
 

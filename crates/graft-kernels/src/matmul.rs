@@ -43,6 +43,7 @@ mod skinny;
 mod soon;
 
 pub use adapted::adapted_matmul;
+pub(crate) use adapted::written;
 pub(crate) use float32_product::float32_product;
 pub use gather_mm::gather_mm;
 pub use linear::{linear, linear_each};

@@ -5,18 +5,15 @@ use half::{bf16, f16};
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
-use mlx_graft::{Array, Dtype, Error, Result, ops};
+use mlx_graft::{Array, Dtype, Element, Error, Result, ops};
 
 use super::{Matmul, linear, multiply, to_front, transposed};
 use crate::derivatives::{self, Composed};
-use crate::low_rank::{self, rows, scaled};
+use crate::low_rank::{self, Base, MOST_RANK, rows, scaled};
 use crate::{floats, is_active};
 
 /// The least rows, inputs and outputs for which it is one operation.
 const LEAST: [i32; 3] = [64, 256, 128];
-
-/// The largest rank for which it is one operation.
-const MOST_RANK: i32 = 128;
 
 /// `x @ w.T + scale * (x @ a) @ b`: a linear layer with a low-rank update (Hu et al., 2021).
 ///
@@ -86,6 +83,17 @@ fn has_kernel(dtype: Dtype) -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn has_kernel(_: Dtype) -> bool {
     false
+}
+
+/// Computes a product, and returns its elements.
+pub(crate) fn written<'a, T: Element>(
+    product: impl Base,
+    inputs: &[InputBuffer<'_>],
+    outputs: &'a mut [OutputBuffer<'_>],
+) -> Result<&'a mut [T], KernelError> {
+    product.eval_cpu(inputs, outputs)?;
+    // SAFETY: a `Base` that was evaluated has written all of it.
+    Ok(unsafe { outputs[0].as_uninit_slice::<T>()?.assume_init_mut() })
 }
 
 /// The function of `x`, `w`, `a`, `b` and, as a fifth input that is no variable, `scale * x @ a`.

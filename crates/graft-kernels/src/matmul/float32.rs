@@ -6,16 +6,19 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use gemm::Parallelism;
+use mlx_graft::primitive::{KernelError, OutputBuffer};
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
+use super::converted::wide_rows;
 use super::gemv;
 use super::matrix::Matrix;
-use super::problem::{Output, Product};
+use super::problem::{Output, Product, is_parallel};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2_few_rows, blocked, problem::Each, skinny};
+use crate::floats::Float;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
 use crate::tasks;
@@ -61,6 +64,53 @@ impl Product for f32 {
     ) -> bool {
         avx2_few_rows::multiply_each(a, products, parallel)
     }
+}
+
+/// Writes a product whose first factor has 16-bit numbers.
+pub(super) fn narrow_first<T: Float + Send + Sync>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, f32>,
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    let parallel = is_parallel(a.rows, a.columns, b.columns);
+    // SAFETY: each of the kernels writes all of it.
+    let out = unsafe { output.as_uninit_slice::<f32>()? };
+    #[cfg(target_arch = "x86_64")]
+    if skinny::multiply_along(a, b, out, parallel) || skinny::multiply_across(a, b, out, parallel) {
+        return Ok(());
+    }
+    f32::multiply(wide(a, parallel, &mut Vec::new()), b, out, parallel);
+    Ok(())
+}
+
+/// Writes a product whose second factor has 16-bit numbers.
+pub(super) fn narrow_second<T: Float + Send + Sync>(
+    a: Matrix<'_, f32>,
+    b: Matrix<'_, T>,
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    let parallel = is_parallel(a.rows, a.columns, b.columns);
+    // SAFETY: each of the kernels writes all of it.
+    let out = unsafe { output.as_uninit_slice::<f32>()? };
+    #[cfg(target_arch = "x86_64")]
+    if skinny::multiply_across(a, b, out, parallel) {
+        return Ok(());
+    }
+    f32::multiply(a, wide(b, parallel, &mut Vec::new()), out, parallel);
+    Ok(())
+}
+
+/// A matrix in `float32`, which lies as it does.
+fn wide<'a, T: Float>(
+    matrix: Matrix<'_, T>,
+    parallel: bool,
+    memory: &'a mut Vec<f32>,
+) -> Matrix<'a, f32> {
+    let is_across = !matrix.has_dense_rows() && matrix.transposed().has_dense_rows();
+    let lying = if is_across { matrix.transposed() } else { matrix };
+    *memory = wide_rows(lying, parallel);
+    let wide = Matrix::from_rows(memory, lying.rows, lying.columns);
+    if is_across { wide.transposed() } else { wide }
 }
 
 /// Whether the kernel for AVX-512 is the faster one, as measured on one and two threads. It packs all

@@ -11,6 +11,7 @@ use super::matrix::Matrix;
 use super::problem::{self, Product};
 use super::{matmul, multiply, to_front, transposed};
 use crate::derivatives::{self, Composed};
+use crate::low_rank::rows;
 use crate::{floats, is_active};
 
 /// `x @ w.T`: a linear layer, as `mlx.nn.Linear` without a bias.
@@ -116,7 +117,6 @@ impl Primitive for Linear {
         argnums: &[usize],
         _outputs: &[Array],
     ) -> Result<Vec<Array>> {
-        let rows = |x: &Array| ops::flatten(x, 0, -2);
         let with_respect_to = |&arg: &usize| {
             if arg > 0 {
                 return multiply(&transposed(&rows(&cotangents[arg - 1])?)?, &rows(&primals[0])?);
