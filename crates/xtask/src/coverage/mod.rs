@@ -23,6 +23,10 @@ use python::Python;
 
 pub use places::check;
 
+/// A C function that more public items reach than this stands behind all of them, as the one for the
+/// default stream does, and says nothing of a single name of `mlx.core`.
+const SHARED: usize = 10;
+
 /// A name and what covers it.
 struct Row {
     /// The name in C or in `mlx.core`.
@@ -216,8 +220,10 @@ impl Finder<'_> {
     }
 
     fn mlx(&self, name: &str, c: &[&Row]) -> Row {
-        let behind: Vec<&&Row> =
-            c.iter().filter(|row| row.python.iter().any(|python| python == name)).collect();
+        let behind: Vec<&&Row> = c
+            .iter()
+            .filter(|row| row.rust.len() <= SHARED && row.python.iter().any(|path| path == name))
+            .collect();
         let mut rust: Vec<String> = behind.iter().flat_map(|row| row.rust.clone()).collect();
         if rust.is_empty() {
             rust = self.python.rust_of(name, &self.rust);
