@@ -22,7 +22,7 @@ def contestants(model: Model, quick: bool) -> list[Contestant]:
     If quick, those who can keep up take few, and only those who are in a target.
     """
     folder = model.folder
-    # Packed weights take MLX minutes for a prompt.
+    # Quantized weights take MLX minutes for a prompt.
     slow: dict[str, Any] = {"warmup": 0, "turns": 1 if model.form == "4-bit" else 2}
     pace: dict[str, Any] = {"warmup": 1, "turns": 2 if quick else ROUNDS}
     found = []

@@ -26,7 +26,7 @@ def contestants(model: Model, quick: bool) -> list[Contestant]:
     as it is.
     """
     folder = model.folder
-    # Packed weights take MLX minutes for a step.
+    # Quantized weights take MLX minutes for a step.
     slow: dict[str, Any] = {"warmup": 0, "turns": 1 if model.form == "4-bit" else 2}
     pace: dict[str, Any] = (
         {"warmup": 1, "turns": 2, "slow_turns": 0} if quick else {"warmup": 2, "turns": STEADY}

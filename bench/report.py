@@ -18,13 +18,13 @@ HEAD = """\
 # Benchmarks
 
 Written by `make bench`; do not edit. `make bench-peers` installs PyTorch and llama.cpp beside, and
-`python bench/run.py PART` repeats a part. Contestants take turns, so that all meet the same noise;
-numbers are medians of 9 turns after one or two that warm up, of 5 with mixed lengths. A quick run
-leaves stock mlx-lm out, and who needs over half a minute for a step; it takes 2 turns, 3 for
-scaling and starting, 1 with mixed lengths. Otherwise whoever is slow takes 1 or 2 turns and none to
-warm up: stock mlx-lm, and who needs over half a minute for the first one. Those turns come first,
-beside the ones in which the others warm up. Where a result rests on fewer than 5 turns of a
-contestant, "n" says on how many; ratios from 10 on have two digits.
+`make bench BENCH="PART --fresh"` repeats a part. The programs take turns, so that all meet the
+same noise; numbers are medians of 9 turns after one or two that warm up, of 5 with mixed lengths.
+A quick run leaves out stock mlx-lm and every program that needs more than half a minute for a
+step; it takes 2 turns, 3 for scaling and starting, 1 with mixed lengths. In a full run the slow
+ones, which are stock mlx-lm and those whose first turn takes more than half a minute, take 1 or 2
+turns without warming up, while the others warm up. Where a result rests on fewer than 5 turns of a
+program, "n" says on how many; ratios from 10 on have two digits.
 
 "mlx-lm, OpenBLAS" is stock mlx-lm with the system's OpenBLAS preloaded in the place of the
 reference BLAS of MLX's wheel; MLX calls BLAS for float32 only. llama.cpp is compiled for this
@@ -97,7 +97,10 @@ def inference(results: Results, name: str) -> str:
     ]  # fmt: skip
     bandwidth = median(results, name, "memory", "bandwidth") / 1e9
     weights = results[name]["weight_bytes"] / 1e6
-    limit = f"All cores read {bandwidth:.1f} GB/s; a token reads {weights:.0f} MB of weights."
+    limit = (
+        f"A token reads {weights:.0f} MB of weights. The limit is the {bandwidth:.1f} GB/s at which "
+        "all cores read so much memory again and again; what is smaller lies in caches in part."
+    )
     return f"{markdown(head, rows)}\n\n{limit}"
 
 
@@ -129,7 +132,8 @@ def kernels(result: dict[str, Any]) -> str:
         ]
         for point in result["points"]
     ]  # fmt: skip
-    return markdown(["kernel", "", "ms", "rate", "of the limit"], rows)
+    note = "More than 100 % means that numbers came from a cache."
+    return f"{markdown(['kernel', '', 'ms', 'rate', 'of the limit'], rows)}\n\n{note}"
 
 
 def conditions(results: Results) -> str:

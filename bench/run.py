@@ -62,11 +62,18 @@ def main() -> None:
         help="write docs/PAGE.md instead of bench/out/report.md",
     )
     options = parser.parse_args()
+    measures = {part: module.cases(options.quick) for part, module in PARTS.items()}
+    known = {
+        name for part in measures for name in (part, *(f"{part}/{case}" for case in measures[part]))
+    }
+    for name in options.parts:
+        if name not in known:
+            parser.error(f"{name}: no such part; wanted of {', '.join(sorted(known))}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     description = machine.describe()
     failed = []
-    for part, module in PARTS.items():
-        for case, measure in module.cases(options.quick).items():
+    for part, cases in measures.items():
+        for case, measure in cases.items():
             name = f"{part}/{case}"
             if options.parts and not {part, name}.intersection(options.parts):
                 continue

@@ -93,16 +93,26 @@ def test_no_file_is_too_long(root: Path) -> None:
     assert MAY_BE_LONG <= long.keys(), "short by now"
 
 
-def test_one_version_of_mlx_everywhere(root: Path) -> None:
-    project = tomllib.loads((root / "pyproject.toml").read_text())
-    pins = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    for extra in project["project"]["optional-dependencies"].values():
-        pins += extra
-    found = {pin.split("==")[1] for pin in pins if pin.startswith("mlx")}
-    found |= set(re.findall(r"^MLX_VERSION := (.+)$", (root / "Makefile").read_text(), re.M))
+@pytest.mark.parametrize(
+    ("file", "pattern", "times"),
+    [
+        ("pyproject.toml", r"\bmlx(?:\[\w+\])?==([\d.]+)", 5),
+        ("examples/softplus/pyproject.toml", r"\bmlx(?:\[\w+\])?==([\d.]+)", 2),
+        ("Makefile", r"^MLX_VERSION := (.+)$", 1),
+        ("python/mlx_graft/_runtime.py", r'^MLX_VERSION = "(.+)"$', 1),
+        ("README.md", r"\bmlx(?:\[\w+\])?==([\d.]+)|\bMLX ([\d.]+)", 2),
+        ("docs/rust.md", r"\bMLX ([\d.]+)", 1),
+        ("docs/architecture.md", r"\bmlx==([\d.]+)", 1),
+    ],
+)
+def test_one_version_of_mlx_everywhere(file: str, pattern: str, times: int, root: Path) -> None:
     build = (root / "mlx-c/build/mlx.rs").read_text()
-    found |= set(re.findall(r'VERSION: &str = "(.+?)"', build))
-    assert found == {"0.32.2"}
+    wanted = re.findall(r'VERSION: &str = "(.+?)"', build)
+    found = [
+        next(filter(None, match.groups()))
+        for match in re.finditer(pattern, (root / file).read_text(), re.M)
+    ]
+    assert found == wanted * times
 
 
 def test_one_version_of_this_project(root: Path) -> None:

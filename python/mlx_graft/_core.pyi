@@ -62,7 +62,7 @@ def logsumexp(a: mx.array, *, keepdims: bool = False) -> mx.array:
     """Computes `mx.logsumexp(a, axis=-1)`."""
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Computes `mx.nn.losses.cross_entropy` of rows; `targets` are `int32`."""
+    """Computes `mlx.nn.losses.cross_entropy` of rows; `targets` are `int32`."""
 
 def overwrite(a: mx.array, b: mx.array) -> None:
     """Makes the object `a` hold the array `b`, whatever its shape and dtype."""
@@ -108,7 +108,7 @@ def quantized_matmul(
     *,
     stream: mx.Stream | mx.ThreadLocalStream | mx.Device | mx.DeviceType | None = None,
 ) -> mx.array:
-    """Multiplies by a packed matrix, as `mx.quantized_matmul`, by the native kernel on a CPU."""
+    """Multiplies by a quantized matrix, as `mx.quantized_matmul`, by the native kernel on a CPU."""
 
 def gather_mm(
     a: mx.array,
@@ -138,7 +138,7 @@ def gather_qmm(
     sorted_indices: bool = False,
     stream: mx.Stream | mx.ThreadLocalStream | mx.Device | mx.DeviceType | None = None,
 ) -> mx.array:
-    """Multiplies by picked packed matrices, as `mx.gather_qmm`, by the native kernel on a CPU."""
+    """Multiplies by picked quantized matrices, as `mx.gather_qmm`, natively on a CPU."""
 
 def check_options(options: dict[str, Any]) -> None:
     """Fails if an option of training is wrong."""
@@ -212,7 +212,7 @@ class KVCache:
 
     @property
     def offset(self) -> int:
-        """The number of tokens held."""
+        """The number of tokens processed, those that a bounded cache has forgotten included."""
 
 @final
 class Tokenizer:

@@ -26,7 +26,7 @@ def _check_finite(value: object, key: str = "") -> None:
 
 @dataclass
 class TrainConfig:
-    """The options of a `Trainer`: names and defaults are those of `mlx_lm.lora`.
+    """The options of a `Trainer`: names and defaults of `mlx_lm.lora`, where none is told below.
 
     Attributes:
         learning_rate: The learning rate when there is no `lr_schedule`.

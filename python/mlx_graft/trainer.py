@@ -47,13 +47,16 @@ class Trainer:
 
         Args:
             tokens: int32 `(B, T)`.
-            lengths: int32 `(B,)`, the length of each row, or `(B, 2)`, the first token that counts
-                as a target and the length; what lies outside is padding.
+            lengths: int32 `(B, 2)`, the first and the last position of each row that counts as a
+                target, from 0 and inclusive, as in mlx-lm: what lies outside is padding. A row of
+                n tokens, all of which count, has `(0, n - 1)`. Or `(B,)`, the last ones only.
 
         Returns:
             The mean loss per token before the update, a float32 scalar.
 
         Raises:
+            ValueError: A shape or a dtype is another, or there are fewer than two columns.
+            IndexError: A token is outside the vocabulary.
             FloatingPointError: The loss or a gradient is NaN or infinite; the parameters are then
                 as before, and gradients that were accumulated are dropped.
         """

@@ -200,8 +200,9 @@ def test_a_cache_that_holds_nothing(size: int, checkpoint) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "says"),
     [
-        ({"kv_bits": 4, "max_kv_size": 16}, NotImplementedError, "--kv-bits with a cache that"),
-        ({"kv_bits": 4}, ValueError, "--kv-group-size 64.* 16 features"),
+        ({"kv_bits": 4, "max_kv_size": 16}, NotImplementedError, "kv_bits with a cache that"),
+        ({"kv_bits": 4}, ValueError, "kv_group_size 64.* 16 features"),
+        ({"max_tokens": -2}, ValueError, "max_tokens: found -2, wanted at least 0, or -1"),
         ({"min_tokens_to_keep": 321}, ValueError, "min_tokens_to_keep: found 321, .* the 320"),
     ],
     ids=lambda value: "" if isinstance(value, type | str) else str(value),
@@ -210,7 +211,7 @@ def test_options_that_cannot_work(options, kind, says: str, checkpoint) -> None:
     """They are refused before the prompt is read, not at the token from which on they hold."""
     model, tokenizer = mg.load(checkpoint("llama"))
     with pytest.raises(kind, match=says):
-        mg.generate(model, tokenizer, "a", max_tokens=1, **options)
+        mg.generate(model, tokenizer, "a", **{"max_tokens": 1, **options})
 
 
 def test_an_empty_prompt(checkpoint) -> None:

@@ -110,8 +110,8 @@ def test_quantized_cache(bits: int, start: int, checkpoint) -> None:
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"kv_bits": 7}, ["--kv-bits 7", "2, 3, 4, 5, 6, 8"]),
-        ({"kv_bits": 4, "kv_group_size": 48}, ["--kv-group-size 48", "32, 64, 128"]),
+        ({"kv_bits": 7}, ["kv_bits 7", "2, 3, 4, 5, 6, 8"]),
+        ({"kv_bits": 4, "kv_group_size": 48}, ["kv_group_size 48", "32, 64, 128"]),
         ({"kv_bits": 4, "kv_group_size": 128, "quantized_kv_start": 0}, ["128", "divide"]),
         ({"max_kv_size": 0}, ["max_kv_size", "at least 1"]),
     ],

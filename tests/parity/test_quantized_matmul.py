@@ -23,7 +23,7 @@ def wide(x: mx.array) -> np.ndarray:
 
 
 class Packed:
-    """A packed matrix, and as float64: its numbers, and how far codes and biases reach."""
+    """A quantized matrix, and as float64: its numbers, and how far codes and biases reach."""
 
     def __init__(self, mode: str, group_size: int, bits: int, shape: tuple[int, int]) -> None:
         self.options: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": mode}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mlx_graft
+from mlx_graft._runtime import MLX_VERSION
 from support.run import execute
 
 # Where the package itself lies, also when it is installed editable.
@@ -59,7 +60,7 @@ def test_another_version(before: str, other_version: Path) -> None:
     assert run.returncode == 1
     assert "ImportError" in run.stderr
     assert "0.31.0" in run.stderr
-    assert "0.32.2" in run.stderr
+    assert MLX_VERSION in run.stderr
     assert "pip install" in run.stderr
 
 
@@ -68,7 +69,7 @@ def test_no_mlx(without_mlx: Path) -> None:
     assert run.returncode == 1
     assert "ImportError" in run.stderr
     assert "pip install" in run.stderr
-    for package in ("mlx[cpu]==0.32.2", "mlx[cuda12]==0.32.2"):
+    for package in (f"mlx[cpu]=={MLX_VERSION}", f"mlx[cuda12]=={MLX_VERSION}"):
         assert package in run.stderr, "on Linux the message names MLX's backends"
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import mlx_graft as mg
+from mlx_graft._runtime import MLX_VERSION
 from support.leaks import counters, repeat
 from support.outside import clean_environment, outside_environment
 from support.run import succeed
@@ -308,7 +309,7 @@ def test_another_version_of_mlx_is_refused(site: Path) -> None:
         except ImportError as error:
             print(error)
     """
-    assert "pip install 'mlx==0.32.2'" in python(site, code)
+    assert f"pip install 'mlx=={MLX_VERSION}'" in python(site, code)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads an ELF file")

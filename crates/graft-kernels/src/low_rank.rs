@@ -1,5 +1,5 @@
 //! Products with frozen matrices of any kind that a low-rank update of `float32` is added to, as
-//! mlx-lm's adapters of 16-bit and of packed weights are.
+//! mlx-lm's adapters of 16-bit and of quantized weights are.
 // What is not inlined into what is dispatched is not compiled for the wide registers.
 #![allow(clippy::inline_always)]
 

@@ -1,4 +1,4 @@
-//! Products with packed matrices.
+//! Products with quantized matrices.
 
 mod adapted;
 #[cfg(target_arch = "x86_64")]
@@ -42,16 +42,16 @@ use crate::{derivatives, is_active};
 use format::Format;
 use operands::Weight;
 
-/// The product of `x` and a packed matrix, as `mlx.core.quantized_matmul`.
+/// The product of `x` and a quantized matrix, as `mlx.core.quantized_matmul`.
 ///
 /// `w`, `scales` and `biases` are what `mlx.core.quantize` returns for a matrix of shape `(N, K)`
 /// if `transpose`, and `(K, N)` otherwise; `x` is `(…, M, K)` and the result `(…, M, N)`. Stacks of
-/// packed matrices broadcast with an `x` of at least three dimensions. `group_size` and `bits`
+/// quantized matrices broadcast with an `x` of at least three dimensions. `group_size` and `bits`
 /// default to those of `mode`.
 ///
 /// Products of `float32`, `bfloat16` and `float16` on the CPU run here, in all modes, on the
 /// kernels' threads: sums are of `float32` and rounded once, to the dtype that MLX
-/// gives. With many rows, pieces of the packed matrix are unpacked as they are needed and
+/// gives. With many rows, pieces of the quantized matrix are unpacked as they are needed and
 /// multiplied as matrices of `float32`; with few rows, numbers are unpacked where they are multiplied,
 /// in AVX-512's or AVX2's registers where the processor has them. There, codes meet an `x` of 16-bit
 /// numbers as whole numbers: in each group of `x`, numbers count in units of 2⁻¹³ of the
@@ -110,7 +110,7 @@ fn dtype_of(x: &Array, scales: &Array, biases: Option<&Array>) -> Dtype {
     biases.map_or(x.dtype(), |biases| wider(x.dtype(), wider(scales.dtype(), biases.dtype())))
 }
 
-/// The rows and columns of packed matrices, if the arrays are such.
+/// The rows and columns of quantized matrices, if the arrays are such.
 fn packed_shape(
     w: &Array,
     scales: &Array,
@@ -153,12 +153,12 @@ fn fits(
     let batch = stack_of(w.shape());
     floats::is_known(x)
         && length == if transpose { columns } else { rows }
-        // MLX takes the first of a stack of packed matrices for an `x` that is none.
+        // MLX takes the first of a stack of quantized matrices for an `x` that is none.
         && (batch.is_empty() || x_batch.len() > 1)
         && broadcast(&x_batch[..x_batch.len().saturating_sub(1)], batch).is_some()
 }
 
-/// The product of `x`, of the dtype of the result, and a packed matrix: the packed words, the
+/// The product of `x`, of the dtype of the result, and a quantized matrix: the packed words, the
 /// scales and, in affine mode, the biases.
 #[derive(Clone, Copy, PartialEq)]
 struct QuantizedMatmul {

@@ -195,7 +195,7 @@ fn updates_of_other_columns() -> Result<()> {
     Ok(())
 }
 
-/// The same with a packed weight, which the formula gets unpacked.
+/// The same with a quantized weight, which the formula gets unpacked.
 #[test]
 fn updates_of_packed_weights() -> Result<()> {
     for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {

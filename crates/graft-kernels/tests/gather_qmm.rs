@@ -101,7 +101,7 @@ fn indices_of_both_sides_and_strides() -> Result<()> {
         let turned = ops::swapaxes(&numbers(2, &[6, 64, 9])?, -1, -2)?;
         let view = ops::slice(&lhs, &[6, 0], &[-8, 1], &[-2, 1])?;
         check(&packed, &turned, [Some(&view), Some(&ops::astype(&rhs, Dtype::Uint32)?)])?;
-        // Packed matrices in other strides.
+        // Quantized matrices in other strides.
         let mut swapped =
             Packed::new(format, transpose, Dtype::Float32, &numbers(1, &[64, 3, 64])?)?;
         for array in &mut swapped.arrays {

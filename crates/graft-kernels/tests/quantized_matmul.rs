@@ -81,7 +81,7 @@ fn stacks_and_strides() -> Result<()> {
             packed(&[3, 64, 64])?.check(&numbers(2, &[2, 1, rows, 64])?)?;
             packed(&[2, 1, 64, 64])?.check(&numbers(2, &[1, 5, rows, 64])?)?;
         }
-        // A packed matrix in other strides.
+        // A quantized matrix in other strides.
         let mut swapped = packed(&[64, 3, 64])?;
         for array in &mut swapped.arrays {
             *array = ops::swapaxes(array, 0, 1)?;

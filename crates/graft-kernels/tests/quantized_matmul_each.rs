@@ -95,7 +95,7 @@ fn what_is_not_alike_is_multiplied_one_by_one() -> Result<()> {
     Ok(())
 }
 
-/// The products of `x[0]` and the packed matrices behind it.
+/// The products of `x[0]` and the quantized matrices behind it.
 fn of_all(x: &[Array], by_mlx: bool) -> Result<Vec<Array>> {
     let packed = x[1..].chunks(3).map(|p| Packed { w: &p[0], scales: &p[1], biases: Some(&p[2]) });
     let options = QuantizedMatmulOptions::default().group_size(32).bits(4);

@@ -18,7 +18,7 @@ pub(crate) fn lm_to_py(error: graft_lm::Error) -> PyErr {
     let kind = error.kind();
     let message = match error {
         graft_lm::Error::Mlx(error) => return mlx_graft_pyo3::Error::from(error).into(),
-        error => error.to_string(),
+        error => with_keywords(&error.to_string()),
     };
     match kind {
         ErrorKind::Value => PyValueError::new_err(message),
@@ -30,4 +30,30 @@ pub(crate) fn lm_to_py(error: graft_lm::Error) -> PyErr {
         ErrorKind::Interrupt => PyKeyboardInterrupt::new_err(message),
         _ => PyRuntimeError::new_err(message),
     }
+}
+
+/// A message with the names of keyword arguments for the flags of the command, `batch_size` for
+/// `--batch-size`: graft-lm names an option as the command line does.
+fn with_keywords(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(at) = rest.find("--") {
+        let (before, flag) = rest.split_at(at);
+        let flag = &flag[2..];
+        text += before;
+        let length = flag
+            .find(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'))
+            .unwrap_or(flag.len());
+        // Folders of the hub's cache have two dashes within a word.
+        let begins =
+            text.chars().next_back().is_none_or(|c| c.is_whitespace() || "`('\"".contains(c));
+        if begins && flag.starts_with(|c: char| c.is_ascii_lowercase()) {
+            text += &flag[..length].replace('-', "_");
+        } else {
+            text += "--";
+            text += &flag[..length];
+        }
+        rest = &flag[length..];
+    }
+    text + rest
 }

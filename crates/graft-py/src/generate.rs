@@ -8,6 +8,7 @@ use std::sync::Arc;
 use graft_lm::generate::{GenerateOptions, Generated, Generation, SamplerOptions};
 use graft_lm::lora::KeySequence;
 use graft_lm::models::KvQuantization;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::bridge::{Owned, without_gil};
@@ -100,6 +101,11 @@ impl PyGeneration {
         ignore_eos: bool,
     ) -> PyResult<Self> {
         check_kv_size(max_kv_size)?;
+        if max_tokens < -1 {
+            return Err(PyValueError::new_err(format!(
+                "max_tokens: found {max_tokens}, wanted at least 0, or -1 for no limit"
+            )));
+        }
         let kv_quantization = kv_bits
             .map(|bits| KvQuantization::new(bits, kv_group_size, quantized_kv_start))
             .transpose()

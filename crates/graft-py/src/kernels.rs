@@ -36,7 +36,7 @@ fn matmul(a: In, b: In) -> PyResult<Out> {
     finish(graft_kernels::matmul(&a, &b))
 }
 
-/// The product with a packed matrix, as `mlx.core.quantized_matmul`.
+/// The product with a quantized matrix, as `mlx.core.quantized_matmul`.
 #[pyfunction]
 #[pyo3(signature = (x, w, /, scales, biases=None, transpose=true, group_size=None, bits=None, mode="affine", *, stream=None))]
 #[allow(clippy::too_many_arguments)] // those of mlx.core
@@ -81,7 +81,7 @@ fn gather_mm(
     .map(Out)
 }
 
-/// Products with packed matrices picked by indices, as `mlx.core.gather_qmm`.
+/// Products with quantized matrices picked by indices, as `mlx.core.gather_qmm`.
 #[pyfunction]
 #[pyo3(signature = (x, w, /, scales, biases=None, lhs_indices=None, rhs_indices=None, transpose=true, group_size=None, bits=None, mode="affine", *, sorted_indices=false, stream=None))]
 #[allow(clippy::too_many_arguments)] // those of mlx.core

@@ -230,7 +230,7 @@ pub(crate) struct PyCache(Owned<std::cell::RefCell<Vec<Cache>>>);
 
 #[pymethods]
 impl PyCache {
-    /// The number of tokens held.
+    /// The number of tokens processed, those that a bounded cache has forgotten included.
     #[getter]
     fn offset(&self) -> PyResult<i32> {
         Ok(self.0.get()?.borrow().first().map_or(0, Cache::offset))

@@ -128,7 +128,7 @@ fn scales_of_other_rows() -> Result<()> {
     let bytes = ops::zeros(&[1, 2], Dtype::Uint8)?;
     let fp = ops::QuantizedMatmulOptions::default().mode("mxfp4");
     assert_refused(ops::quantized_matmul(&x, &w, &bytes, &fp), "quantized_matmul", "(100000, ");
-    // Scales, or a packed matrix, of too few dimensions: MLX reads beyond their lists of lengths.
+    // Scales, or a quantized matrix, of too few dimensions: MLX reads beyond their shapes.
     let (w, flat) = (packed(&[8, 8]), zeros(&[1]));
     let result = ops::quantized_matmul(&x, &w, &flat, &options(&flat));
     assert_refused(result, "quantized_matmul", "each row needs its own");

@@ -67,11 +67,14 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("--size and --formats are of the models made; leave them out with --model")
     if options.turns is not None and options.turns < 1:
         raise UsageError(f"--turns: found {options.turns}, wanted at least 1")
-    if not options.json.absolute().parent.is_dir() or options.json.is_dir():
-        raise UsageError(f"--json: {options.json} is no file in a folder that exists")
+    if options.json.is_dir():
+        raise UsageError(f"--json: {options.json} is a folder, wanted a file")
+    if not options.json.absolute().parent.is_dir():
+        raise UsageError(f"--json: the folder {options.json.parent} does not exist")
     options.turns = options.turns or (3 if options.quick else 9)
-    options.size = options.size or ("5M" if options.quick else "100M")
-    options.formats = options.formats or list(DTYPES)
+    if not options.model:
+        options.size = options.size or ("5M" if options.quick else "100M")
+        options.formats = options.formats or list(DTYPES)
 
 
 def contestants(

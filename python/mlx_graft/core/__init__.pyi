@@ -737,7 +737,7 @@ def max(
 
     Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 
-    Raises: An axis is out of range or given twice.
+    Raises: An axis is out of range or given twice, or there is no element.
     """
 
 def min(
@@ -752,7 +752,7 @@ def min(
 
     Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 
-    Raises: An axis is out of range or given twice.
+    Raises: An axis is out of range or given twice, or there is no element.
     """
 
 def logsumexp(
@@ -957,7 +957,7 @@ def diff(a: array, /, n: int = 1, axis: int = -1, *, stream: _StreamOrDevice = N
 def sort(a: array, /, axis: int | None = -1, *, stream: _StreamOrDevice = None) -> array:
     """Elements in ascending order along an axis.
 
-    Shape: the shape of `a`; of one dimension if no axis is given.
+    Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 
     Raises: The axis is out of range.
     """
@@ -965,7 +965,7 @@ def sort(a: array, /, axis: int | None = -1, *, stream: _StreamOrDevice = None) 
 def argsort(a: array, /, axis: int | None = -1, *, stream: _StreamOrDevice = None) -> array:
     """Indices that sort the elements along an axis.
 
-    Shape: the shape of `a`; of one dimension if no axis is given.
+    Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 
     Raises: The axis is out of range.
     """
@@ -980,9 +980,9 @@ def partition(
 ) -> array:
     """Elements with the `kth` smallest in its sorted place, smaller ones before it.
 
-    Shape: the shape of `a`; of one dimension if no axis is given.
+    Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 
-    Raises: The axis is out of range.
+    Raises: The axis or `kth` is out of range.
     """
 
 def argpartition(
@@ -995,17 +995,17 @@ def argpartition(
 ) -> array:
     """Indices that partition the elements at the `kth` smallest.
 
-    Shape: the shape of `a`; of one dimension if no axis is given.
+    Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 
-    Raises: The axis is out of range.
+    Raises: The axis or `kth` is out of range.
     """
 
 def topk(a: array, /, k: int, axis: int | None = -1, *, stream: _StreamOrDevice = None) -> array:
     """The `k` largest elements, in no certain order.
 
-    Shape: `k` along the axis; `(k,)` if no axis is given.
+    Shape: `k` along the axis; `(k,)` without an axis (`None` in Python).
 
-    Raises: The axis is out of range.
+    Raises: The axis or `k` is out of range.
     """
 
 def searchsorted(
@@ -1158,7 +1158,7 @@ def concatenate(
     *,
     stream: _StreamOrDevice = None,
 ) -> array:
-    """Arrays joined along an existing axis; flattened first if no axis is given.
+    """Arrays joined along an existing axis; flattened first without an axis (`None` in Python).
 
     Shape: the lengths along the axis added up.
 
@@ -1963,7 +1963,7 @@ def quantize(
     global_scale: array | None = None,
     stream: _StreamOrDevice = None,
 ) -> list[array]:
-    """A matrix packed into groups of few bits; returns packed weights, scales and, for mode
+    """A matrix packed into groups of few bits; returns quantized weights, scales and, for mode
     `affine`, biases.
 
     Shape: the last length times `bits / 32`, of uint32; scales and biases have one entry for
@@ -2007,7 +2007,7 @@ def quantized_matmul(
     *,
     stream: _StreamOrDevice = None,
 ) -> array:
-    """Product with a packed matrix, `x @ w.T` if `transpose`.
+    """Product with a quantized matrix, `x @ w.T` if `transpose`.
 
     Shape: as `matmul` of the matrix that `w` packs.
 
@@ -2031,7 +2031,7 @@ def gather_qmm(
     sorted_indices: bool = False,
     stream: _StreamOrDevice = None,
 ) -> array:
-    """Products with packed matrices picked by indices.
+    """Products with quantized matrices picked by indices.
 
     Shape: the shape of the indices, then `(M, N)`.
 
@@ -2051,7 +2051,7 @@ def qqmm(
     *,
     stream: _StreamOrDevice = None,
 ) -> array:
-    """Product of a matrix, quantized on the way, with a packed matrix.
+    """Product of a matrix, quantized on the way, with a quantized matrix.
 
     Shape: as `matmul`.
 
@@ -2074,7 +2074,7 @@ def gather_qqmm(
     sorted_indices: bool = False,
     stream: _StreamOrDevice = None,
 ) -> array:
-    """Products of matrices, quantized on the way, with packed matrices picked by indices.
+    """Products of matrices, quantized on the way, with quantized matrices picked by indices.
 
     Shape: the shape of the indices, then `(M, N)`.
 

@@ -54,7 +54,7 @@ def eigh(a: array, UPLO: str = "L", *, stream: _StreamOrDevice = None) -> tuple[
     Shape: `(…, M)` and `(…, M, M)`.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def eigvalsh(a: array, UPLO: str = "L", *, stream: _StreamOrDevice = None) -> array:
@@ -63,7 +63,7 @@ def eigvalsh(a: array, UPLO: str = "L", *, stream: _StreamOrDevice = None) -> ar
     Shape: `(…, M)`.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def eig(a: array, *, stream: _StreamOrDevice = None) -> tuple[array, array]:
@@ -72,7 +72,7 @@ def eig(a: array, *, stream: _StreamOrDevice = None) -> tuple[array, array]:
     Shape: `(…, M)` and `(…, M, M)`, complex64.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def eigvals(a: array, *, stream: _StreamOrDevice = None) -> array:
@@ -81,7 +81,7 @@ def eigvals(a: array, *, stream: _StreamOrDevice = None) -> array:
     Shape: `(…, M)`, complex64.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def inv(a: array, *, stream: _StreamOrDevice = None) -> array:
@@ -90,7 +90,7 @@ def inv(a: array, *, stream: _StreamOrDevice = None) -> array:
     Shape: the shape of `a`.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def tri_inv(a: array, upper: bool = False, *, stream: _StreamOrDevice = None) -> array:
@@ -99,7 +99,7 @@ def tri_inv(a: array, upper: bool = False, *, stream: _StreamOrDevice = None) ->
     Shape: the shape of `a`.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def pinv(a: array, *, stream: _StreamOrDevice = None) -> array:
@@ -116,7 +116,7 @@ def det(a: array, *, stream: _StreamOrDevice = None) -> array:
     Shape: without the last two dimensions.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def slogdet(a: array, *, stream: _StreamOrDevice = None) -> tuple[array, array]:
@@ -125,7 +125,7 @@ def slogdet(a: array, *, stream: _StreamOrDevice = None) -> tuple[array, array]:
     Shape: without the last two dimensions, each.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def cholesky(a: array, upper: bool = False, *, stream: _StreamOrDevice = None) -> array:
@@ -134,7 +134,7 @@ def cholesky(a: array, upper: bool = False, *, stream: _StreamOrDevice = None) -
     Shape: the shape of `a`.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def cholesky_inv(a: array, upper: bool = False, *, stream: _StreamOrDevice = None) -> array:
@@ -143,7 +143,7 @@ def cholesky_inv(a: array, upper: bool = False, *, stream: _StreamOrDevice = Non
     Shape: the shape of `a`.
 
     Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-    neither float32 nor float64.
+    not supported, as inverses and factorizations of all but float32 and float64 are not.
     """
 
 def lu(a: array, *, stream: _StreamOrDevice = None) -> tuple[array, array, array]:
@@ -187,7 +187,7 @@ def solve_triangular(
 def cross(a: array, b: array, axis: int = -1, *, stream: _StreamOrDevice = None) -> array:
     """Cross product of vectors of length 2 or 3 along an axis.
 
-    Shape: the shapes, broadcast together.
+    Shape: the shapes, broadcast together, with length 3 along the axis.
 
     Raises: The length along the axis is not 2 or 3, or the shapes do not broadcast.
     """

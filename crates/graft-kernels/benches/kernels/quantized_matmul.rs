@@ -1,5 +1,5 @@
-//! Products with packed matrices of a transformer's layers, against the product of the same shape
-//! without packing and, for few rows, MLX's own operation.
+//! Products with quantized matrices of a transformer's layers, against the product of the same
+//! shape in float32 and, for few rows, MLX's own operation.
 //!
 //! Products with many rows are measured in operations per second, those with few rows, which are
 //! bound by the memory, in packed bytes per second.

@@ -1,4 +1,4 @@
-//! The product with a packed weight that has a low-rank update.
+//! The product with a quantized weight that has a low-rank update.
 
 use mlx_graft::ops::QuantizedMatmulOptions;
 use mlx_graft::{Array, Result};

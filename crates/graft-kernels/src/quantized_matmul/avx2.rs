@@ -1,4 +1,4 @@
-//! Products of few rows and a packed matrix in AVX2's registers, in whole numbers.
+//! Products of few rows and a quantized matrix in AVX2's registers, in whole numbers.
 //!
 //! The numbers of a group become multiples of a power of two, up to 2¹⁴, as in `vnni`. Of `float32`
 //! what that leaves becomes multiples of a power of two 2¹⁵ times smaller. Both are words of 16 bits,

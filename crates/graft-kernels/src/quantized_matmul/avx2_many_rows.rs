@@ -1,4 +1,5 @@
-//! Products of many rows of 16-bit numbers and a packed matrix in AVX2's registers, in whole numbers.
+//! Products of many rows of 16-bit numbers and a quantized matrix in AVX2's registers, in whole
+//! numbers.
 //!
 //! The numbers of a group of a row become multiples of a power of two, and codes become words, as in
 //! `avx2`. Multiply-adds of pairs do twice the work of those of `float32`, and their sums, which are
@@ -210,7 +211,7 @@ pub(super) fn compute(
     }
 }
 
-/// Packs at most 16 rows of the packed matrix, which are columns of the product.
+/// Packs at most 16 rows of the quantized matrix, which are columns of the product.
 #[target_feature(enable = "avx2,fma")]
 fn pack<C: Codes>(
     product: &Product<'_>,

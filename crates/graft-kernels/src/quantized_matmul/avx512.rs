@@ -1,4 +1,4 @@
-//! Products of few rows and a packed matrix in AVX-512's registers.
+//! Products of few rows and a quantized matrix in AVX-512's registers.
 //!
 //! A register holds 16 words of codes, as `codes` puts them there. Shifted to the right, it has one
 //! code of each word at its lower end, which becomes a number; these meet the same positions of `x`,

@@ -1,4 +1,4 @@
-//! Products of the same rows with several packed matrices.
+//! Products of the same rows with several quantized matrices.
 
 use mlx_graft::ops::QuantizedMatmulOptions;
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
@@ -28,7 +28,7 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// The products of `x` and each of some packed matrices, transposed, as so many calls of
+/// The products of `x` and each of some quantized matrices, transposed, as so many calls of
 /// [`quantized_matmul`]: those of the queries, keys and values of a layer.
 ///
 /// `x` is `(…, M, K)`, the matrices `(N, K)`, and each result `(…, M, N)`. `group_size`, `bits` and
@@ -82,8 +82,8 @@ pub fn quantized_matmul_each(
     }
 }
 
-/// The products of `x`, of the dtype of the results, and packed matrices, transposed: of each the
-/// packed words, the scales and, in affine mode, the biases.
+/// The products of `x`, of the dtype of the results, and quantized matrices, transposed: of each
+/// the packed words, the scales and, in affine mode, the biases.
 #[derive(Clone, Copy, PartialEq)]
 struct QuantizedMatmulEach {
     format: Format,

@@ -1,4 +1,4 @@
-//! Products with few rows: each row of the packed matrix is unpacked once, where it is used.
+//! Products with few rows: each row of the quantized matrix is unpacked once, where it is used.
 #![allow(clippy::inline_always)] // see `lanes`
 
 use std::ops::Range;

@@ -53,7 +53,7 @@ impl Format {
         }
     }
 
-    /// The numbers in so many words, which is how an array has the columns of a packed matrix;
+    /// The numbers in so many words, which is how an array has the columns of a quantized matrix;
     /// `None` if no array has so many.
     pub(super) fn columns(self, words: i32) -> Option<i32> {
         i32::try_from(i64::from(words) * 32 / self.bits as i64).ok()

@@ -1,4 +1,4 @@
-//! Products with packed matrices picked by indices.
+//! Products with quantized matrices picked by indices.
 
 use mlx_graft::ops::{GatherQmmOptions, QuantizedMatmulOptions};
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
@@ -11,7 +11,7 @@ use crate::floats::Floats;
 use crate::gather::{self, Given, Mapped};
 use crate::{derivatives, floats, is_active};
 
-/// Products of matrices of `x` and packed matrices, picked by indices, as `mlx.core.gather_qmm`.
+/// Products of matrices of `x` and quantized matrices, picked by indices, as `mlx.core.gather_qmm`.
 ///
 /// `w`, `scales` and `biases` are what `mlx.core.quantize` returns for a stack of matrices `(N, K)`
 /// if `transpose`, and `(K, N)` otherwise; `x` is `(…, M, K)`. The indices count the matrices of
@@ -19,7 +19,7 @@ use crate::{derivatives, floats, is_active};
 /// `(M, N)`. A stack without indices gives all of its matrices in order.
 ///
 /// Products of `float32`, `bfloat16` and `float16` on the CPU run here, in all modes: those with
-/// the same packed matrix as one product of all their rows, by the kernels of
+/// the same quantized matrix as one product of all their rows, by the kernels of
 /// [`quantized_matmul`](crate::quantized_matmul), so that each matrix is unpacked once. Whether the
 /// indices are sorted makes no difference. All others run through MLX's own operation.
 ///
@@ -83,7 +83,7 @@ pub fn gather_qmm(
     GatherQmm { format, transpose, given }.apply(inputs)
 }
 
-/// The products of `x`, of the dtype of the result, and packed matrices: the packed words, the
+/// The products of `x`, of the dtype of the result, and quantized matrices: the packed words, the
 /// scales and, in affine mode, the biases; then the indices that are given.
 #[derive(Clone, Copy, PartialEq)]
 struct GatherQmm {

@@ -1,4 +1,4 @@
-//! Products with many rows: pieces of the packed matrix are unpacked as they are needed, and
+//! Products with many rows: pieces of the quantized matrix are unpacked as they are needed, and
 //! multiplied as matrices of `float32`.
 #![allow(clippy::inline_always)] // see `lanes`
 

@@ -55,7 +55,7 @@ enum Scales<'a> {
     Codes(&'a [u8]),
 }
 
-/// A stack of packed matrices.
+/// A stack of quantized matrices.
 pub(super) struct Weight<'a> {
     pub(super) format: Format,
     /// Rows of one matrix.
@@ -113,7 +113,7 @@ impl<'a> Weight<'a> {
     /// biases.
     pub(super) fn new(format: Format, inputs: &[InputBuffer<'a>]) -> Result<Self, KernelError> {
         let [.., rows, words] = *inputs[0].shape() else {
-            return Err(KernelError::new("a packed matrix has two dimensions"));
+            return Err(KernelError::new("a quantized matrix has two dimensions"));
         };
         Ok(Self {
             format,

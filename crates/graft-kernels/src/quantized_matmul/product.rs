@@ -1,4 +1,4 @@
-//! Products of rows and a packed matrix, and how they are shared among threads.
+//! Products of rows and a quantized matrix, and how they are shared among threads.
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
@@ -39,7 +39,7 @@ const PARALLEL_FROM: usize = 1 << 16;
 /// Columns of a task are a multiple of a cache line of every dtype.
 const COLUMNS: usize = 32;
 
-/// Rows times a packed matrix.
+/// Rows times a quantized matrix.
 #[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
     /// Rows of `length` numbers.
@@ -139,7 +139,7 @@ impl Product<'_> {
     }
 }
 
-/// Multiplies rows and a stack of packed matrices; the shapes of the stacks of both broadcast.
+/// Multiplies rows and a stack of quantized matrices; the shapes of the stacks of both broadcast.
 ///
 /// All rows are multiplied with the same matrix where there is only one.
 pub(super) fn solve(
@@ -177,7 +177,7 @@ pub(super) fn solve(
     Ok(())
 }
 
-/// Multiplies the same rows and each of some packed matrices, transposed: an output for each.
+/// Multiplies the same rows and each of some quantized matrices, transposed: an output for each.
 pub(super) fn solve_each(
     x: Floats<'_>,
     weights: &[Weight<'_>],
@@ -445,8 +445,8 @@ mod tests {
         bits(seed, count).map(|x| (x >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
-    /// A packed matrix, which nobody frees, and its numbers found bit by bit, with the magnitudes of
-    /// what they are the sums of.
+    /// A quantized matrix, which nobody frees, and its numbers found bit by bit, with the
+    /// magnitudes of what they are the sums of.
     fn packed(format: Format, rows: usize, columns: usize) -> (Weight<'static>, Vec<[f64; 2]>) {
         let words: Vec<u32> = bits(1, rows * columns * format.bits / 32).collect();
         let groups = rows * columns / format.group_size;

@@ -1,5 +1,5 @@
-//! Products of few rows and a packed matrix that is not multiplied transposed: sums of its rows, in
-//! AVX-512's registers.
+//! Products of few rows and a quantized matrix that is not multiplied transposed: sums of its rows,
+//! in AVX-512's registers.
 //!
 //! A register holds 16 words of codes, as in `avx512`. Each position in a word has sums of its own,
 //! to which what the codes stand for is added, times the scale and a number of `x`. Four packed

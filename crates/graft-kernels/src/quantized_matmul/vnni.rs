@@ -1,4 +1,4 @@
-//! Products of few rows of 16-bit numbers and a packed matrix, in whole numbers.
+//! Products of few rows of 16-bit numbers and a quantized matrix, in whole numbers.
 //!
 //! The numbers of a group become multiples of a power of two, below 2¹⁴, so that those of
 //! `bfloat16` within 2⁶ of the largest stay exact, and the others are rounded as that one is. Their

@@ -1,4 +1,4 @@
-//! Packed matrices, and products with them.
+//! Quantized matrices, and products with them.
 
 use mlx_graft::ops::{DequantizeOptions, QuantizeOptions, QuantizedMatmulOptions};
 use mlx_graft::{Array, Dtype, Result, ops};
@@ -17,7 +17,7 @@ pub fn formats() -> Vec<(&'static str, i32, i32)> {
     affine.chain([("mxfp4", 32, 4), ("mxfp8", 32, 8), ("nvfp4", 16, 4)]).collect()
 }
 
-/// A packed matrix, or a stack of them.
+/// A quantized matrix, or a stack of them.
 pub struct Packed {
     pub mode: &'static str,
     pub group_size: i32,

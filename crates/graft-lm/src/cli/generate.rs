@@ -33,7 +33,7 @@ struct GenerateFlags {
     /// The message to the model, - for standard input [default: hello].
     #[arg(short, long, allow_hyphen_values = true, value_parser = text)]
     prompt: Option<String>,
-    /// Not built: models that see images.
+    /// Not supported: models that see images.
     #[arg(long, num_args = 1..)]
     image: Vec<String>,
     /// The beginning of the answer, which the model goes on from.
@@ -84,10 +84,10 @@ struct GenerateFlags {
     /// How many tokens of the prompt are processed at a time [default: 2048].
     #[arg(long, allow_negative_numbers = true)]
     prefill_step_size: Option<i64>,
-    /// Not built: saved prompt caches.
+    /// Not supported: saved prompt caches.
     #[arg(long)]
     prompt_cache_file: Option<String>,
-    /// Not built: quantized activations.
+    /// Not supported: quantized activations.
     #[arg(long)]
     quantize_activations: bool,
     /// Hold keys and values in so many bits: 2, 3, 4, 5, 6 or 8.
@@ -99,10 +99,10 @@ struct GenerateFlags {
     /// The number of tokens from which on --kv-bits holds [default: 5000].
     #[arg(long, allow_negative_numbers = true)]
     quantized_kv_start: Option<i64>,
-    /// Not built: speculative decoding.
+    /// Not supported: speculative decoding.
     #[arg(long)]
     draft_model: Option<String>,
-    /// Not built: speculative decoding.
+    /// Not supported: speculative decoding.
     #[arg(long, allow_negative_numbers = true)]
     num_draft_tokens: Option<i64>,
 }

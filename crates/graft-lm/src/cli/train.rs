@@ -30,10 +30,10 @@ pub(super) struct TrainFlags {
     /// The folder with train.jsonl, valid.jsonl and test.jsonl.
     #[arg(long)]
     data: Option<String>,
-    /// What is trained [default: lora] [built: lora, full].
+    /// What is trained [default: lora] [supported: lora, full].
     #[arg(long, value_parser = ["lora", "dora", "full"], hide_possible_values = true)]
     fine_tune_type: Option<String>,
-    /// The optimizer [default: adam] [built: adam, adamw].
+    /// The optimizer [default: adam] [supported: adam, adamw].
     #[arg(long, value_parser = ["adam", "adamw", "muon", "sgd", "adafactor"],
         hide_possible_values = true)]
     optimizer: Option<String>,
@@ -105,7 +105,7 @@ pub(super) struct TrainFlags {
     /// The most memory to keep for reuse, such as 2GB.
     #[arg(long)]
     cache_limit: Option<String>,
-    /// Not built: metrics.jsonl in the adapter folder holds every report.
+    /// Not supported: metrics.jsonl in the adapter folder holds every report.
     #[arg(long)]
     report_to: Option<String>,
     /// Accepted as upstream's, for the services of --report-to.

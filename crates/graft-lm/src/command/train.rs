@@ -153,7 +153,7 @@ pub fn check_tokens(data: &Dataset, model: &Model) -> Result<()> {
 fn trainable_parameters(model: &Model) -> String {
     let (mut total, mut trained) = (0, 0);
     for (name, param) in model.decoder.params() {
-        // A packed weight counts as what it stands for, as in mlx-lm; its scales do not count.
+        // A quantized weight counts as what it stands for, as in mlx-lm; its scales do not count.
         if name.ends_with(".scales") || name.ends_with(".biases") {
             continue;
         }

@@ -354,7 +354,7 @@ impl Decoder {
         (layers.len() - first) as u64
     }
 
-    /// The number of elements that the packed weight of this name stands for.
+    /// The number of elements that the quantized weight of this name stands for.
     pub fn unpacked_size(&self, name: &str) -> usize {
         struct Find<'a>(&'a str, usize);
         impl Visitor for Find<'_> {

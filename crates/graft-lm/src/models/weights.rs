@@ -114,7 +114,7 @@ impl Weights {
         })
     }
 
-    /// The packed weight of shape `(rows, columns)` in this scope, if it is packed.
+    /// The quantized weight of shape `(rows, columns)` in this scope, if it is packed.
     fn packed(&mut self, rows: i32, columns: i32) -> Result<Option<QuantizedWeight>> {
         if !self.has("scales") {
             return Ok(None);

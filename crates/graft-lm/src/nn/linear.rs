@@ -64,7 +64,7 @@ impl Quantization {
     }
 }
 
-/// A packed weight of shape `(O, I)`.
+/// A quantized weight of shape `(O, I)`.
 #[derive(Debug, Module)]
 pub struct QuantizedWeight {
     /// `(O, I * bits / 32)`, uint32.
@@ -81,7 +81,7 @@ pub struct QuantizedWeight {
 /// `x @ dequantized(weight).T + bias`.
 #[derive(Debug)]
 pub struct Quantized {
-    /// The packed weight.
+    /// The quantized weight.
     pub packed: QuantizedWeight,
     /// `(O,)`.
     pub bias: Option<Param>,
@@ -89,7 +89,7 @@ pub struct Quantized {
 
 impl Module for Quantized {
     fn visit(&self, path: &mut String, visitor: &mut dyn Visitor) {
-        // The packed weight is no level of its own in files.
+        // The quantized weight is no level of its own in files.
         self.packed.visit(path, visitor);
         visit_child(&self.bias, path, "bias", visitor);
     }

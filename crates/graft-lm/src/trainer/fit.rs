@@ -302,8 +302,8 @@ fn interrupted_after(iteration: u64, folder: Option<&Path>) -> Error {
     Error::Interrupted(match folder {
         _ if iteration == 0 => "stopped before the first iteration; nothing was trained".into(),
         Some(folder) => format!(
-            "stopped after iteration {iteration}; all is saved in {}. The same command with --resume \
-             goes on, as Trainer.fit with resume=True does",
+            "stopped after iteration {iteration}; all is saved in {}, and the same with --resume goes \
+             on from there",
             folder.display()
         ),
         None => format!("stopped after iteration {iteration}; the model has the weights reached"),

@@ -9,9 +9,9 @@ use crate::nn::Context;
 
 /// The mean cross-entropy of the next token, and the number of tokens it was taken over.
 ///
-/// `tokens` is int32 `(B, T)`. `lengths` is int32 `(B, 2)`: the first token that counts as a
-/// target, and the length of the row; what lies outside is padding. Source: `default_loss` of
-/// mlx-lm's trainer.
+/// `tokens` is int32 `(B, T)`. `lengths` is int32 `(B, 2)`: the first and the last position of the
+/// row that count as targets, from 0 and inclusive; what lies outside is padding. Source:
+/// `default_loss` of mlx-lm's trainer.
 ///
 /// Of rows that lie one behind the other, [`PackedBatch`](crate::data::PackedBatch), `tokens` is
 /// `(1, T)` and `lengths` their spans, `(R, 3)`; the loss is that of the same rows side by side.
@@ -49,8 +49,8 @@ fn column(lengths: &Array, index: i32) -> Result<Array> {
     Ok(ops::slice(lengths, &[0, index], &[lengths.dim(0)?, index + 1], &[1, 1])?)
 }
 
-/// Which of `length` targets count, `(B, length)`, of rows whose first that counts, and length, are
-/// given: int32 `(B, 2)`.
+/// Which of `length` targets count, `(B, length)`: the positions of the first and of the last are
+/// given, int32 `(B, 2)`.
 fn padded_rows(lengths: &Array, length: i32) -> Result<Array> {
     let steps = ops::arange(1.0, f64::from(length + 1), 1.0, Dtype::Int32)?;
     between(&steps, &column(lengths, 0)?, &column(lengths, 1)?)

@@ -112,9 +112,9 @@ impl Trainer {
 
     /// Trains on one batch: the mean loss per token before the update, and the number of tokens.
     ///
-    /// `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`: the first token that counts and the
-    /// length of each row; or rows one behind the other, as [`next_token_loss`] takes them. This is
-    /// the only point of evaluation of a step.
+    /// `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`: the first and the last position of each
+    /// row that count, inclusive; or rows one behind the other, as [`next_token_loss`] takes them.
+    /// This is the only point of evaluation of a step.
     ///
     /// # Errors
     /// [`Error::NonFiniteLoss`] if the loss or a gradient is NaN or infinite; the weights are then as

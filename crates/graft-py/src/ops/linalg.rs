@@ -44,8 +44,8 @@ fn qr(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
 ///
 /// Shape: `(…, M)` and `(…, M, M)`.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, UPLO="L", *, stream=None), text_signature = "(a, UPLO='L', *, stream=None)")]
 #[allow(non_snake_case)]
@@ -57,8 +57,8 @@ fn eigh(a: In, UPLO: &str, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, 
 ///
 /// Shape: `(…, M)`.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, UPLO="L", *, stream=None), text_signature = "(a, UPLO='L', *, stream=None)")]
 #[allow(non_snake_case)]
@@ -70,8 +70,8 @@ fn eigvalsh(a: In, UPLO: &str, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Ou
 ///
 /// Shape: `(…, M)` and `(…, M, M)`, complex64.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, *, stream=None), text_signature = "(a, *, stream=None)")]
 fn eig(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
@@ -82,8 +82,8 @@ fn eig(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
 ///
 /// Shape: `(…, M)`, complex64.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, *, stream=None), text_signature = "(a, *, stream=None)")]
 fn eigvals(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
@@ -94,8 +94,8 @@ fn eigvals(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
 ///
 /// Shape: the shape of `a`.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, *, stream=None), text_signature = "(a, *, stream=None)")]
 fn inv(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
@@ -106,8 +106,8 @@ fn inv(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
 ///
 /// Shape: the shape of `a`.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, upper=false, *, stream=None), text_signature = "(a, upper=False, *, stream=None)")]
 fn tri_inv(a: In, upper: bool, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
@@ -129,8 +129,8 @@ fn pinv(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
 ///
 /// Shape: without the last two dimensions.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, *, stream=None), text_signature = "(a, *, stream=None)")]
 fn det(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
@@ -141,8 +141,8 @@ fn det(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
 ///
 /// Shape: without the last two dimensions, each.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, *, stream=None), text_signature = "(a, *, stream=None)")]
 fn slogdet(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
@@ -153,8 +153,8 @@ fn slogdet(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
 ///
 /// Shape: the shape of `a`.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, upper=false, *, stream=None), text_signature = "(a, upper=False, *, stream=None)")]
 fn cholesky(a: In, upper: bool, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
@@ -165,8 +165,8 @@ fn cholesky(a: In, upper: bool, stream: Option<&Bound<'_, PyAny>>) -> PyResult<O
 ///
 /// Shape: the shape of `a`.
 ///
-/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is
-/// neither float32 nor float64.
+/// Raises: There are fewer than two dimensions, the matrices are not square, or the dtype is not
+/// supported, as inverses and factorizations of all but float32 and float64 are not.
 #[pyfunction]
 #[pyo3(signature = (a, upper=false, *, stream=None), text_signature = "(a, upper=False, *, stream=None)")]
 fn cholesky_inv(a: In, upper: bool, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
@@ -208,7 +208,7 @@ fn solve_triangular(a: In, b: In, upper: bool, stream: Option<&Bound<'_, PyAny>>
 
 /// Cross product of vectors of length 2 or 3 along an axis.
 ///
-/// Shape: the shapes, broadcast together.
+/// Shape: the shapes, broadcast together, with length 3 along the axis.
 ///
 /// Raises: The length along the axis is not 2 or 3, or the shapes do not broadcast.
 #[pyfunction]

@@ -18,8 +18,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
-/// A matrix packed into groups of few bits; returns packed weights, scales and, for mode `affine`,
-/// biases.
+/// A matrix packed into groups of few bits; returns quantized weights, scales and, for mode
+/// `affine`, biases.
 ///
 /// Shape: the last length times `bits / 32`, of uint32; scales and biases have one entry for each
 /// group.
@@ -85,7 +85,7 @@ fn dequantize(
     .map(Out)
 }
 
-/// Product with a packed matrix, `x @ w.T` if `transpose`.
+/// Product with a quantized matrix, `x @ w.T` if `transpose`.
 ///
 /// Shape: as `matmul` of the matrix that `w` packs.
 ///
@@ -121,7 +121,7 @@ fn quantized_matmul(
     .map(Out)
 }
 
-/// Products with packed matrices picked by indices.
+/// Products with quantized matrices picked by indices.
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
 ///
@@ -164,7 +164,7 @@ fn gather_qmm(
     .map(Out)
 }
 
-/// Product of a matrix, quantized on the way, with a packed matrix.
+/// Product of a matrix, quantized on the way, with a quantized matrix.
 ///
 /// Shape: as `matmul`.
 ///
@@ -199,7 +199,7 @@ fn qqmm(
     .map(Out)
 }
 
-/// Products of matrices, quantized on the way, with packed matrices picked by indices.
+/// Products of matrices, quantized on the way, with quantized matrices picked by indices.
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
 ///

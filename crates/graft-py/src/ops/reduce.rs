@@ -167,7 +167,7 @@ fn std_(
 ///
 /// Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 ///
-/// Raises: An axis is out of range or given twice.
+/// Raises: An axis is out of range or given twice, or there is no element.
 #[pyfunction]
 #[pyo3(signature = (a, /, axis=None, keepdims=false, *, stream=None), text_signature = "(a, /, axis=None, keepdims=False, *, stream=None)")]
 fn max(
@@ -188,7 +188,7 @@ fn max(
 ///
 /// Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 ///
-/// Raises: An axis is out of range or given twice.
+/// Raises: An axis is out of range or given twice, or there is no element.
 #[pyfunction]
 #[pyo3(signature = (a, /, axis=None, keepdims=false, *, stream=None), text_signature = "(a, /, axis=None, keepdims=False, *, stream=None)")]
 fn min(

@@ -183,7 +183,7 @@ fn broadcast_arrays(
         .map(|arrays| arrays.into_iter().map(Out).collect())
 }
 
-/// Arrays joined along an existing axis; flattened first if no axis is given.
+/// Arrays joined along an existing axis; flattened first without an axis (`None` in Python).
 ///
 /// Shape: the lengths along the axis added up.
 ///

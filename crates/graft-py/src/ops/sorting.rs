@@ -20,7 +20,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// Elements in ascending order along an axis.
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// Raises: The axis is out of range.
 #[pyfunction]
@@ -35,7 +35,7 @@ fn sort(a: In, axis: Option<Int<i32>>, stream: Option<&Bound<'_, PyAny>>) -> PyR
 
 /// Indices that sort the elements along an axis.
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// Raises: The axis is out of range.
 #[pyfunction]
@@ -50,9 +50,9 @@ fn argsort(a: In, axis: Option<Int<i32>>, stream: Option<&Bound<'_, PyAny>>) -> 
 
 /// Elements with the `kth` smallest in its sorted place, smaller ones before it.
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
-/// Raises: The axis is out of range.
+/// Raises: The axis or `kth` is out of range.
 #[pyfunction]
 #[pyo3(signature = (a, /, kth, axis=Some(Int(-1)), *, stream=None), text_signature = "(a, /, kth, axis=-1, *, stream=None)")]
 fn partition(
@@ -70,9 +70,9 @@ fn partition(
 
 /// Indices that partition the elements at the `kth` smallest.
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
-/// Raises: The axis is out of range.
+/// Raises: The axis or `kth` is out of range.
 #[pyfunction]
 #[pyo3(signature = (a, /, kth, axis=Some(Int(-1)), *, stream=None), text_signature = "(a, /, kth, axis=-1, *, stream=None)")]
 fn argpartition(
@@ -90,9 +90,9 @@ fn argpartition(
 
 /// The `k` largest elements, in no certain order.
 ///
-/// Shape: `k` along the axis; `(k,)` if no axis is given.
+/// Shape: `k` along the axis; `(k,)` without an axis (`None` in Python).
 ///
-/// Raises: The axis is out of range.
+/// Raises: The axis or `k` is out of range.
 #[pyfunction]
 #[pyo3(signature = (a, /, k, axis=Some(Int(-1)), *, stream=None), text_signature = "(a, /, k, axis=-1, *, stream=None)")]
 fn topk(

@@ -1,4 +1,4 @@
-//! Packed matrices.
+//! Quantized matrices.
 
 use crate::{Array, Error, Result, ops};
 
@@ -16,8 +16,8 @@ pub(crate) fn packing(op: &'static str, group_size: Option<i32>, bits: Option<i3
     Ok(())
 }
 
-/// The scales of a packed matrix: MLX compares the last lengths and those of the batch, but not the
-/// rows, of which it reads as many as the matrix has.
+/// The scales of a quantized matrix: MLX compares the last lengths and those of the batch, but not
+/// the rows, of which it reads as many as the matrix has.
 #[inline]
 pub(crate) fn scales(op: &'static str, w: &Array, scales: &Array) -> Result<()> {
     match (w.shape(), scales.shape()) {
@@ -33,12 +33,14 @@ fn rows(op: &'static str, packed: &[i32], found: &[i32]) -> Error {
             let mut wanted: Vec<String> = rows.iter().map(ToString::to_string).collect();
             wanted.push("groups".to_string());
             format!(
-                "scales of shape {found:?} for a packed matrix of shape {packed:?}: each row needs \
+                "scales of shape {found:?} for a quantized matrix of shape {packed:?}: each row needs \
                  its own, in a shape of ({})",
                 wanted.join(", ")
             )
         }
-        _ => format!("a packed matrix of shape {packed:?}: it must have at least two dimensions"),
+        _ => {
+            format!("a quantized matrix of shape {packed:?}: it must have at least two dimensions")
+        }
     };
     Error::invalid_argument(op, message)
 }

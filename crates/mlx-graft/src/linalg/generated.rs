@@ -148,8 +148,8 @@ pub fn svd(a: &Array, compute_uv: bool) -> Result<Vec<Array>> {
 /// Shape: `(…, M)` and `(…, M, M)`.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -170,8 +170,8 @@ pub fn eigh(a: &Array, uplo: &str) -> Result<(Array, Array)> {
 /// Shape: `(…, M)`.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -193,8 +193,8 @@ pub fn eigvalsh(a: &Array, uplo: &str) -> Result<Array> {
 /// Shape: `(…, M)` and `(…, M, M)`, complex64.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -216,8 +216,8 @@ pub fn eig(a: &Array) -> Result<(Array, Array)> {
 /// Shape: `(…, M)`, complex64.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -240,8 +240,8 @@ pub fn eigvals(a: &Array) -> Result<Array> {
 /// Shape: the shape of `a`.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -263,8 +263,8 @@ pub fn inv(a: &Array) -> Result<Array> {
 /// Shape: the shape of `a`.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg, ops};
@@ -308,8 +308,8 @@ pub fn pinv(a: &Array) -> Result<Array> {
 /// Shape: without the last two dimensions.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -330,8 +330,8 @@ pub fn det(a: &Array) -> Result<Array> {
 /// Shape: without the last two dimensions, each.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -351,8 +351,8 @@ pub fn slogdet(a: &Array) -> Result<(Array, Array)> {
 /// Shape: the shape of `a`.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -373,8 +373,8 @@ pub fn cholesky(a: &Array, upper: bool) -> Result<Array> {
 /// Shape: the shape of `a`.
 ///
 /// # Errors
-/// There are fewer than two dimensions, the matrices are not square, or the dtype is neither
-/// float32 nor float64.
+/// There are fewer than two dimensions, the matrices are not square, or the dtype is not supported,
+/// as inverses and factorizations of all but float32 and float64 are not.
 ///
 /// ```
 /// # use mlx_graft::{Array, linalg};
@@ -479,7 +479,7 @@ pub fn solve_triangular(a: &Array, b: &Array, upper: bool) -> Result<Array> {
 
 /// Cross product of vectors of length 2 or 3 along an axis.
 ///
-/// Shape: the shapes, broadcast together.
+/// Shape: the shapes, broadcast together, with length 3 along the axis.
 ///
 /// # Errors
 /// The length along the axis is not 2 or 3, or the shapes do not broadcast.

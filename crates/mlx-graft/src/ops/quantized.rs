@@ -61,8 +61,8 @@ impl<'a> QuantizeOptions<'a> {
     }
 }
 
-/// A matrix packed into groups of few bits; returns packed weights, scales and, for mode `affine`,
-/// biases.
+/// A matrix packed into groups of few bits; returns quantized weights, scales and, for mode
+/// `affine`, biases.
 ///
 /// Shape: the last length times `bits / 32`, of uint32; scales and biases have one entry for each
 /// group.
@@ -303,7 +303,7 @@ impl<'a> QuantizedMatmulOptions<'a> {
     }
 }
 
-/// Product with a packed matrix, `x @ w.T` if `transpose`.
+/// Product with a quantized matrix, `x @ w.T` if `transpose`.
 ///
 /// Shape: as `matmul` of the matrix that `w` packs.
 ///
@@ -462,7 +462,7 @@ impl<'a> GatherQmmOptions<'a> {
     }
 }
 
-/// Products with packed matrices picked by indices.
+/// Products with quantized matrices picked by indices.
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
 ///
@@ -617,7 +617,7 @@ impl<'a> QqmmOptions<'a> {
     }
 }
 
-/// Product of a matrix, quantized on the way, with a packed matrix.
+/// Product of a matrix, quantized on the way, with a quantized matrix.
 ///
 /// Shape: as `matmul`.
 ///
@@ -781,7 +781,7 @@ impl<'a> GatherQqmmOptions<'a> {
     }
 }
 
-/// Products of matrices, quantized on the way, with packed matrices picked by indices.
+/// Products of matrices, quantized on the way, with quantized matrices picked by indices.
 ///
 /// Shape: the shape of the indices, then `(M, N)`.
 ///

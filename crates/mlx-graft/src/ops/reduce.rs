@@ -416,7 +416,7 @@ pub fn std_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Ar
 /// Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 ///
 /// # Errors
-/// An axis is out of range or given twice.
+/// An axis is out of range or given twice, or there is no element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -439,7 +439,7 @@ pub fn max(a: &Array, keepdims: bool) -> Result<Array> {
 /// Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 ///
 /// # Errors
-/// An axis is out of range or given twice.
+/// An axis is out of range or given twice, or there is no element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -462,7 +462,7 @@ pub fn max_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 ///
 /// # Errors
-/// An axis is out of range or given twice.
+/// An axis is out of range or given twice, or there is no element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -483,7 +483,7 @@ pub fn max_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 ///
 /// # Errors
-/// An axis is out of range or given twice.
+/// An axis is out of range or given twice, or there is no element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -506,7 +506,7 @@ pub fn min(a: &Array, keepdims: bool) -> Result<Array> {
 /// Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 ///
 /// # Errors
-/// An axis is out of range or given twice.
+/// An axis is out of range or given twice, or there is no element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -529,7 +529,7 @@ pub fn min_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// Shape: without the reduced dimensions, or with 1 in their place if `keepdims`.
 ///
 /// # Errors
-/// An axis is out of range or given twice.
+/// An axis is out of range or given twice, or there is no element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};

@@ -308,7 +308,7 @@ pub fn broadcast_arrays(inputs: &[impl AsRef<Array>]) -> Result<Vec<Array>> {
     })
 }
 
-/// Arrays joined along an existing axis; flattened first if no axis is given.
+/// Arrays joined along an existing axis; flattened first without an axis (`None` in Python).
 ///
 /// Shape: the lengths along the axis added up.
 ///
@@ -331,7 +331,7 @@ pub fn concatenate(arrays: &[impl AsRef<Array>]) -> Result<Array> {
     })
 }
 
-/// Arrays joined along an existing axis; flattened first if no axis is given.
+/// Arrays joined along an existing axis; flattened first without an axis (`None` in Python).
 ///
 /// Along one axis; otherwise as [`concatenate()`].
 ///

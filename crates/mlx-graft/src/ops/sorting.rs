@@ -5,7 +5,7 @@ use crate::{Array, Result, call, guard, sys};
 
 /// Elements in ascending order along an axis.
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// # Errors
 /// The axis is out of range.
@@ -29,7 +29,7 @@ pub fn sort(a: &Array) -> Result<Array> {
 ///
 /// Along one axis; otherwise as [`sort()`].
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// # Errors
 /// The axis is out of range.
@@ -51,7 +51,7 @@ pub fn sort_axis(a: &Array, axis: i32) -> Result<Array> {
 
 /// Indices that sort the elements along an axis.
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// # Errors
 /// The axis is out of range.
@@ -75,7 +75,7 @@ pub fn argsort(a: &Array) -> Result<Array> {
 ///
 /// Along one axis; otherwise as [`argsort()`].
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// # Errors
 /// The axis is out of range.
@@ -97,10 +97,10 @@ pub fn argsort_axis(a: &Array, axis: i32) -> Result<Array> {
 
 /// Elements with the `kth` smallest in its sorted place, smaller ones before it.
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// # Errors
-/// The axis is out of range.
+/// The axis or `kth` is out of range.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -120,10 +120,10 @@ pub fn partition(a: &Array, kth: i32) -> Result<Array> {
 ///
 /// Along one axis; otherwise as [`partition()`].
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// # Errors
-/// The axis is out of range.
+/// The axis or `kth` is out of range.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -141,10 +141,10 @@ pub fn partition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
 
 /// Indices that partition the elements at the `kth` smallest.
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// # Errors
-/// The axis is out of range.
+/// The axis or `kth` is out of range.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -164,10 +164,10 @@ pub fn argpartition(a: &Array, kth: i32) -> Result<Array> {
 ///
 /// Along one axis; otherwise as [`argpartition()`].
 ///
-/// Shape: the shape of `a`; of one dimension if no axis is given.
+/// Shape: the shape of `a`; of one dimension without an axis (`None` in Python).
 ///
 /// # Errors
-/// The axis is out of range.
+/// The axis or `kth` is out of range.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -185,10 +185,10 @@ pub fn argpartition_axis(a: &Array, kth: i32, axis: i32) -> Result<Array> {
 
 /// The `k` largest elements, in no certain order.
 ///
-/// Shape: `k` along the axis; `(k,)` if no axis is given.
+/// Shape: `k` along the axis; `(k,)` without an axis (`None` in Python).
 ///
 /// # Errors
-/// The axis is out of range.
+/// The axis or `k` is out of range.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -208,10 +208,10 @@ pub fn topk(a: &Array, k: i32) -> Result<Array> {
 ///
 /// Along one axis; otherwise as [`topk()`].
 ///
-/// Shape: `k` along the axis; `(k,)` if no axis is given.
+/// Shape: `k` along the axis; `(k,)` without an axis (`None` in Python).
 ///
 /// # Errors
-/// The axis is out of range.
+/// The axis or `k` is out of range.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
