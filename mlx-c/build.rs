@@ -58,6 +58,8 @@ fn build() -> Result<(), String> {
             .warnings(false)
             .flag("-include")
             .flag(root.join("compat/format.h"))
+            .flag("-include")
+            .flag(root.join("compat/error.h"))
             .include(&source)
             .include(root.join("ext"))
             .include(&mlx.include)

@@ -188,8 +188,7 @@ class GraftPrimitive : public mx::Primitive {
     std::vector<mx::array*> fresh;
     for (size_t i = 0; i < outputs.size(); ++i) {
       auto& out = outputs[i];
-      const auto updates = kernel_->vtable->updates;
-      const int updated = updates ? updates(i, kernel_->payload) : -1;
+      const int updated = updates.at(i);
       if (updated >= 0) {
         release(inputs, outputs);
       }
@@ -252,7 +251,9 @@ class GraftPrimitive : public mx::Primitive {
             res.out(), ins, cots, argnums.data(), argnums.size(), outs, kernel_->payload));
     auto products = res.take(kernel_->name, "vjp", argnums.size());
     for (size_t i = 0; i < products.size(); ++i) {
-      expect("vjp", products[i], primals[argnums[i]].shape());
+      const auto& primal = primals[argnums[i]];
+      expect("vjp", products[i], primal.shape());
+      cast(products[i], primal.dtype());
     }
     return products;
   }
@@ -274,6 +275,7 @@ class GraftPrimitive : public mx::Primitive {
     auto products = res.take(kernel_->name, "jvp", shapes.size());
     for (size_t i = 0; i < products.size(); ++i) {
       expect("jvp", products[i], shapes[i]);
+      cast(products[i], applied.dtypes[i]);
     }
     return products;
   }
@@ -304,6 +306,19 @@ class GraftPrimitive : public mx::Primitive {
     if (!valid) {
       throw std::runtime_error(
           "[" + kernel_->name + "] vmap returned an axis that an output does not have.");
+    }
+    for (size_t i = 0; i < num_outputs; ++i) {
+      auto shape = applied.shapes[i];
+      if (out_axes[i] >= 0) {
+        shape.insert(shape.begin() + out_axes[i], batch);
+      }
+      expect("vmap", outputs[i], shape);
+      if (outputs[i].dtype() != applied.dtypes[i]) {
+        std::ostringstream message;
+        message << "[" << kernel_->name << "] vmap returned an array of " << outputs[i].dtype()
+                << " instead of " << applied.dtypes[i] << ".";
+        throw std::runtime_error(message.str());
+      }
     }
     // MLX's own operations take it that one of their inputs is mapped, as it is for all others.
     for (size_t i = 0; i < num_outputs; ++i) {
@@ -352,8 +367,19 @@ class GraftPrimitive : public mx::Primitive {
     return std::move(found.shapes);
   }
 
-  /// The outputs when the operation was applied.
+  // The outputs when the operation was applied.
   Specs applied;
+
+  // The input that each output is an update of, or -1. Asked when the operation is applied: an
+  // answer may evaluate arrays, which no evaluation allows.
+  std::vector<int> updates;
+
+  void ask_for_updates() {
+    for (size_t i = 0; i < applied.shapes.size(); ++i) {
+      const auto ask = kernel_->vtable->updates;
+      updates.push_back(ask ? ask(i, kernel_->payload) : -1);
+    }
+  }
 
   Specs specs(const std::vector<mx::array>& inputs) const {
     Specs specs;
@@ -424,6 +450,13 @@ class GraftPrimitive : public mx::Primitive {
     }
   }
 
+  // MLX hands a product on as it is, to operations that read it as if it had this dtype.
+  void cast(mx::array& product, mx::Dtype dtype) {
+    if (product.dtype() != dtype) {
+      product = mx::astype(product, dtype, stream());
+    }
+  }
+
   void expect(const char* what, const mx::array& found, const mx::Shape& shape) const {
     if (found.shape() != shape) {
       std::ostringstream message;
@@ -470,6 +503,7 @@ extern "C" int graft_primitive_apply(
     auto& ins = mlx_vector_array_get_(inputs);
     auto specs = primitive->specs(ins);
     primitive->applied = specs;
+    primitive->ask_for_updates();
     mlx_vector_array_set_(
         *res, mx::array::make_arrays(std::move(specs.shapes), specs.dtypes, primitive, ins));
   } catch (std::exception& e) {

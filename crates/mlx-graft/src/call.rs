@@ -6,6 +6,7 @@ use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Once;
 
+use crate::closure::without_drops;
 use crate::containers::Text;
 use crate::{Array, Error, Result, VectorArray, error, fork, guard, stream, sys};
 
@@ -30,6 +31,12 @@ pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> 
     // A callback that MLX ran for another caller, such as Python's `mx.grad`, may have left one.
     error::clear_parked();
     if f() == 0 { Ok(()) } else { Err(Error::last(op)) }
+}
+
+/// [`status`] of a call that evaluates arrays. MLX frees their graphs while it does, when it takes
+/// arrays for computed that are not yet; what the graphs held is dropped afterwards.
+pub(crate) fn evaluation(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
+    without_drops(|| status(op, f))
 }
 
 /// [`status`] of a call during which MLX calls nobody back, so that nothing new is parked.

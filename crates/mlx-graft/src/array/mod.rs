@@ -203,7 +203,7 @@ impl Array {
     pub fn eval(&self) -> Result<()> {
         const OP: &str = "eval";
         // SAFETY: the handle is live.
-        call::status(OP, || unsafe { sys::mlx_array_eval(self.raw) })
+        call::evaluation(OP, || unsafe { sys::mlx_array_eval(self.raw) })
     }
 
     /// Waits for an evaluation that [`transforms::async_eval`](crate::transforms::async_eval)
@@ -216,7 +216,7 @@ impl Array {
             return self.eval();
         }
         // SAFETY: the handle is live, and scheduled: MLX takes an array that is not for available.
-        call::status("wait", || unsafe { sys::_mlx_array_wait(self.raw) })
+        call::evaluation("wait", || unsafe { sys::_mlx_array_wait(self.raw) })
     }
 }
 

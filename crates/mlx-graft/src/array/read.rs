@@ -139,7 +139,7 @@ impl Array {
             return ops::astype(self, T::DTYPE)?.item();
         }
         let mut value = MaybeUninit::<T>::zeroed();
-        call::status(OP, || {
+        call::evaluation(OP, || {
             // SAFETY: the array is of this type and has one element, and `value` takes it.
             unsafe { T::item(value.as_mut_ptr(), self.as_raw()) }
         })?;

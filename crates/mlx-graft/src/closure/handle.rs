@@ -43,7 +43,7 @@ thread_local! {
 }
 
 /// Drops what C++ gave back, at once or at the end of [`without_drops`].
-pub(super) fn discard(mut value: Box<dyn Any>) {
+pub(crate) fn discard(mut value: Box<dyn Any>) {
     // A thread that ends has no list any more.
     let _ = GIVEN_BACK.try_with(|list| {
         if let Some(list) = &mut *list.borrow_mut() {
@@ -57,10 +57,11 @@ pub(super) fn discard(mut value: Box<dyn Any>) {
     });
 }
 
-/// Runs a call of C++ that frees closures under a lock, and drops what they held afterwards.
+/// Runs a call of C++ that frees closures, and drops what they held afterwards.
 ///
 /// MLX locks its cache of traces while it frees some of them. What a closure in a trace held may
-/// own a compiled function, whose drop needs the same lock.
+/// own a compiled function, whose drop needs the same lock. See also
+/// [`evaluation`](crate::call::evaluation).
 pub(crate) fn without_drops<R>(f: impl FnOnce() -> R) -> R {
     let outermost = GIVEN_BACK
         .try_with(|list| {

@@ -11,7 +11,7 @@ use std::ffi::{c_int, c_void};
 
 pub use custom::{CustomJvp, CustomVjp, CustomVmap};
 pub(crate) use extra::ClosureExtra;
-pub(crate) use handle::without_drops;
+pub(crate) use handle::{discard, without_drops};
 pub use kwargs::ClosureKwargs;
 pub use value_and_grad::ValueAndGrad;
 

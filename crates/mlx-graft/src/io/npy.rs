@@ -130,7 +130,7 @@ pub fn save(path: impl AsRef<Path>, array: &Array) -> Result<()> {
     let at = At::path(SAVE, &path);
     let write = |temporary: &Path| {
         let name = at.c_path(temporary)?;
-        call::status(SAVE, || {
+        call::evaluation(SAVE, || {
             // SAFETY: `name` is a C string, and the array is live.
             unsafe { sys::mlx_save(name.as_ptr(), array.as_raw()) }
         })
@@ -144,7 +144,7 @@ pub fn save(path: impl AsRef<Path>, array: &Array) -> Result<()> {
 /// What the evaluation of the array reports, or the stream's own.
 pub fn save_to<W: Write>(stream: &mut W, array: &Array) -> Result<()> {
     with_writer(&At::stream(SAVE), stream, |raw| {
-        call::status(SAVE, || {
+        call::evaluation(SAVE, || {
             // SAFETY: the writer and the array are live.
             unsafe { sys::mlx_save_writer(raw, array.as_raw()) }
         })

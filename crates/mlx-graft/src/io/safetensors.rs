@@ -245,7 +245,7 @@ pub fn save_safetensors<N: AsRef<str>, A: AsRef<Array>, K: AsRef<str>, V: AsRef<
     let (arrays, metadata) = maps(arrays, metadata)?;
     let write = |temporary: &Path| {
         let name = at.c_path(temporary)?;
-        call::status(SAVE, || {
+        call::evaluation(SAVE, || {
             // SAFETY: `name` is a C string, and the maps are live.
             unsafe { sys::mlx_save_safetensors(name.as_ptr(), arrays.as_raw(), metadata.as_raw()) }
         })
@@ -268,7 +268,7 @@ where
     let at = At::stream(SAVE);
     let (arrays, metadata) = maps(arrays, metadata)?;
     with_writer(&at, stream, |raw| {
-        call::status(SAVE, || {
+        call::evaluation(SAVE, || {
             // SAFETY: the writer and the maps are live.
             unsafe { sys::mlx_save_safetensors_writer(raw, arrays.as_raw(), metadata.as_raw()) }
         })

@@ -13,7 +13,7 @@ use crate::call::slice_of;
 use crate::containers::{self, Text, VectorArray};
 use crate::handles::Live;
 use crate::stream::{self, on_stream};
-use crate::{Array, Dtype, Error, Result, Stream, call, error, guard, sys};
+use crate::{Array, Dtype, Error, Result, Stream, call, closure, error, guard, sys};
 
 /// A primitive without its type, so that one table serves all of them.
 trait Erased: Send + Sync {
@@ -442,7 +442,5 @@ unsafe extern "C" fn is_equivalent(payload: *const c_void, other: *const c_void)
 
 unsafe extern "C" fn drop_payload(payload: *mut c_void) {
     // SAFETY: C++ gives back the box made in `add`, once.
-    let payload = unsafe { Box::from_raw(payload.cast::<Payload>()) };
-    // A destructor runs inside C++ and must not unwind into it.
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    closure::discard(unsafe { Box::from_raw(payload.cast::<Payload>()) });
 }

@@ -69,11 +69,9 @@ impl Compiled {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if the function calls this, while it is
     /// traced, with arrays that are not part of the trace.
     pub fn call<A: AsRef<Array>>(&self, inputs: &[A]) -> Result<Vec<Array>> {
-        self.traces.call_with(inputs, || {
-            let outputs = self.function.call(inputs);
-            self.siblings.release();
-            outputs
-        })
+        let outputs = self.traces.call_with(inputs, || self.function.call(inputs));
+        self.siblings.release();
+        outputs
     }
 }
 

@@ -7,12 +7,15 @@ use std::rc::Rc;
 
 use super::autodiff::some;
 use crate::closure::{CustomJvp, CustomVjp, CustomVmap};
-use crate::{Array, Closure, Error, Result, sys};
+use crate::primitive::ArraySpec;
+use crate::{Array, Closure, Error, Result, ops, sys};
 
 type Function = dyn Fn(&[Array]) -> Result<Vec<Array>>;
 type Vjp = dyn Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>>;
 type Jvp = dyn Fn(&[Array], &[Array], &[usize]) -> Result<Vec<Array>>;
 type Vmap = dyn Fn(&[Array], &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)>;
+/// What the function returned, which its rules are held to.
+type Outputs = Rc<OnceCell<Vec<ArraySpec>>>;
 
 /// A function whose derivatives and vectorised form are given by rules.
 ///
@@ -52,7 +55,7 @@ impl CustomFunction {
     }
 
     /// Sets the rule for vector-Jacobian products: of the inputs, the cotangents and the outputs,
-    /// it returns one product for each input, of that input's shape.
+    /// it returns one product for each input, of that input's shape; its dtype follows.
     #[must_use]
     pub fn vjp<F>(mut self, rule: F) -> Self
     where
@@ -63,7 +66,8 @@ impl CustomFunction {
     }
 
     /// Sets the rule for Jacobian-vector products: of the inputs, the tangents of some of them and
-    /// the numbers of these, it returns one product for each output.
+    /// the numbers of these, it returns one product for each output, of that output's shape; its
+    /// dtype follows.
     #[must_use]
     pub fn jvp<F>(mut self, rule: F) -> Self
     where
@@ -74,7 +78,8 @@ impl CustomFunction {
     }
 
     /// Sets the rule for vectorisation: of the batched inputs and their axes (`None` for an input
-    /// that all items share), it returns the batched outputs and their axes.
+    /// that all items share), it returns the batched outputs and their axes. Without its axis, an
+    /// output has the shape and dtype that the function's own has.
     #[must_use]
     pub fn vmap<F>(mut self, rule: F) -> Self
     where
@@ -88,27 +93,27 @@ impl CustomFunction {
     ///
     /// # Errors
     /// The function's own error, [`ErrorKind::InvalidArgument`](crate::ErrorKind) if it has rules
-    /// and returns no array, or what MLX reports. A rule that fails, or returns another number of
-    /// arrays than it must, fails the transformation that uses it.
+    /// and returns no array, or what MLX reports. A rule that fails, or returns other arrays than it
+    /// must, fails the transformation that uses it.
     pub fn call<A: AsRef<Array>>(&self, inputs: &[A]) -> Result<Vec<Array>> {
         const OP: &str = "custom_function";
         let has_rules = self.vjp.is_some() || self.jvp.is_some() || self.vmap.is_some();
-        // MLX takes what the rules return at its word, so they are counted here.
-        let num_outputs = Rc::new(OnceCell::new());
+        // MLX takes what the rules return at its word, and indexes memory by it.
+        let returned = Outputs::default();
         let function = {
-            let (function, num_outputs) = (self.function.clone(), num_outputs.clone());
+            let (function, returned) = (self.function.clone(), returned.clone());
             Closure::new(move |inputs| {
                 let outputs = function(inputs)?;
-                num_outputs.get_or_init(|| outputs.len());
+                returned.get_or_init(|| outputs.iter().map(ArraySpec::of).collect());
                 if has_rules { some(OP, outputs) } else { Ok(outputs) }
             })
         };
         if !has_rules {
             return function.call(inputs);
         }
-        let vjp = self.vjp.clone().map(counted_vjp);
-        let jvp = self.jvp.clone().map(|rule| counted_jvp(rule, num_outputs.clone()));
-        let vmap = self.vmap.clone().map(|rule| counted_vmap(rule, num_outputs.clone()));
+        let vjp = self.vjp.clone().map(checked_vjp);
+        let jvp = self.jvp.clone().map(|rule| checked_jvp(rule, returned.clone()));
+        let vmap = self.vmap.clone().map(|rule| checked_vmap(rule, returned.clone()));
         let custom = match (&vjp, &jvp, &vmap) {
             (Some(vjp), None, None) => with_vjp(&function, vjp)?,
             _ => Closure::derived(OP, |res| {
@@ -154,7 +159,7 @@ where
     V: Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>> + 'static,
 {
     let function = Closure::new(move |inputs| some("custom_vjp", f(inputs)?));
-    with_vjp(&function, &counted_vjp(Rc::new(rule)))
+    with_vjp(&function, &checked_vjp(Rc::new(rule)))
 }
 
 fn with_vjp(function: &Closure, rule: &CustomVjp) -> Result<Closure> {
@@ -164,42 +169,74 @@ fn with_vjp(function: &Closure, rule: &CustomVjp) -> Result<Closure> {
     })
 }
 
-fn counted_vjp(rule: Rc<Vjp>) -> CustomVjp {
+fn checked_vjp(rule: Rc<Vjp>) -> CustomVjp {
     CustomVjp::new(move |primals, cotangents, outputs| {
         let products = rule(primals, cotangents, outputs)?;
         count("vjp", "product for each input", products.len(), primals.len())?;
-        Ok(products)
+        let inputs = primals.iter().map(ArraySpec::of);
+        products.into_iter().zip(inputs).map(|(found, input)| like("vjp", found, &input)).collect()
     })
 }
 
-fn counted_jvp(rule: Rc<Jvp>, num_outputs: Rc<OnceCell<usize>>) -> CustomJvp {
+fn checked_jvp(rule: Rc<Jvp>, returned: Outputs) -> CustomJvp {
     CustomJvp::new(move |primals, tangents, argnums| {
         let products = rule(primals, tangents, argnums)?;
-        count("jvp", "product for each output", products.len(), *num_outputs.get().unwrap_or(&0))?;
-        Ok(products)
+        let outputs = returned.get().map_or(&[][..], Vec::as_slice);
+        count("jvp", "product for each output", products.len(), outputs.len())?;
+        products
+            .into_iter()
+            .zip(outputs)
+            .map(|(found, output)| like("jvp", found, output))
+            .collect()
     })
 }
 
-fn counted_vmap(rule: Rc<Vmap>, num_outputs: Rc<OnceCell<usize>>) -> CustomVmap {
+fn checked_vmap(rule: Rc<Vmap>, returned: Outputs) -> CustomVmap {
     CustomVmap::new(move |inputs, axes| {
-        let (outputs, axes) = rule(inputs, axes)?;
-        count(
-            "vmap",
-            "output for each of the function",
-            outputs.len(),
-            *num_outputs.get().unwrap_or(&0),
-        )?;
-        count("vmap", "axis for each output", axes.len(), outputs.len())?;
-        Ok((outputs, axes))
+        let batch = inputs.iter().zip(axes).find_map(|(x, axis)| axis.map(|axis| x.dim(axis)));
+        let batch = batch.transpose()?;
+        let (found, axes) = rule(inputs, axes)?;
+        let outputs = returned.get().map_or(&[][..], Vec::as_slice);
+        count("vmap", "output for each of the function", found.len(), outputs.len())?;
+        count("vmap", "axis for each output", axes.len(), found.len())?;
+        for ((found, axis), output) in found.iter().zip(&axes).zip(outputs) {
+            let mut wanted = output.shape.clone();
+            if let Some((axis, batch)) = axis.zip(batch) {
+                let axis = usize::try_from(axis).ok().filter(|&axis| axis <= wanted.len());
+                let axis = axis.ok_or_else(|| {
+                    let shape = found.shape();
+                    wrong("vmap", format!("gives {axis:?} as the axis of an output of {shape:?}"))
+                })?;
+                wanted.insert(axis, batch);
+            }
+            if found.shape() != wanted || found.dtype() != output.dtype {
+                let (shape, dtype) = (found.shape(), found.dtype());
+                return Err(wrong(
+                    "vmap",
+                    format!("returns {dtype} {shape:?} instead of {} {wanted:?}", output.dtype),
+                ));
+            }
+        }
+        Ok((found, axes))
     })
+}
+
+/// A product of a rule, which has the shape that it must, in the dtype that it must have.
+fn like(rule: &str, found: Array, wanted: &ArraySpec) -> Result<Array> {
+    if found.shape() != wanted.shape {
+        let text = format!("returns shape {:?} instead of {:?}", found.shape(), wanted.shape);
+        return Err(wrong(rule, text));
+    }
+    if found.dtype() == wanted.dtype { Ok(found) } else { ops::astype(&found, wanted.dtype) }
+}
+
+fn wrong(rule: &str, what: String) -> Error {
+    Error::invalid_argument("custom_function", format!("the rule for {rule} {what}"))
 }
 
 fn count(rule: &str, what: &str, found: usize, wanted: usize) -> Result<()> {
     if found == wanted {
         return Ok(());
     }
-    Err(Error::invalid_argument(
-        "custom_function",
-        format!("the rule for {rule} returns one {what}: {wanted} arrays, not {found}"),
-    ))
+    Err(wrong(rule, format!("returns one {what}: {wanted} arrays, not {found}")))
 }

@@ -22,7 +22,7 @@ pub fn eval<A: AsRef<Array>>(arrays: &[A]) -> Result<()> {
     const OP: &str = "eval";
     let list = VectorArray::from_arrays(arrays)?;
     // SAFETY: the list is live.
-    call::status(OP, || unsafe { sys::mlx_eval(list.as_raw()) })
+    call::evaluation(OP, || unsafe { sys::mlx_eval(list.as_raw()) })
 }
 
 /// Starts to compute the arrays, without waiting.
@@ -35,5 +35,5 @@ pub fn async_eval<A: AsRef<Array>>(arrays: &[A]) -> Result<()> {
     const OP: &str = "async_eval";
     let list = VectorArray::from_arrays(arrays)?;
     // SAFETY: the list is live.
-    call::status(OP, || unsafe { sys::mlx_async_eval(list.as_raw()) })
+    call::evaluation(OP, || unsafe { sys::mlx_async_eval(list.as_raw()) })
 }

@@ -14,34 +14,46 @@ use crate::handles::Live;
 use crate::{Array, Closure, Error, Result, VectorArray, call, sys};
 
 thread_local! {
-    /// The functions that are traced on this thread, the innermost last.
-    static TRACED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    /// The compiled functions that are called on this thread, the innermost last: MLX may write to
+    /// the entry of a trace from the call to its end, and code of others runs in between, such as a
+    /// primitive's comparison. 0 stands for one that MLX runs as it is.
+    static CALLED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Ends the trace of a function, also by a panic.
-struct Traced;
+/// Ends the call of a compiled function, also by a panic.
+struct Called;
 
-impl Traced {
-    /// Notes that `id` is traced, if it is: else MLX runs it as it is.
-    fn begin(id: usize, inputs: &[Array]) -> Option<Self> {
+impl Called {
+    /// Notes that `id` is called.
+    fn begin(id: usize) -> Self {
+        CALLED.with_borrow_mut(|called| called.push(id));
+        Self
+    }
+
+    /// Notes that the function called last runs as it is, if it does: it is not traced, as its
+    /// inputs are no placeholders.
+    fn untraced(inputs: &[Array]) -> Option<Self> {
         let traced = inputs.is_empty() || inputs.iter().any(Array::is_tracer);
-        traced.then(|| {
-            TRACED.with_borrow_mut(|traced| traced.push(id));
-            Self
-        })
+        (!traced).then(|| Self::begin(0))
     }
 }
 
-impl Drop for Traced {
+impl Drop for Called {
     fn drop(&mut self) {
-        TRACED.with_borrow_mut(Vec::pop);
+        CALLED.with_borrow_mut(Vec::pop);
     }
+}
+
+/// Whether MLX may be writing to the trace of a called function that `is` one.
+fn writes(called: &[usize], is: impl Fn(usize) -> bool) -> bool {
+    let mut next = called.iter().skip(1).copied().chain([usize::MAX]);
+    called.iter().any(|&id| next.next() != Some(0) && id != 0 && is(id))
 }
 
 /// Fails while a function is traced on this thread: MLX is writing to the cache then.
 pub(crate) fn check_none_is_made(op: &'static str) -> Result<()> {
     // A thread that ends has no list any more.
-    if TRACED.try_with(|traced| traced.borrow().is_empty()).unwrap_or(true) {
+    if !CALLED.try_with(|called| writes(&called.borrow(), |_| true)).unwrap_or(false) {
         return Ok(());
     }
     Err(Error::invalid_argument(
@@ -153,23 +165,22 @@ impl Traces {
     {
         self.use_this_thread()?;
         let siblings = Siblings::default();
-        let (kept, id) = (siblings.clone(), self.id());
+        let kept = siblings.clone();
         let f = move |inputs: &[Array]| {
-            let _traced = Traced::begin(id, inputs);
+            let _untraced = Called::untraced(inputs);
             let (outputs, value) = f(inputs)?;
             kept.keep(&outputs, inputs)?;
             Ok((outputs, value))
         };
-        let compiled = ClosureExtra::new(f).compiled(id, shapeless, constants)?;
-        self.call_with(inputs, || {
-            let result = compiled.call(inputs);
-            drop(compiled);
-            siblings.release();
-            result
-        })
+        let compiled = ClosureExtra::new(f).compiled(self.id(), shapeless, constants)?;
+        let result = self.call_with(inputs, || compiled.call(inputs));
+        drop(compiled);
+        siblings.release();
+        result
     }
 
-    /// Calls a function that was compiled with its traces here.
+    /// Calls a function that was compiled with its traces here. What the call is done with goes
+    /// afterwards, as its destructors may call the function too.
     pub(super) fn call_with<A: AsRef<Array>, R>(
         &self,
         inputs: &[A],
@@ -177,7 +188,7 @@ impl Traces {
     ) -> Result<R> {
         // MLX writes to the entry of a trace until it is made, and another one of the same function
         // would move it. With placeholders MLX makes none, but goes on in the outer one.
-        if TRACED.with_borrow(|traced| traced.contains(&self.id()))
+        if CALLED.with_borrow(|called| writes(called, |id| id == self.id()))
             && !inputs.iter().any(|input| input.as_ref().is_tracer())
         {
             return Err(Error::invalid_argument(
@@ -186,6 +197,7 @@ impl Traces {
                  part of the trace: call the function that was compiled instead",
             ));
         }
+        let _called = Called::begin(self.id());
         call()
     }
 
@@ -196,9 +208,9 @@ impl Traces {
     {
         self.use_this_thread()?;
         let siblings = Siblings::default();
-        let (kept, id) = (siblings.clone(), self.id());
+        let kept = siblings.clone();
         let f = Closure::new(move |inputs| {
-            let _traced = Traced::begin(id, inputs);
+            let _untraced = Called::untraced(inputs);
             let outputs = f(inputs)?;
             kept.keep(&outputs, inputs)?;
             Ok(outputs)

@@ -137,7 +137,7 @@ pub fn save_gguf<'a, N: AsRef<str>, A: AsRef<Array>, K: AsRef<str>>(
     }
     let write = |temporary: &Path| {
         let name = at.c_path(temporary)?;
-        call::status(SAVE, || {
+        call::evaluation(SAVE, || {
             // SAFETY: the handle is live and `name` a C string.
             unsafe { sys::mlx_save_gguf(name.as_ptr(), handle.raw) }
         })
@@ -246,7 +246,7 @@ impl Handle {
         key: &CString,
         f: impl FnOnce(sys::mlx_io_gguf, *const std::ffi::c_char) -> c_int,
     ) -> Result<()> {
-        call::status(SAVE, || f(self.raw, key.as_ptr()))
+        call::evaluation(SAVE, || f(self.raw, key.as_ptr()))
     }
 
     fn set_value(&mut self, key: &CString, value: &GgufValue, at: &At) -> Result<()> {
