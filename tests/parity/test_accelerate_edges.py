@@ -388,3 +388,52 @@ def test_packed_words_that_start_anywhere() -> None:
     words = raw.view(mx.uint32).reshape(w.shape)
     x = numbers(2, 3, 64)
     assert_same(lambda: mx.quantized_matmul(x, words, *rest))
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32], ids=str)
+def test_derivatives_of_attention_to_nothing(dtype: mx.Dtype) -> None:
+    """The second query sees no key, as in a row of padding."""
+    q, k, v = (
+        x.astype(dtype) for x in (numbers(1, 1, 2, 4), numbers(2, 1, 2, 4), numbers(3, 1, 2, 4))
+    )
+    q, k, v = (x[None] for x in (q, k, v))
+    mask = mx.array([[True, True], [False, False]])
+
+    def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=0.5, mask=mask)
+
+    def square(*inputs: mx.array) -> mx.array:
+        return (attend(*inputs).astype(mx.float32) ** 2).sum()
+
+    def slope(v: mx.array) -> mx.array:
+        return mx.grad(square, argnums=1)(q, k, v).astype(mx.float32).sum()
+
+    assert_same(lambda: mx.jvp(attend, [q, k, v], [k, v, q])[1][0])
+    assert_same(lambda: mx.grad(slope)(v))
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_gradients_of_broadcast_factors_are_summed_in_float32(dtype: mx.Dtype) -> None:
+    """MLX sums them in 16 bits, which stop to grow."""
+    a, matrix = mx.ones((4096, 1, 1), dtype), mx.ones((1, 1, 1), dtype)
+    packed = mx.quantize(mx.ones((1, 32, 32), dtype), group_size=32, bits=8)
+    x = mx.ones((1, 1, 32), dtype)
+    stacks = [mx.repeat(part, 128, axis=0) for part in packed]
+
+    def product(x: mx.array) -> mx.array:
+        return mx.quantized_matmul(x, *stacks, group_size=32, bits=8).sum()
+
+    with accelerated():
+        assert mx.grad(lambda b: mx.matmul(a, b).sum())(matrix).item() == 4096
+        assert (
+            mx.grad(lambda a: mx.matmul(a, mx.ones((4096, 1, 1), dtype)).sum())(matrix).item()
+            == 4096
+        )
+        assert mx.grad(product)(x).tolist() == [[[4096.0] * 32]]
+
+
+@pytest.mark.parametrize("offset", [2**31, -(2**31) - 1, True])
+def test_offsets_that_are_rare(offset: int) -> None:
+    assert_same(
+        lambda: mx.fast.rope(A[None], 4, traditional=False, base=1e4, scale=1.0, offset=offset)
+    )

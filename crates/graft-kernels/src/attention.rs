@@ -213,7 +213,13 @@ impl Attention {
         let scale = ops::astype(&Array::scalar(self.scale)?, q.dtype())?;
         let k = ops::expand_dims(&ops::swapaxes(k, -1, -2)?, 2)?; // (B, K, 1, D, S)
         let scores = matmul(&split(&ops::multiply(q, &scale)?)?, &k)?;
-        let hidden = || ops::astype(&Array::scalar(f32::MIN)?, q.dtype());
+        // The lowest number of the dtype: with infinities, a query that sees nothing would give NaN.
+        let lowest = match q.dtype() {
+            Dtype::Bfloat16 => f32::from(bf16::MIN),
+            Dtype::Float16 => f32::from(f16::MIN),
+            _ => f32::MIN,
+        };
+        let hidden = || ops::astype(&Array::scalar(lowest)?, q.dtype());
         match mask {
             [mask] if mask.dtype() == Dtype::Bool => {
                 ops::where_(&split(mask)?, &scores, &hidden()?)

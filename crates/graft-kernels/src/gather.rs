@@ -135,14 +135,11 @@ impl Groups {
 /// Adds up, in `float32`, the arrays `(…, M, N)` that belong to the same matrix of a stack of
 /// `shape`, whose indices are those given.
 pub(crate) fn sum_by(x: &Array, indices: Option<&Array>, shape: &[i32]) -> Result<Array> {
-    if indices.is_none() && x.shape() == shape {
-        return Ok(x.clone());
-    }
     if x.size() == 0 {
         return ops::zeros(shape, x.dtype());
     }
+    let Some(indices) = indices else { return sum_to(x, shape) };
     let wide = ops::astype(x, Dtype::Float32)?;
-    let Some(indices) = indices else { return ops::astype(&sum_to(&wide, shape)?, x.dtype()) };
     let (batch, matrix) = x.shape().split_at(x.ndim() - 2);
     let (stack, _) = shape.split_at(shape.len() - 2);
     let of = |stack: &[i32]| [&[stack.iter().product()], matrix].concat();

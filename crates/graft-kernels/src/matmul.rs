@@ -167,8 +167,16 @@ fn to_front(x: &Array, axis: Option<i32>, ndim: usize) -> Result<Array> {
     if missing.is_empty() { Ok(moved) } else { ops::expand_dims_axes(&moved, &missing) }
 }
 
-/// Sums the dimensions along which an array of `shape` was broadcast to become `x`.
+/// Sums the dimensions along which an array of `shape` was broadcast to become `x`. MLX sums in the
+/// dtype of `x`, in which 16 bits stop to grow after some hundreds.
 pub(crate) fn sum_to(x: &Array, shape: &[i32]) -> Result<Array> {
+    if x.shape() == shape {
+        return Ok(x.clone());
+    }
+    if matches!(x.dtype(), Dtype::Bfloat16 | Dtype::Float16) {
+        let sum = sum_to(&ops::astype(x, Dtype::Float32)?, shape)?;
+        return ops::astype(&sum, x.dtype());
+    }
     let extra = x.ndim() - shape.len();
     let mut sum = x.clone();
     if extra > 0 {

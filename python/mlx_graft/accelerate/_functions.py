@@ -266,7 +266,8 @@ def _rope(original: Function) -> Function:
         stream: Any = None,
     ) -> Any:
         rest = {"traditional": traditional, "base": base, "scale": scale, "freqs": freqs}
-        if _arrays(a) and isinstance(offset, int) and _arrays_or_none(freqs):
+        known_offset = type(offset) is int and -(2**31) <= offset < 2**31
+        if _arrays(a) and known_offset and _arrays_or_none(freqs):
             return _on(stream, kernels.rope, a, dims, offset=offset, **rest)
         return original(a, dims, offset=offset, stream=stream, **rest)
 
