@@ -98,8 +98,8 @@ def inference(results: Results, name: str) -> str:
     bandwidth = median(results, name, "memory", "bandwidth") / 1e9
     weights = results[name]["weight_bytes"] / 1e6
     limit = (
-        f"A token reads {weights:.0f} MB of weights. The limit is the {bandwidth:.1f} GB/s at which "
-        "all cores read so much memory again and again; what is smaller lies in caches in part."
+        f"A token reads {weights:.0f} MB of weights. The limit is {bandwidth:.1f} GB/s, at which "
+        "all cores read as much again and again; what is smaller lies in caches in part."
     )
     return f"{markdown(head, rows)}\n\n{limit}"
 

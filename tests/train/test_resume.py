@@ -18,6 +18,7 @@ import mlx_graft as mg
 from support.run import metrics, snapshot, train_losses, valid_losses
 
 STATE = "training_state.safetensors"
+EARLIER = "earlier_training_state.safetensors"
 
 
 class StoppedError(Exception):
@@ -45,7 +46,11 @@ def full(model: mg.Model) -> None:
 
 
 def trainer_of(
-    folder: Path, adapters: Path | None, prepare: Callable[[mg.Model], None], **changes: Any
+    folder: Path,
+    adapters: Path | None,
+    prepare: Callable[[mg.Model], None],
+    text: str = "the parser returns value",
+    **changes: Any,
 ) -> tuple[mg.Trainer, mg.Dataset, mg.Dataset]:
     mx.random.seed(0)
     model, tokenizer = mg.load(folder)
@@ -56,7 +61,7 @@ def trainer_of(
         "adapter_path": adapters,
         "lr_schedule": {"name": "cosine_decay", "arguments": [1e-3, 60], "warmup": 3}, **changes,
     }  # fmt: skip
-    texts = [f"the parser returns value {i} and " + "a new list, " * (i % 5) for i in range(26)]
+    texts = [f"{text} {i} and " + "a new list, " * (i % 5) for i in range(26)]
     rows = [tokenizer.encode(text) for text in texts]
     train, valid = (mg.Dataset.from_tokens(part) for part in (rows[:18], rows[18:]))
     return mg.Trainer(model, mg.TrainConfig(**given)), train, valid
@@ -177,3 +182,52 @@ def test_a_refused_state_leaves_the_trainer_as_it_was(checkpoint, tmp_path) -> N
     assert snapshot(tmp_path) == before
     trainer.fit(train, valid)
     assert trainer.step_count == 2
+
+
+def other_base(model: mg.Model) -> None:
+    lora(model)
+    model.update({"lm_head": {"weight": model.parameters()["lm_head"]["weight"] * 2}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"text": "the parser gives value"}, "has training rows .* now it is"),
+        ({"prepare": other_base}, "has frozen weights .* now it is"),
+        ({"optimizer_config": {"adam": {"betas": [0.8, 0.9]}}}, r"has betas \[0.9,0.999\]"),
+    ],
+    ids=["rows", "weights", "optimizer"],
+)
+def test_what_a_run_is_known_by(changes: dict[str, Any], says: str, checkpoint, tmp_path) -> None:
+    given = {"prepare": lora, "iters": 2, "adapters": tmp_path}
+    trainer, train, valid = trainer_of(checkpoint("llama"), **given)
+    trainer.fit(train, valid)
+    before = snapshot(tmp_path)
+    trainer, train, valid = trainer_of(checkpoint("llama"), **{**given, **changes})
+    with pytest.raises(ValueError, match=says):
+        trainer.fit(train, valid, resume=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_run_that_saved_nothing_does_not_go_on_from_an_earlier_one(checkpoint, tmp_path) -> None:
+    """It diverges before its first save in the folder of one that is done."""
+    folder = tmp_path / "used"
+    trainer, train, valid = trainer_of(checkpoint("llama"), folder, lora, iters=3)
+    trainer.fit(train, valid)
+    changes = {"iters": 3, "lr_schedule": None}
+    trainer, train, valid = trainer_of(
+        checkpoint("llama"), folder, lora, learning_rate=1e30, **changes
+    )
+    with pytest.raises(FloatingPointError):
+        trainer.fit(train, valid)
+    assert not (folder / STATE).exists()
+    assert (folder / EARLIER).exists(), "nobody has asked to remove it yet"
+    for name, resume in (("used", True), ("new", False)):
+        made = trainer_of(checkpoint("llama"), tmp_path / name, lora, **changes)
+        trainer, train, valid = made
+        trainer.fit(train, valid, resume=resume)
+        assert trainer.step_count == 3
+    assert not (folder / EARLIER).exists()
+    for name in ("adapters.safetensors", STATE):
+        ours, theirs = (mx.load(str(tmp_path / run / name)) for run in ("used", "new"))
+        assert all(mx.array_equal(ours[key], value).item() for key, value in theirs.items())

@@ -113,6 +113,72 @@ def test_a_callbacks_exception_comes_out_as_itself(checkpoint, data, tmp_path) -
         mg.Trainer(model, config(adapter_path=tmp_path)).fit(train, valid, callbacks=[Callback()])
 
 
+@pytest.mark.parametrize("kind", ["train", "valid"])
+def test_a_callbacks_exception_ends_the_training_at_once(kind: str, checkpoint, tmp_path) -> None:
+    """The weights are those of the report, and nobody else is told of anything."""
+
+    class Stop(Log):
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            super().on_train_loss_report(train_info)
+            if kind == "train" and train_info["iteration"] == 2:
+                raise KeyError("enough")
+
+        def on_val_loss_report(self, val_info: dict[str, Any]) -> None:
+            super().on_val_loss_report(val_info)
+            if kind == "valid" and val_info["iteration"] == 3:
+                raise KeyError("enough")
+
+    model, _ = fresh(checkpoint("llama"))
+    rows = [list(range(3, 40))] * 4
+    trainer = mg.Trainer(model, config(steps_per_report=1, adapter_path=tmp_path))
+    first, second = Stop(), Log()
+    with pytest.raises(KeyError, match="enough"):
+        trainer.fit(rows, rows, callbacks=[first, second])
+    reached = 2 if kind == "train" else 3
+    assert [info["iteration"] for info in first.train] == list(range(1, reached + 1))
+    assert len(second.train) + len(second.valid) == len(first.train) + len(first.valid) - 1
+    assert trainer.step_count == reached
+    saved = mx.load(str(tmp_path / "adapters.safetensors"))
+    for name, value in flat(model.trainable_parameters()):
+        assert mx.array_equal(saved[name], value).item()
+
+
+def test_a_callback_may_save_and_read(checkpoint, tmp_path) -> None:
+    class Best:
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            seen.append((trainer.step_count, trainer.learning_rate))
+            trainer.save(tmp_path / str(train_info["iteration"]))
+            with pytest.raises(RuntimeError, match="a callback cannot train or evaluate"):
+                trainer.evaluate(rows)
+
+    seen: list[tuple[int, float]] = []
+    model, _ = fresh(checkpoint("llama"))
+    rows = [list(range(3, 40))] * 4
+    schedule = {"name": "linear_schedule", "arguments": [1e-3, 0.0, 10]}
+    trainer = mg.Trainer(model, config(iters=4, lr_schedule=schedule))
+    trainer.fit(rows, callbacks=[Best()])
+    assert seen == [(2, pytest.approx(8e-4)), (4, pytest.approx(6e-4))]
+    early, late = (mx.load(str(tmp_path / it / "adapters.safetensors")) for it in "24")
+    for name, value in flat(model.trainable_parameters()):
+        assert mx.array_equal(late[name], value).item()
+    assert any(not mx.array_equal(early[name], late[name]).item() for name in late)
+
+
+def test_dropout_in_checkpointed_layers(checkpoint) -> None:
+    """Random bits have no derivative, and those of the forward pass are drawn again."""
+    losses = []
+    for _ in range(2):
+        mx.random.seed(0)
+        model, _ = mg.load(checkpoint("llama"))
+        mg.apply_lora(model, dropout=0.3, num_layers=2)
+        log = Log()
+        trainer = mg.Trainer(model, config(grad_checkpoint=True, steps_per_report=1))
+        trainer.fit([list(range(3, 40))] * 4, callbacks=[log])
+        losses.append([info["train_loss"] for info in log.train])
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < losses[0][0]
+
+
 def test_an_error_leaves_what_was_reached(checkpoint, tmp_path) -> None:
     """Here a frozen weight becomes NaN in the middle of a run."""
 
@@ -158,11 +224,29 @@ def test_accumulated_gradients_that_are_no_numbers_are_dropped(checkpoint) -> No
     model, _ = fresh(checkpoint("llama"))
     trainer = mg.Trainer(model, config(grad_accumulation_steps=2))
     tokens = mx.arange(64, dtype=mx.int32).reshape(2, 32)
+    before = dict(flat(model.trainable_parameters()))
     with pytest.raises(FloatingPointError):
         trainer.step(tokens, mx.zeros((2,), mx.int32))  # no target: zero divided by zero
     trainer.step(tokens, mx.array([31, 31], mx.int32))
-    values = [value for _, value in flat(model.trainable_parameters())]
-    assert all(mx.isfinite(value).all().item() for value in values)
+    after = dict(flat(model.trainable_parameters()))
+    assert all(mx.array_equal(after[name], value).item() for name, value in before.items())
+    trainer.step(tokens, mx.array([31, 31], mx.int32))
+    after = dict(flat(model.trainable_parameters()))
+    assert all(mx.isfinite(value).all().item() for value in after.values())
+    assert any(not mx.array_equal(after[name], value).item() for name, value in before.items())
+
+
+def test_a_step_that_is_refused_is_no_update(checkpoint) -> None:
+    model, _ = fresh(checkpoint("llama"))
+    schedule = {"name": "linear_schedule", "arguments": [1e-3, 0.0, 10]}
+    trainer = mg.Trainer(model, config(lr_schedule=schedule))
+    tokens = mx.arange(64, dtype=mx.int32).reshape(2, 32)
+    for _ in range(3):
+        with pytest.raises(FloatingPointError):
+            trainer.step(tokens, mx.zeros((2,), mx.int32))
+        assert trainer.learning_rate == pytest.approx(1e-3)
+    trainer.step(tokens, mx.array([31, 31], mx.int32))
+    assert trainer.learning_rate == pytest.approx(9e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

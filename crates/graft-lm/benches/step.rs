@@ -67,7 +67,7 @@ fn measure(folder: &Path) -> Result<()> {
     let (mut steps, mut replays) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS + WARMUP {
         let start = Instant::now();
-        let out = step.run(&tokens, &lengths, 1e-5, true)?;
+        let out = step.run(&tokens, &lengths, 1e-5)?;
         steps.push(start.elapsed().as_secs_f64());
         let mut pending = step.state();
         pending.extend([out.loss, out.tokens]);

@@ -9,7 +9,7 @@ use graft_lm::Error;
 use graft_lm::args::TrainArgs;
 use graft_lm::command::{check_tokens, refuse_many_processes, training_state};
 use graft_lm::progress::{Reporter, Silent, TrainReport, ValReport, default_reporter};
-use graft_lm::trainer::{Hooks, Trainer};
+use graft_lm::trainer::{Hooks, Reached, Saver, Trainer};
 use mlx_graft::{Array, Dtype, ops};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -26,8 +26,15 @@ use crate::signals::watched;
 /// Trains the trainable parameters of a model.
 #[pyclass(name = "Trainer", module = "mlx_graft._core", frozen)]
 pub(crate) struct PyTrainer {
-    inner: Owned<RefCell<Trainer>>,
+    inner: Owned<Inner>,
     model: Py<PyModel>,
+}
+
+/// The trainer, and what callbacks of a training may use of it.
+struct Inner {
+    trainer: RefCell<Trainer>,
+    saver: Saver,
+    reached: Rc<Reached>,
 }
 
 /// Passes the trainer's events on to Python callbacks, and watches for Ctrl-C.
@@ -40,6 +47,9 @@ struct Callbacks<'a> {
 
 impl Callbacks<'_> {
     fn call(&mut self, method: &str, fill: impl Fn(&Bound<'_, PyDict>) -> PyResult<()>) {
+        if self.failure.borrow().is_some() {
+            return;
+        }
         let done = Python::attach(|py| {
             for callback in self.listeners.bind(py) {
                 if let Some(method) = callback.getattr_opt(method)? {
@@ -132,10 +142,9 @@ pub(crate) fn check_options(options: &Bound<'_, PyAny>) -> PyResult<()> {
 
 impl PyTrainer {
     fn locked(&self) -> PyResult<std::cell::RefMut<'_, Trainer>> {
-        self.inner
-            .get()?
-            .try_borrow_mut()
-            .map_err(|_| PyRuntimeError::new_err("the trainer is in use: a callback cannot train"))
+        self.inner.get()?.trainer.try_borrow_mut().map_err(|_| {
+            PyRuntimeError::new_err("the trainer is in use: a callback cannot train or evaluate")
+        })
     }
 }
 
@@ -149,7 +158,9 @@ impl PyTrainer {
         let rc = Rc::clone(model.get().model()?);
         let mut trainer = without_gil(py, || Trainer::new(rc, args)).map_err(lm_to_py)?;
         trainer.tell_only(|key| given.contains_key(key));
-        Ok(Self { inner: Owned::new("trainer", RefCell::new(trainer)), model })
+        let (saver, reached) = (trainer.saver().clone(), trainer.reached());
+        let inner = Inner { trainer: RefCell::new(trainer), saver, reached };
+        Ok(Self { inner: Owned::new("trainer", inner), model })
     }
 
     /// Trains on one batch and returns its loss before the update.
@@ -220,19 +231,19 @@ impl PyTrainer {
 
     /// Writes the trained weights and their configuration to a folder.
     fn save(&self, folder: PathBuf) -> PyResult<()> {
-        self.locked()?.save(&folder).map(drop).map_err(lm_to_py)
+        self.inner.get()?.saver.save(&folder).map(drop).map_err(lm_to_py)
     }
 
     /// The learning rate of the next update.
     #[getter]
     fn learning_rate(&self) -> PyResult<f32> {
-        Ok(self.locked()?.learning_rate())
+        Ok(self.inner.get()?.reached.learning_rate.get())
     }
 
     /// The number of batches trained on.
     #[getter]
     fn step_count(&self) -> PyResult<u64> {
-        Ok(self.locked()?.batches_seen())
+        Ok(self.inner.get()?.reached.batches.get())
     }
 }
 

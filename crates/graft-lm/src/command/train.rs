@@ -13,7 +13,9 @@ use crate::models::Model;
 use crate::nn::Module;
 use crate::progress::Reporter;
 use crate::tokenizer::Tokenizer;
-use crate::trainer::{Hooks, STATE_FILE, Trainer, TrainingState, evaluate, evaluation_batches};
+use crate::trainer::{
+    EARLIER_FILE, Hooks, STATE_FILE, Trainer, TrainingState, evaluate, evaluation_batches,
+};
 use crate::{Error, Result};
 
 /// Does what the flags say: train, test, or both.
@@ -88,8 +90,13 @@ pub fn training_state(folder: &Path, reporter: &mut dyn Reporter) -> Result<Opti
     if state.is_none() {
         let file = folder.join(STATE_FILE);
         reporter.warning(&format!(
-            "{} is not there, so there is nothing to resume: training starts from the beginning",
-            file.display()
+            "{} is not there, so there is nothing to resume: training starts from the beginning{}",
+            file.display(),
+            if folder.join(EARLIER_FILE).exists() {
+                format!("; {EARLIER_FILE} is of the training before, and goes at the first save")
+            } else {
+                String::new()
+            }
         ));
     }
     Ok(state)

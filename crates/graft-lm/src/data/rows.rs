@@ -126,6 +126,20 @@ impl Dataset {
         Ok(Self { rows, source: source.to_path_buf() })
     }
 
+    /// A checksum of all rows.
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut checksum = crc32fast::Hasher::new();
+        for row in &self.rows {
+            let numbers = [row.tokens.len(), row.offset, row.sort_key];
+            for number in numbers {
+                checksum.update(&(number as u64).to_le_bytes());
+            }
+            let bytes: Vec<u8> = row.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+            checksum.update(&bytes);
+        }
+        checksum.finalize()
+    }
+
     /// The rows.
     pub fn rows(&self) -> &[Row] {
         &self.rows

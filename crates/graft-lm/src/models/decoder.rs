@@ -257,8 +257,12 @@ impl Block {
         let (block, mask) = (Rc::clone(self), mask.clone());
         let run = transforms::checkpoint(move |inputs| {
             let _swapped = Swapped::new(&trained, &inputs[1..=count]);
-            let ctx =
-                if keyed { Context::train(inputs[count + 1].clone()) } else { Context::eval() };
+            let ctx = if keyed {
+                // All inputs of a checkpointed function are differentiated; random bits cannot be.
+                Context::train(ops::stop_gradient(&inputs[count + 1])?)
+            } else {
+                Context::eval()
+            };
             let out = block.forward((&inputs[0], None), &mask, None, &ctx);
             let [x, y] = out.map_err(mlx_graft::Error::from)?;
             Ok(vec![ops::add(&x, &y)?])

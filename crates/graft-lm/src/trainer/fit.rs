@@ -1,15 +1,17 @@
 //! A whole run: iterations with validation, reports and saves.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use mlx_graft::memory;
 use serde_json::{Map, Value, json};
 
-use super::state::{Header, Position, TrainingState};
+use super::state::{Header, Position, TrainingState, VERSION};
 use super::{Trainer, arrays, evaluation_batches, interruption, training_batches};
 use crate::adapter_config::AdapterConfig;
 use crate::adapters::{self, ADAPTER_FILE};
+use crate::args::OptimizerOptions;
 use crate::data::{BatchRng, Batches, Dataset};
 use crate::metrics::{Loss, Metrics, MetricsWriter};
 use crate::progress::{Reporter, TrainReport, ValReport};
@@ -40,6 +42,8 @@ struct Window {
 struct Progress {
     at: Position,
     saved: u64,
+    /// What the run has to be known by when it goes on.
+    options: Map<String, Value>,
 }
 
 impl Trainer {
@@ -56,11 +60,18 @@ impl Trainer {
         mut hooks: Hooks,
     ) -> Result<()> {
         let mut batches = training_batches(train, &self.args)?;
+        let options = match &hooks.folder {
+            Some(_) => self.fixed_options(train)?,
+            None => Map::new(),
+        };
         let at = match hooks.resume.take() {
             Some(state) => self.resume(state, train, &mut batches)?,
-            None => self.position(0, 0, &batches),
+            None => {
+                hooks.folder.as_deref().map(TrainingState::put_aside).transpose()?;
+                self.position(0, 0, &batches)
+            }
         };
-        let mut progress = Progress { at, saved: at.iteration };
+        let mut progress = Progress { at, saved: at.iteration, options };
         let done = self.iterate(train, valid, batches, &mut hooks, &mut progress);
         hooks.reporter.done();
         done.map_err(|error| self.rescue(error, &progress, hooks))
@@ -82,7 +93,7 @@ impl Trainer {
             evaluation_batches(valid, &self.args)?;
         }
         if let Some(state) = resume {
-            state.check_options(&self.fixed_options())?;
+            state.check_options(&self.fixed_options(train)?)?;
             batches.go_to(state.header.position.batches, train)?;
         }
         Ok(())
@@ -97,8 +108,9 @@ impl Trainer {
     ) -> Result<Position> {
         let TrainingState { file, header, tensors } = state;
         batches.go_to(header.position.batches, train)?;
-        self.step.restore(tensors, header.updates, &file)?;
+        self.step.restore(tensors, (header.updates, header.accumulated), &file)?;
         self.batches_seen = header.batches_seen;
+        self.publish();
         self.rng = BatchRng::at(header.position.rng);
         Ok(header.position)
     }
@@ -109,15 +121,24 @@ impl Trainer {
 
     /// The options without which a state means nothing; others may change when a training goes on,
     /// such as the learning rate, or what needs less memory.
-    fn fixed_options(&self) -> Map<String, Value> {
+    fn fixed_options(&self, train: &Dataset) -> Result<Map<String, Value>> {
         let AdapterConfig { fine_tune_type, num_layers, lora_parameters, other: _ } =
-            self.adapter_config();
+            self.saver.adapter_config();
         let args = &self.args;
+        let OptimizerOptions { kind: _, betas, eps, weight_decay, bias_correction } =
+            args.optimizer_options()?;
+        let checksum = |checksum: u32| format!("of checksum {checksum:08x}");
         let Value::Object(options) = json!({
+            "frozen weights": checksum(self.step.frozen_checksum()?),
+            "training rows": checksum(train.checksum()),
             "fine_tune_type": fine_tune_type,
             "num_layers": num_layers,
             "lora_parameters": lora_parameters,
             "optimizer": args.optimizer,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "bias_correction": bias_correction,
             "batch_size": args.batch_size,
             "grad_accumulation_steps": args.grad_accumulation_steps,
             "group_by_length": args.group_by_length,
@@ -125,7 +146,7 @@ impl Trainer {
         }) else {
             unreachable!("an object was written");
         };
-        options
+        Ok(options)
     }
 
     /// Saves what a run that ended with `error` has reached since the last save, and says so.
@@ -136,7 +157,7 @@ impl Trainer {
         let stopped = matches!(error, Error::Interrupted(_));
         // After an error within a step, its state is neither that before nor that after it.
         let save = |folder| {
-            if stopped { self.checkpoint(folder, progress.at) } else { self.save(folder) }
+            if stopped { self.checkpoint(folder, progress) } else { self.saver.save(folder) }
         };
         match (error, unsaved.map(save).transpose()) {
             (Error::Interrupted(_), Ok(_)) => interrupted_after(iteration, folder.as_deref()),
@@ -167,7 +188,7 @@ impl Trainer {
         progress: &mut Progress,
     ) -> Result<()> {
         let Hooks { reporter, interrupted, folder, resume: _ } = hooks;
-        let args = self.args.clone();
+        let args = Rc::clone(&self.args);
         let Position { iteration: done, tokens: mut trained, .. } = progress.at;
         if done > 0 && done >= args.iters {
             reporter.message(&format!(
@@ -190,6 +211,10 @@ impl Trainer {
                     let report = self.metrics(it, Loss::Val(report.val_loss), trained, &window)?;
                     metrics.write(&report)?;
                 }
+                // Whoever was told may have had enough.
+                if interrupted() {
+                    return Err(interruption());
+                }
                 started = Instant::now();
             }
             let (tokens, lengths) = arrays(&batch, &self.model, *reporter)?;
@@ -200,7 +225,7 @@ impl Trainer {
             window.add(f64::from(loss.item::<f32>()?), count, started);
             reporter.advance();
 
-            let stop = interrupted();
+            let mut stop = interrupted();
             if it % args.steps_per_report == 0 || it == args.iters || stop {
                 let mean = window.loss / window.steps as f64;
                 let report = self.metrics(it, Loss::Train(mean), trained, &window)?;
@@ -209,12 +234,13 @@ impl Trainer {
                     metrics.write(&report)?;
                 }
                 window = Window::default();
+                stop = stop || interrupted();
             }
             if let Some(folder) = folder.as_deref().filter(|_| it % args.save_every == 0) {
                 let file = folder.join(format!("{it:07}_{ADAPTER_FILE}"));
                 adapters::save_trainable(&self.model.decoder, &file)?;
                 reporter.save(&file);
-                self.checkpoint(folder, progress.at)?;
+                self.checkpoint(folder, progress)?;
                 progress.saved = it;
             }
             if stop {
@@ -222,15 +248,22 @@ impl Trainer {
             }
         }
         if let Some(folder) = folder {
-            self.checkpoint(folder, progress.at)?;
+            self.checkpoint(folder, progress)?;
         }
         Ok(())
     }
 
-    /// Saves the adapters of a folder and the state of the training at `at`.
-    fn checkpoint(&self, folder: &Path, at: Position) -> Result<PathBuf> {
-        let file = self.save(folder)?;
-        let header = Header::new(at, self.batches_seen, self.step.updates(), self.fixed_options());
+    /// Saves the adapters of a folder and the state of the training.
+    fn checkpoint(&self, folder: &Path, progress: &Progress) -> Result<PathBuf> {
+        let file = self.saver.save(folder)?;
+        let header = Header {
+            version: VERSION,
+            position: progress.at,
+            batches_seen: self.batches_seen,
+            updates: self.step.updates(),
+            accumulated: self.step.accumulated(),
+            options: progress.options.clone(),
+        };
         TrainingState::write(&header, self.step.named_state()?, folder)?;
         Ok(file)
     }

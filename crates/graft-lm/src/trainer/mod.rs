@@ -8,6 +8,7 @@ mod optimizer;
 mod state;
 mod step;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ pub use fit::Hooks;
 pub use loss::next_token_loss;
 use memory_check::MemoryCheck;
 pub(crate) use memory_check::available_bytes;
-pub use state::{STATE_FILE, TrainingState};
+pub use state::{EARLIER_FILE, STATE_FILE, TrainingState};
 pub use step::{Step, StepOutput};
 
 use crate::adapter_config::AdapterConfig;
@@ -34,12 +35,30 @@ use crate::progress::Reporter;
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 
+/// How far a trainer has come, for those that it calls while it trains.
+#[derive(Debug, Default)]
+pub struct Reached {
+    /// The number of batches trained on.
+    pub batches: Cell<u64>,
+    /// The learning rate of the next update.
+    pub learning_rate: Cell<f32>,
+}
+
+/// Writes the trained weights of a model and their configuration, also while it is trained.
+#[derive(Clone)]
+pub struct Saver {
+    model: Rc<Model>,
+    args: Rc<TrainArgs>,
+    /// The options that `adapter_config.json` tells.
+    told: Map<String, Value>,
+}
+
 /// Trains the trainable weights of a model.
 pub struct Trainer {
     model: Rc<Model>,
-    args: TrainArgs,
-    /// The options that `adapter_config.json` tells.
-    told: Map<String, Value>,
+    args: Rc<TrainArgs>,
+    saver: Saver,
+    reached: Rc<Reached>,
     schedule: Schedule,
     step: Step,
     batches_seen: u64,
@@ -71,23 +90,28 @@ impl Trainer {
         let rng = BatchRng::new(args.seed);
         let memory = MemoryCheck::default();
         let told = AdapterConfig::from_args(&args).other;
-        Ok(Self {
+        let args = Rc::new(args);
+        let saver = Saver { model: model.clone(), args: args.clone(), told };
+        let trainer = Self {
             model,
             args,
-            told,
+            saver,
+            reached: Rc::default(),
             schedule,
             step,
             batches_seen: 0,
             rng,
             memory,
             _limits: limits,
-        })
+        };
+        trainer.publish();
+        Ok(trainer)
     }
 
     /// Has `adapter_config.json` tell only these options: the caller knows nothing of the others,
     /// such as the name of the model, and has them from [`TrainArgs::default`].
     pub fn tell_only(&mut self, known: impl Fn(&str) -> bool) {
-        self.told.retain(|key, _| known(key));
+        self.saver.told.retain(|key, _| known(key));
     }
 
     /// The options.
@@ -95,19 +119,24 @@ impl Trainer {
         &self.args
     }
 
+    /// Who writes the weights.
+    pub fn saver(&self) -> &Saver {
+        &self.saver
+    }
+
+    /// How far this trainer has come, which goes on with it.
+    pub fn reached(&self) -> Rc<Reached> {
+        self.reached.clone()
+    }
+
+    fn publish(&self) {
+        self.reached.batches.set(self.batches_seen);
+        self.reached.learning_rate.set(self.schedule.learning_rate(self.step.updates()));
+    }
+
     /// The generator of the order of batches, where it stands.
     pub fn into_rng(self) -> BatchRng {
         self.rng
-    }
-
-    /// The number of batches trained on.
-    pub fn batches_seen(&self) -> u64 {
-        self.batches_seen
-    }
-
-    /// The learning rate of the next update.
-    pub fn learning_rate(&self) -> f32 {
-        self.schedule.learning_rate(self.step.updates())
     }
 
     /// Trains on one batch: the mean loss per token before the update, and the number of tokens.
@@ -149,8 +178,7 @@ impl Trainer {
         let limit = self.args.memory_limit;
         self.memory.check(&self.model.decoder, tokens, limit, true)?;
         self.batches_seen += 1;
-        let update = self.batches_seen.is_multiple_of(self.args.grad_accumulation_steps);
-        let out = self.step.run(tokens, lengths, self.learning_rate(), update)?;
+        let out = self.step.run(tokens, lengths, self.reached.learning_rate.get())?;
         let mut pending = self.step.state();
         pending.extend([out.loss.clone(), out.tokens.clone()]);
         Ok((out, pending))
@@ -160,8 +188,9 @@ impl Trainer {
     fn finish(&mut self, out: StepOutput) -> Result<(Array, u64)> {
         let loss: f32 = out.loss.item()?;
         let tokens: i32 = out.tokens.item()?;
+        self.step.settle(loss.is_finite());
+        self.publish();
         if !loss.is_finite() {
-            self.step.drop_pending();
             return Err(Error::NonFiniteLoss(format!(
                 "the loss or a gradient is no number (NaN or infinite) at step {}; the weights of \
                  the step before are kept. Lower the learning rate, look for rows without targets, \
@@ -185,8 +214,13 @@ impl Trainer {
     ) -> Result<f64> {
         evaluate(&self.model, &self.args, data, limit, &mut self.rng, reporter, interrupted)
     }
+}
 
-    /// Writes the trained weights and their configuration to a folder.
+impl Saver {
+    /// Writes `adapters.safetensors` and `adapter_config.json` to a folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system refuses.
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
         let config = AdapterConfig { other: self.told.clone(), ..self.adapter_config() };
         adapters::save_adapters(&self.model.decoder, &config, folder)

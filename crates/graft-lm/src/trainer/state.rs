@@ -1,6 +1,8 @@
 //! `training_state.safetensors`: all that a training that was stopped goes on from.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use mlx_graft::Array;
@@ -18,8 +20,11 @@ pub const STATE_FILE: &str = "training_state.safetensors";
 /// The key of the header in the metadata of the file.
 const HEADER: &str = "training_state";
 
+/// The name of the state of an earlier training, as long as a new one in its folder has none.
+pub const EARLIER_FILE: &str = "earlier_training_state.safetensors";
+
 /// The version of the header.
-const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,25 +42,16 @@ pub(super) struct Position {
 /// What the metadata tells beside the tensors, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Header {
-    version: u64,
+    pub version: u64,
     pub position: Position,
     /// Batches trained on.
     pub batches_seen: u64,
     /// Updates made.
     pub updates: u64,
-    /// The options that the rest means nothing without.
+    /// Batches since the last update.
+    pub accumulated: u64,
+    /// The options, data and weights that the rest means nothing without.
     pub options: Map<String, Value>,
-}
-
-impl Header {
-    pub(super) fn new(
-        position: Position,
-        batches_seen: u64,
-        updates: u64,
-        options: Map<String, Value>,
-    ) -> Self {
-        Self { version: VERSION, position, batches_seen, updates, options }
-    }
 }
 
 /// The state of a training, as it was saved.
@@ -86,7 +82,20 @@ impl TrainingState {
         Ok(Some(Self { file, header, tensors: loaded.arrays }))
     }
 
-    /// Writes a state into `folder`, atomically.
+    /// Renames the state that an earlier training left in `folder`. A new one writes its weights
+    /// beside, and would go on from that state if it ended before it has saved one of its own.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system refuses.
+    pub(super) fn put_aside(folder: &Path) -> Result<()> {
+        let file = folder.join(STATE_FILE);
+        match fs::rename(&file, folder.join(EARLIER_FILE)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&file)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a state into `folder`, atomically, in the place of that of an earlier training.
     ///
     /// # Errors
     /// [`Error::Io`] when the system refuses; an old file is then as it was.
@@ -98,7 +107,12 @@ impl TrainingState {
         let file = folder.join(STATE_FILE);
         let header = serde_json::to_string(header)
             .map_err(|error| Error::invalid(&file, error.to_string()))?;
-        save(tensors, &[(HEADER, &header)], &file)
+        save(tensors, &[(HEADER, &header)], &file)?;
+        let earlier = folder.join(EARLIER_FILE);
+        match fs::remove_file(&earlier) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&earlier)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Fails if an option is another one than in the run that left the state.
@@ -151,7 +165,14 @@ mod tests {
         else {
             unreachable!("an object")
         };
-        Header::new(position, 20, 10, options)
+        Header {
+            version: VERSION,
+            position,
+            batches_seen: 20,
+            updates: 10,
+            accumulated: 0,
+            options,
+        }
     }
 
     fn tensors() -> Vec<(String, Array)> {
@@ -194,9 +215,9 @@ mod tests {
         save(tensors(), &[], &file).unwrap();
         assert!(message().starts_with("no \"training_state\" in its metadata"), "{}", message());
         for (header, wanted) in [
-            ("{\"version\": 2}", "found version 2, wanted 1"),
-            ("[]", "found version none, wanted 1"),
-            ("{\"version\": 1}", "its header is broken: missing field"),
+            ("{\"version\": 1}", "found version 1, wanted 2"),
+            ("[]", "found version none, wanted 2"),
+            ("{\"version\": 2}", "its header is broken: missing field"),
             ("{", "its header is broken: EOF"),
         ] {
             save(tensors(), &[(HEADER, header)], &file).unwrap();

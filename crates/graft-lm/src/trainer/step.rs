@@ -32,6 +32,10 @@ pub struct Step {
     views: Rc<dyn Source>,
     /// Summed gradients of the batches since the last update.
     pending: Option<Vec<Array>>,
+    /// The number of these batches.
+    accumulated: u64,
+    /// Whether the last batch gave an update.
+    updated: bool,
     updates: u64,
     key: Array,
 }
@@ -181,6 +185,8 @@ impl Step {
             frozen,
             views,
             pending: None,
+            accumulated: 0,
+            updated: false,
             updates: 0,
             key: random::key(seed)?,
         };
@@ -210,17 +216,16 @@ impl Step {
         self.updates
     }
 
-    /// Runs one batch, and updates the weights if `update` says so.
+    /// The number of batches since the last update, whose gradients are kept.
+    pub fn accumulated(&self) -> u64 {
+        self.accumulated
+    }
+
+    /// Runs one batch, and updates the weights if there are enough of them since the last update.
     ///
-    /// Nothing is evaluated: [`Step::state`] together with the output is what to evaluate.
-    /// `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`.
-    pub fn run(
-        &mut self,
-        tokens: &Array,
-        lengths: &Array,
-        rate: f32,
-        update: bool,
-    ) -> Result<StepOutput> {
+    /// Nothing is evaluated: [`Step::state`] together with the output is what to evaluate, and then
+    /// [`Step::settle`] what to call. `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`.
+    pub fn run(&mut self, tokens: &Array, lengths: &Array, rate: f32) -> Result<StepOutput> {
         self.refresh()?;
         let (next, key) = random::split(&self.key)?;
         self.key = next;
@@ -231,7 +236,8 @@ impl Step {
         inputs.push(Array::scalar(rate)?);
         inputs.push(Array::scalar((self.updates + 1) as f32)?);
         inputs.extend([key, tokens.clone(), lengths.clone()]);
-        if !update {
+        self.updated = self.accumulated + 1 >= self.every;
+        if !self.updated {
             let mut out = self.accumulate.call(&inputs)?;
             self.pending = Some(out.split_off(2));
             let tokens = out.remove(1);
@@ -243,16 +249,39 @@ impl Step {
         for moments in &mut self.moments {
             *moments = Moments { values: take()?, m: take()?, v: take()? };
         }
-        self.updates += 1;
         // The last copies of the old views go with it, so that their buffers can be reused.
         self.views = publish(&self.layout, &self.moments);
         Ok(StepOutput { loss, tokens: count })
     }
 
-    /// Forgets the gradients since the last update: if some are no numbers, the next update would
+    /// Takes note of the last batch, once it is evaluated. If its loss or a gradient `is_sound` not,
+    /// it made no update, and the gradients since the last one are forgotten: the next update would
     /// carry them into the weights.
-    pub fn drop_pending(&mut self) {
-        self.pending = None;
+    pub fn settle(&mut self, is_sound: bool) {
+        if !is_sound {
+            self.pending = None;
+        }
+        self.accumulated = if self.updated || !is_sound { 0 } else { self.accumulated + 1 };
+        self.updates += u64::from(self.updated && is_sound);
+    }
+
+    /// A checksum of the beginning of each frozen weight.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    pub fn frozen_checksum(&self) -> Result<u32> {
+        const SAMPLE: i32 = 64;
+        let sample = |(_, value): &(Param, Array)| {
+            let flat = ops::flatten(value, 0, -1)?;
+            ops::slice(&flat, &[0], &[SAMPLE.min(flat.dim(0)?)], &[1])
+        };
+        let samples = self.frozen.iter().map(sample).collect::<Result<Vec<_>, _>>()?;
+        transforms::eval(&samples)?;
+        let mut checksum = crc32fast::Hasher::new();
+        for sample in &samples {
+            checksum.update(&sample.to_bytes()?);
+        }
+        Ok(checksum.finalize())
     }
 
     /// Everything that the next step starts from.
@@ -282,8 +311,8 @@ impl Step {
         Ok(named)
     }
 
-    /// Goes on from what [`Step::named_state`] gave after so many updates; `file` is where it was
-    /// read. Nothing changes on an error.
+    /// Goes on from what [`Step::named_state`] gave after so many updates, and batches since the
+    /// last one; `file` is where it was read. Nothing changes on an error.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming a tensor that is missing, has another shape or dtype, or is of no
@@ -291,7 +320,7 @@ impl Step {
     pub fn restore(
         &mut self,
         mut tensors: BTreeMap<String, Array>,
-        updates: u64,
+        (updates, accumulated): (u64, u64),
         file: &Path,
     ) -> Result<()> {
         let has_gradients = tensors.keys().any(|name| name.starts_with("gradients."));
@@ -312,7 +341,8 @@ impl Step {
             .map(|(values, (m, v))| Moments { values, m, v })
             .collect();
         transforms::eval(&state(&moments, pending.as_deref(), &key))?;
-        (self.moments, self.pending, self.key, self.updates) = (moments, pending, key, updates);
+        (self.moments, self.pending, self.key) = (moments, pending, key);
+        (self.updates, self.accumulated) = (updates, accumulated);
         self.views = publish(&self.layout, &self.moments);
         Ok(())
     }
