@@ -1,5 +1,7 @@
 #include "graft_primitive.h"
 
+#include "graft_primitive.hpp"
+
 #include "graft_backlog.hpp"
 #include "graft_error.h"
 
@@ -470,6 +472,10 @@ class GraftPrimitive : public mx::Primitive {
 };
 
 } // namespace
+
+bool graft_is_primitive(const mx::Primitive& primitive) {
+  return dynamic_cast<const GraftPrimitive*>(&primitive) != nullptr;
+}
 
 extern "C" int graft_primitive_specs_append(
     graft_primitive_specs specs,

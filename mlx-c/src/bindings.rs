@@ -4312,6 +4312,13 @@ unsafe extern "C" {
         arrays: mlx_vector_array,
         apart: bool,
     ) -> core::ffi::c_int;
+    /// Fails unless the operations between `inputs` and `outputs` can take the shapes they have. A
+    /// shapeless trace asks its operations for their outputs and for nothing else, as the arguments were
+    /// checked with other shapes; kernels index memory by them.
+    pub fn graft_check_shapes(
+        outputs: mlx_vector_array,
+        inputs: mlx_vector_array,
+    ) -> core::ffi::c_int;
     /// The default stream of the default device, in one call.
     pub fn graft_get_default_stream(res: *mut mlx_stream) -> core::ffi::c_int;
     /// Have the process, when it ends, first wait up to ten seconds for what the stream computes, as it

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::containers::{MapStringToArray, Text};
 use crate::handles::Live;
 use crate::io::At;
+use crate::transforms::check_shapes;
 use crate::{Array, Error, ErrorKind, Result, VectorArray, call, sys};
 
 const OP: &str = "import_function";
@@ -24,6 +25,7 @@ const LONGEST_VERSION: u64 = 256;
 /// elsewhere evaluation fails for want of that stream.
 pub struct ImportedFunction {
     raw: sys::mlx_imported_function,
+    shapeless: bool,
     _live: Live,
     // The arrays that it captured are read on a stream of this thread.
     _thread: PhantomData<*const ()>,
@@ -38,12 +40,12 @@ pub fn import_function(path: impl AsRef<Path>) -> Result<ImportedFunction> {
     let path = path.as_ref();
     let at = At::path(OP, path);
     let (file, length) = at.open(path, ErrorKind::Runtime)?;
-    check(file, length, &at)?;
+    let shapeless = check(file, length, &at)?;
     let name = at.c_path(path)?;
     call::ready();
     // SAFETY: `name` is a C string; a failure gives a null handle and a stored error.
     let raw = unsafe { sys::mlx_imported_function_new(name.as_ptr()) };
-    let function = ImportedFunction { raw, _live: Live::new(), _thread: PhantomData };
+    let function = ImportedFunction { raw, shapeless, _live: Live::new(), _thread: PhantomData };
     match call::status(OP, || c_int::from(raw.ctx.is_null())) {
         Ok(()) => Ok(function),
         // MLX does not say which file.
@@ -53,8 +55,8 @@ pub fn import_function(path: impl AsRef<Path>) -> Result<ImportedFunction> {
 }
 
 /// Checks the header of a file: the version of MLX, the number of traces, whether they are
-/// shapeless, and the metadata.
-fn check(mut file: impl Read, length: u64, at: &At) -> Result<()> {
+/// shapeless, which is returned, and the metadata.
+fn check(mut file: impl Read, length: u64, at: &At) -> Result<bool> {
     let mut left = length;
     let mut bytes = |count: u64, most: u64| {
         if count > left.min(most) {
@@ -75,7 +77,8 @@ fn check(mut file: impl Read, length: u64, at: &At) -> Result<()> {
         return Err(at.broken("is no exported function"));
     }
     let metadata = number(bytes(8, length)?);
-    bytes(metadata, length).map(drop)
+    bytes(metadata, length)?;
+    Ok(shapeless == 1)
 }
 
 impl ImportedFunction {
@@ -90,7 +93,7 @@ impl ImportedFunction {
             // SAFETY: all handles are live.
             unsafe { sys::mlx_imported_function_apply(res.as_mut_raw(), self.raw, args.as_raw()) }
         })?;
-        res.to_vec()
+        self.checked(res.to_vec()?, &args.to_vec()?)
     }
 
     /// Calls the function with keyword arguments too.
@@ -103,6 +106,7 @@ impl ImportedFunction {
         kwargs: &BTreeMap<String, Array>,
     ) -> Result<Vec<Array>> {
         let args = VectorArray::from_arrays(args)?;
+        let values: Vec<Array> = kwargs.values().cloned().collect();
         let kwargs = MapStringToArray::try_from(kwargs)?;
         let mut res = VectorArray::new();
         call::status(OP, || {
@@ -116,7 +120,17 @@ impl ImportedFunction {
                 )
             }
         })?;
-        res.to_vec()
+        let mut inputs = args.to_vec()?;
+        inputs.extend(values);
+        self.checked(res.to_vec()?, &inputs)
+    }
+
+    /// The outputs, if the operations of a shapeless trace can take the shapes of the inputs.
+    fn checked(&self, outputs: Vec<Array>, inputs: &[Array]) -> Result<Vec<Array>> {
+        if self.shapeless {
+            check_shapes(&outputs, inputs)?;
+        }
+        Ok(outputs)
     }
 
     /// The text that was saved beside the function, empty if there was none.

@@ -14,13 +14,16 @@ use crate::{Array, Closure, Result, call, sys};
 pub struct Compiled {
     function: Closure,
     siblings: Siblings,
+    shapeless: bool,
     // Dropped after the function: the traces go.
     traces: Traces,
 }
 
 /// Compiles `f`.
 ///
-/// With `shapeless`, one trace serves all shapes; `f` must not depend on them.
+/// With `shapeless`, one trace serves all shapes with as many dimensions; `f` must not depend on
+/// them. Whether they fit is checked for the trace at each call, and an operation of which that
+/// cannot be told is an error.
 ///
 /// # Errors
 /// What MLX reports. `f` itself runs, and may fail, in [`Compiled::call`].
@@ -39,7 +42,7 @@ where
 {
     let traces = Traces::new();
     let (function, siblings) = traces.compile(f, shapeless)?;
-    Ok(Compiled { function, siblings, traces })
+    Ok(Compiled { function, siblings, shapeless, traces })
 }
 
 /// Compiles a closure; the result is a closure too, and its traces go with its last clone.
@@ -67,11 +70,16 @@ impl Compiled {
     /// # Errors
     /// The function's own error while it is traced, or what MLX reports.
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if the function calls this, while it is
-    /// traced, with arrays that are not part of the trace.
+    /// traced, with arrays that are not part of the trace, or if a shapeless trace cannot take the
+    /// shapes.
     pub fn call<A: AsRef<Array>>(&self, inputs: &[A]) -> Result<Vec<Array>> {
-        let outputs = self.traces.call_with(inputs, || self.function.call(inputs));
+        let result = self.traces.call_with(inputs, || self.function.call(inputs));
         self.siblings.release();
-        outputs
+        let (outputs, traced) = result?;
+        if self.shapeless && traced {
+            traces::check_shapes(&outputs, inputs)?;
+        }
+        Ok(outputs)
     }
 }
 

@@ -19,7 +19,7 @@ pub use compile::{
 pub use custom::{CustomFunction, custom_vjp};
 pub use eval::{async_eval, eval};
 pub use traces::Traces;
-pub(crate) use traces::check_none_is_made;
+pub(crate) use traces::{check_none_is_made, check_shapes};
 pub use vmap::{vmap, vmap_with};
 
 pub use crate::closure::ValueAndGrad;

@@ -13,11 +13,18 @@ use crate::closure::{ClosureExtra, without_drops};
 use crate::handles::Live;
 use crate::{Array, Closure, Error, Result, VectorArray, call, sys};
 
+/// A call of a compiled function.
+struct Call {
+    id: usize,
+    /// Whether MLX ran the function as it is, without a trace.
+    as_it_is: bool,
+}
+
 thread_local! {
     /// The compiled functions that are called on this thread, the innermost last: MLX may write to
     /// the entry of a trace from the call to its end, and code of others runs in between, such as a
-    /// primitive's comparison. 0 stands for one that MLX runs as it is.
-    static CALLED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    /// primitive's comparison.
+    static CALLED: RefCell<Vec<Call>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Ends the call of a compiled function, also by a panic.
@@ -26,15 +33,22 @@ struct Called;
 impl Called {
     /// Notes that `id` is called.
     fn begin(id: usize) -> Self {
-        CALLED.with_borrow_mut(|called| called.push(id));
+        CALLED.with_borrow_mut(|called| called.push(Call { id, as_it_is: false }));
         Self
     }
 
-    /// Notes that the function called last runs as it is, if it does: it is not traced, as its
-    /// inputs are no placeholders.
-    fn untraced(inputs: &[Array]) -> Option<Self> {
+    /// Notes whether the function called last runs as it is, with inputs that are no placeholders.
+    fn runs_with(inputs: &[Array]) {
         let traced = inputs.is_empty() || inputs.iter().any(Array::is_tracer);
-        (!traced).then(|| Self::begin(0))
+        CALLED.with_borrow_mut(|called| {
+            if let Some(last) = called.last_mut() {
+                last.as_it_is = !traced;
+            }
+        });
+    }
+
+    fn ran_as_it_is(&self) -> bool {
+        CALLED.with_borrow(|called| called.last().is_some_and(|last| last.as_it_is))
     }
 }
 
@@ -44,22 +58,28 @@ impl Drop for Called {
     }
 }
 
-/// Whether MLX may be writing to the trace of a called function that `is` one.
-fn writes(called: &[usize], is: impl Fn(usize) -> bool) -> bool {
-    let mut next = called.iter().skip(1).copied().chain([usize::MAX]);
-    called.iter().any(|&id| next.next() != Some(0) && id != 0 && is(id))
-}
-
 /// Fails while a function is traced on this thread: MLX is writing to the cache then.
 pub(crate) fn check_none_is_made(op: &'static str) -> Result<()> {
+    let is_made = |called: &RefCell<Vec<Call>>| called.borrow().iter().any(|one| !one.as_it_is);
     // A thread that ends has no list any more.
-    if !CALLED.try_with(|called| writes(&called.borrow(), |_| true)).unwrap_or(false) {
+    if !CALLED.try_with(is_made).unwrap_or(false) {
         return Ok(());
     }
     Err(Error::invalid_argument(
         op,
         "forgets traces, which is not possible while a function is traced: call it afterwards",
     ))
+}
+
+/// Fails if an operation between arrays cannot take their shapes, which nobody has checked: MLX
+/// reads beyond its memory then.
+pub(crate) fn check_shapes<A: AsRef<Array>>(outputs: &[Array], inputs: &[A]) -> Result<()> {
+    let outputs = VectorArray::from_arrays(outputs)?;
+    let inputs = VectorArray::from_arrays(inputs)?;
+    // SAFETY: both lists are live.
+    call::plain_status("compile", || unsafe {
+        sys::graft_check_shapes(outputs.as_raw(), inputs.as_raw())
+    })
 }
 
 /// MLX's cache of traces, of which every thread has one.
@@ -167,38 +187,47 @@ impl Traces {
         let siblings = Siblings::default();
         let kept = siblings.clone();
         let f = move |inputs: &[Array]| {
-            let _untraced = Called::untraced(inputs);
+            Called::runs_with(inputs);
             let (outputs, value) = f(inputs)?;
             kept.keep(&outputs, inputs)?;
             Ok((outputs, value))
         };
         let compiled = ClosureExtra::new(f).compiled(self.id(), shapeless, constants)?;
         let result = self.call_with(inputs, || compiled.call(inputs));
+        let result = result.and_then(|(result, traced)| {
+            if shapeless && traced {
+                check_shapes(&result.0, inputs)?;
+            }
+            Ok(result)
+        });
         drop(compiled);
         siblings.release();
         result
     }
 
-    /// Calls a function that was compiled with its traces here. What the call is done with goes
-    /// afterwards, as its destructors may call the function too.
+    /// Calls a function that was compiled with its traces here, and tells whether a trace gave the
+    /// result. What the call is done with goes afterwards, as its destructors may call the function
+    /// too.
     pub(super) fn call_with<A: AsRef<Array>, R>(
         &self,
         inputs: &[A],
         call: impl FnOnce() -> Result<R>,
-    ) -> Result<R> {
+    ) -> Result<(R, bool)> {
         // MLX writes to the entry of a trace until it is made, and another one of the same function
         // would move it. With placeholders MLX makes none, but goes on in the outer one.
-        if CALLED.with_borrow(|called| writes(called, |id| id == self.id()))
-            && !inputs.iter().any(|input| input.as_ref().is_tracer())
-        {
+        let is_traced =
+            |called: &Vec<Call>| called.iter().any(|one| one.id == self.id() && !one.as_it_is);
+        let in_a_trace = inputs.iter().any(|input| input.as_ref().is_tracer());
+        if !in_a_trace && CALLED.with_borrow(is_traced) {
             return Err(Error::invalid_argument(
                 "compile",
                 "the compiled function was called, while it is traced, with arrays that are not \
                  part of the trace: call the function that was compiled instead",
             ));
         }
-        let _called = Called::begin(self.id());
-        call()
+        let called = Called::begin(self.id());
+        let result = call()?;
+        Ok((result, !in_a_trace && !called.ran_as_it_is()))
     }
 
     /// A compiled function with its traces here. Whoever calls it releases the siblings afterwards.
@@ -210,7 +239,7 @@ impl Traces {
         let siblings = Siblings::default();
         let kept = siblings.clone();
         let f = Closure::new(move |inputs| {
-            let _untraced = Called::untraced(inputs);
+            Called::runs_with(inputs);
             let outputs = f(inputs)?;
             kept.keep(&outputs, inputs)?;
             Ok(outputs)
