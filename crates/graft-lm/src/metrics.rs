@@ -1,10 +1,11 @@
 //! `metrics.jsonl`: one line for each report of a training.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{Error, Result};
 
@@ -54,26 +55,54 @@ pub struct MetricsWriter {
 }
 
 impl MetricsWriter {
-    /// Opens the file in `folder`, which must exist; lines of earlier runs stay.
+    /// Opens the file in `folder`, which must exist; lines of earlier runs stay, but for a part of
+    /// one at the end, as a crash leaves it.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(METRICS_FILE);
-        let file =
-            File::options().append(true).create(true).open(&path).map_err(Error::io(&path))?;
+        let mut options = File::options();
+        let mut file =
+            options.read(true).append(true).create(true).open(&path).map_err(Error::io(&path))?;
+        end_last_line(&mut file).map_err(Error::io(&path))?;
         Ok(Self { file, path })
     }
 
     /// Appends one line, in a single write, so that a reader never sees a part of it.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file, for example when the disk is full.
+    /// [`Error::Io`] naming the file, for example when the disk is full; the file is then as it was.
     pub fn write(&mut self, metrics: &Metrics) -> Result<()> {
         let mut line = serde_json::to_vec(metrics)
             .map_err(|error| Error::invalid(&self.path, error.to_string()))?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(Error::io(&self.path))
+        let before = self.file.metadata().map_err(Error::io(&self.path))?.len();
+        self.file.write_all(&line).map_err(|source| {
+            // What fitted in would be the beginning of the next line. Whatever comes of this, the
+            // first error is what the user has to mend.
+            let _ = self.file.set_len(before);
+            Error::io(&self.path)(source)
+        })
+    }
+}
+
+/// Sees to it that the next line begins on its own: what stands behind the last line is a line
+/// without its end, which an editor may have left, or a part of one, which goes.
+fn end_last_line(file: &mut File) -> std::io::Result<()> {
+    if !file.metadata()?.is_file() {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    let rest = &bytes[whole..];
+    if rest.is_empty() {
+        Ok(())
+    } else if serde_json::from_slice::<Value>(rest).is_ok_and(|value| value.is_object()) {
+        file.write_all(b"\n")
+    } else {
+        file.set_len(whole as u64)
     }
 }
 
@@ -115,6 +144,28 @@ mod tests {
         assert_eq!(lines[0], wanted);
         assert_eq!(lines[1]["val_loss"], json!(2.5));
         assert!(lines[1].get("train_loss").is_none());
+    }
+
+    #[test]
+    fn a_line_without_its_end_does_not_run_into_the_next() {
+        for (left, kept) in [
+            ("", ""),
+            ("{\"step\": 1}\n", "{\"step\": 1}\n"),
+            ("{\"step\": 1}\n{\"step\": 2, \"trai", "{\"step\": 1}\n"),
+            ("{\"st", ""),
+            ("{\"step\": 1}\n{\"step\": 2}", "{\"step\": 1}\n{\"step\": 2}\n"),
+            ("{\"step\": 1}\n2", "{\"step\": 1}\n"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(METRICS_FILE);
+            fs::write(&path, left).unwrap();
+            let mut writer = MetricsWriter::open(folder.path()).unwrap();
+            writer.write(&metrics(Loss::Train(1.0))).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            let line = text.strip_prefix(kept).unwrap();
+            assert!(line.starts_with("{\"step\":10,") && line.ends_with("}\n"), "{text}");
+            assert_eq!(line.lines().count(), 1, "{text}");
+        }
     }
 
     #[cfg(target_os = "linux")]
