@@ -372,6 +372,28 @@ class TestRunning:
         temporary = set(after) - {"adapters.safetensors", "adapter_config.json", "metrics.jsonl"}
         assert not temporary, "a failed write cleans up"
 
+    def test_no_room_for_a_line_of_the_metrics(self, tmp_path, checkpoint, data) -> None:
+        def limit() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+
+        flags = ("--steps-per-report", 1, "--iters", 9)
+        bench = Bench(tmp_path, checkpoint("llama"), data(), limited(limit))
+        assert_refused(bench.train(*flags), str(bench.adapters / "metrics.jsonl"))
+        steps = [report["step"] for report in metrics(bench.adapters)]
+        assert steps, "what fitted in is there, and nothing of what did not"
+        bench.command = limited(lambda: None)
+        run = bench.train(*flags)
+        assert run.returncode == 0, run.stderr
+        assert len(metrics(bench.adapters)) > len(steps) + 9
+
+    def test_what_a_killed_run_left_is_removed(self, bench: Bench) -> None:
+        left = bench.adapters / ".graft-aB3dE6.safetensors"
+        left.write_bytes(b"half a file")
+        run = bench.train()
+        assert run.returncode == 0, run.stderr
+        assert not left.exists()
+
     def test_a_folder_that_cannot_be_made(self, bench: Bench, tmp_path) -> None:
         (tmp_path / "file").write_text("in the way")
         path = tmp_path / "file/adapters"
