@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::family::Family;
+use super::stream::Streaming;
 use crate::chat_template::ChatTemplate;
 use crate::{Error, Result};
 
@@ -30,12 +31,17 @@ pub(super) struct Files {
     pub eos_token_ids: Vec<u32>,
     /// The chat templates.
     pub templates: Templates,
+    /// How mlx-lm streams text.
+    pub streaming: Streaming,
 }
 
 /// Reads the files in `folder`.
 pub(super) fn read(folder: &Path) -> Result<Files> {
     let bytes = fs::read(folder.join(TOKENIZER)).map_err(|source| missing(folder, source))?;
     let mut tokenizer: Value = parse(&folder.join(TOKENIZER), &bytes)?;
+    check_post_processor(&tokenizer["post_processor"])
+        .map_err(|message| Error::invalid(folder.join(TOKENIZER), message))?;
+    let streaming = Streaming::of(&tokenizer["decoder"]);
     let mut config = read_object(&folder.join(CONFIG))?.unwrap_or_default();
     let model = read_object(&folder.join("config.json"))?.unwrap_or_default();
     if !config.contains_key("added_tokens_decoder") {
@@ -65,7 +71,39 @@ pub(super) fn read(folder: &Path) -> Result<Files> {
         named_tokens,
         eos_token_ids: eos_token_ids(folder, &model)?,
         templates: Templates::read(folder, &config)?,
+        streaming,
     })
+}
+
+/// Fails if a template of a post-processor has a part that is nowhere: the `tokenizers` library
+/// takes it, and panics at the first text.
+fn check_post_processor(processor: &Value) -> Result<(), String> {
+    let parts = processor["processors"].as_array();
+    parts.into_iter().flatten().try_for_each(check_post_processor)?;
+    if processor["type"] != "TemplateProcessing" {
+        return Ok(());
+    }
+    for name in ["single", "pair"] {
+        for piece in processor[name].as_array().into_iter().flatten() {
+            let token = piece["SpecialToken"]["id"].as_str();
+            if let Some(token) =
+                token.filter(|token| processor["special_tokens"].get(token).is_none())
+            {
+                return Err(format!(
+                    "`post_processor`: the template `{name}` has the token {token:?}, which is not \
+                     in its `special_tokens`; add it there, or take it out of the template"
+                ));
+            }
+            if name == "single" && piece["Sequence"]["id"] == "B" {
+                return Err(
+                    "`post_processor`: the template `single` has the sequence B, wanted A: \
+                            it is for one text"
+                        .to_owned(),
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 fn missing(folder: &Path, source: std::io::Error) -> Error {

@@ -13,6 +13,7 @@ use crate::chat_template::{ChatOptions, ChatTemplate};
 use crate::{Error, Result};
 
 use files::Templates;
+use stream::Streaming;
 pub use stream::StreamingDetokenizer;
 
 /// The tokenizer of a model folder, with the ids that transformers' `AutoTokenizer` gives.
@@ -24,6 +25,7 @@ pub struct Tokenizer {
     eos_token_ids: BTreeSet<u32>,
     templates: Templates,
     has_thinking: bool,
+    streaming: Streaming,
 }
 
 impl Tokenizer {
@@ -61,6 +63,7 @@ impl Tokenizer {
             eos_token_ids,
             templates: files.templates,
             has_thinking,
+            streaming: files.streaming,
         })
     }
 

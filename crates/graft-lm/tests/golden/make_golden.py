@@ -5,7 +5,7 @@ Run it in an environment with mlx, mlx-lm and transformers, and commit what it w
     python crates/graft-lm/tests/golden/make_golden.py
 
 It trains two tiny tokenizers, encodes texts and chats with ``transformers.AutoTokenizer``, and
-records the batches of ``mlx_lm.tuner.trainer.iterate_batches``.
+records the text that mlx-lm streams and the batches of ``mlx_lm.tuner.trainer.iterate_batches``.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import types
 from pathlib import Path
 
 import numpy as np
-from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tokenizer_utils import TokenizerWrapper, load
 from mlx_lm.tuner.datasets import CacheDataset, create_dataset
 from mlx_lm.tuner.trainer import iterate_batches
 from tokenizers import (
@@ -142,11 +142,30 @@ def encodings(folder: Path) -> dict:
         )
     return {
         "rows": rows,
+        "streamed": streamed(folder),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "vocab_size": tokenizer.vocab_size,
     }
+
+
+def streamed(folder: Path) -> list:
+    """Ids, and the text that each of them and the end bring in mlx-lm."""
+    tokenizer = load(folder)
+    vocabulary = tokenizer.get_vocab()
+    space = vocabulary.get("Ġ", vocabulary.get("▁"))
+    cases = []
+    for text in TEXTS:
+        for spaces in range(3):
+            ids = [space] * spaces + tokenizer.encode(text, add_special_tokens=False)
+            detokenizer, parts = tokenizer.detokenizer, []
+            for token in ids:
+                detokenizer.add_token(token)
+                parts.append(detokenizer.last_segment)
+            detokenizer.finalize()
+            cases.append({"ids": ids, "parts": [*parts, detokenizer.last_segment]})
+    return cases
 
 
 TOOLS = [
