@@ -185,6 +185,37 @@ class TestModel:
         path = bench.model / "config.json"
         bench.assert_refused(f"{path}: num_attention_heads: found 0, wanted at least 1")
 
+    @pytest.mark.parametrize("count", [0, 1_000_000_000_000, 2**64 - 1])
+    @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+    def test_a_number_of_layers_that_cannot_be(
+        self, family: str, count: int, bench: Bench, checkpoint
+    ) -> None:
+        shutil.rmtree(bench.model)
+        shutil.copytree(checkpoint(family), bench.model)
+        bench.edit_config(num_hidden_layers=count)
+        path = bench.model / "config.json"
+        bench.assert_refused(f"{path}: num_hidden_layers: found {count}, wanted from 1 to 10000")
+
+    @pytest.mark.parametrize(
+        ("single", "says"),
+        [
+            ({"SpecialToken": {"id": "<x>", "type_id": 0}}, '`single` has the token "<x>"'),
+            ({"Sequence": {"id": "B", "type_id": 0}}, "`single` has the sequence B"),
+        ],
+    )
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_a_post_processor_with_a_part_that_is_nowhere(
+        self, nested: bool, single: object, says: str, bench: Bench
+    ) -> None:
+        path = bench.model / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        processor = tokenizer["post_processor"]
+        processor["single"].append(single)
+        if nested:
+            processor = {"type": "Sequence", "processors": [processor]}
+        path.write_text(json.dumps({**tokenizer, "post_processor": processor}))
+        bench.assert_refused(f"{path}: `post_processor`: the template {says}")
+
     def test_full_fine_tuning_of_packed_weights(self, bench: Bench, checkpoint) -> None:
         shutil.rmtree(bench.model)
         shutil.copytree(checkpoint("llama", bits=4), bench.model)

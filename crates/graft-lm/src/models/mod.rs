@@ -25,6 +25,9 @@ use crate::adapter_config::AdapterConfig;
 use crate::nn::Module;
 use crate::{Error, Result};
 
+/// The most blocks of a model: ten times what any has, and little memory to set up.
+const MOST_LAYERS: u64 = 10_000;
+
 /// Reads the configuration of an architecture.
 type Configure = fn(Value) -> Result<DecoderConfig>;
 
@@ -133,6 +136,13 @@ fn decoder_config(config: &Value) -> Result<DecoderConfig> {
     }
     if let Some(heads) = config["num_attention_heads"].as_i64().filter(|&heads| heads < 1) {
         return Err(Error::Usage(format!("num_attention_heads: found {heads}, wanted at least 1")));
+    }
+    // Before there is memory for as many.
+    let layers = config["num_hidden_layers"].as_u64();
+    if let Some(layers) = layers.filter(|layers| !(1..=MOST_LAYERS).contains(layers)) {
+        return Err(Error::Usage(format!(
+            "num_hidden_layers: found {layers}, wanted from 1 to {MOST_LAYERS}"
+        )));
     }
     let decoder = configure(config.clone())?;
     if decoder.num_heads % decoder.num_kv_heads.max(1) != 0 || decoder.num_kv_heads < 1 {
