@@ -248,6 +248,35 @@ class TestAdapters:
             other, name, "[96, 8]", "[64, 8]", flags=("--resume-adapter-file", other)
         )
 
+    def test_resume_from_an_adapter_that_lacks_a_tensor(self, bench: Bench, tmp_path) -> None:
+        other = tmp_path / "other.safetensors"
+        mx.save_safetensors(str(other), {"model.layers.1.mlp.up_proj.lora_a": mx.zeros((64, 8))})
+        name = "model.layers.1.mlp.down_proj.lora_a"
+        says = f'{other}: has no tensor "{name}", wanted with shape [128, 8]'
+        bench.assert_refused(says, flags=("--resume-adapter-file", other))
+
+    @pytest.mark.parametrize("kind", ["lora", "full"])
+    def test_resume_from_an_empty_file(self, kind: str, bench: Bench, tmp_path) -> None:
+        other = tmp_path / "other.safetensors"
+        mx.save_safetensors(str(other), {})
+        flags = ("--resume-adapter-file", other, "--fine-tune-type", kind)
+        bench.assert_refused(f"{other}: has no tensor", flags=flags)
+
+    def test_resume_from_whole_weights_of_fewer_layers(self, bench: Bench, tmp_path) -> None:
+        """As in mlx-lm, the others keep those of the model."""
+        other = tmp_path / "other.safetensors"
+        mx.save_safetensors(str(other), {"model.layers.1.input_layernorm.weight": mx.ones((64,))})
+        run = bench.train("--resume-adapter-file", other, "--fine-tune-type", "full")
+        assert run.returncode == 0, run.stderr
+
+    @pytest.mark.parametrize("rank", [40_000_000, 10_000_000_000])
+    def test_a_rank_that_no_array_has(self, rank: int, bench: Bench, tmp_path) -> None:
+        config = tmp_path / "c.yaml"
+        config.write_text(f"lora_parameters: {{rank: {rank}, scale: 2.0, keys: [mlp.up_proj]}}\n")
+        found = min(rank, 2**31 - 1)
+        says = f"lora_parameters.rank: found {found}, wanted at most 16777215 for mlp.up_proj"
+        bench.assert_refused(says, flags=("--config", config))
+
     def test_resume_from_a_missing_file(self, bench: Bench, tmp_path) -> None:
         missing = tmp_path / "none.safetensors"
         bench.assert_refused(missing, flags=("--resume-adapter-file", missing))

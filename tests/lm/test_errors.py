@@ -75,6 +75,56 @@ def test_adapter_of_another_model(checkpoint, tmp_path) -> None:
         mg.load(checkpoint("mistral"), adapter_path=tmp_path)
 
 
+@pytest.mark.parametrize("lacking", ["lora_a", "lora_b", ""])
+def test_an_adapter_that_lacks_tensors(lacking: str, checkpoint, tmp_path) -> None:
+    """They would be random."""
+    model, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(model, num_layers=1, keys=["mlp.up_proj"])
+    model.save_adapters(tmp_path)
+    path = tmp_path / "adapters.safetensors"
+    tensors = {name: value for name, value in mx.load(str(path)).items() if lacking not in name}
+    mx.eval(tensors)
+    mx.save_safetensors(str(path), tensors)
+    name = f"model.layers.1.mlp.up_proj.{lacking or 'lora_a'}"
+    says = rf'adapters\.safetensors: has no tensor "{name}", wanted with shape'
+    with pytest.raises(ValueError, match=says):
+        mg.load(checkpoint("llama"), adapter_path=tmp_path)
+
+
+def test_an_adapter_of_integers(checkpoint, tmp_path) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(model, num_layers=1, keys=["mlp.up_proj"])
+    model.save_adapters(tmp_path)
+    path = tmp_path / "adapters.safetensors"
+    tensors = {name: value.astype(mx.int32) for name, value in mx.load(str(path)).items()}
+    mx.eval(tensors)
+    mx.save_safetensors(str(path), tensors)
+    with pytest.raises(ValueError, match=r'safetensors: tensor ".*lora_a" is of int32, wanted a f'):
+        mg.load(checkpoint("llama"), adapter_path=tmp_path)
+
+
+@pytest.mark.parametrize("names", [[], ["model.layers.1.input_layernorm.weight"]])
+def test_whole_weights_may_be_some_of_them(names: list[str], checkpoint, tmp_path) -> None:
+    """The others are those of the model, as in mlx-lm; none at all is no file of weights."""
+    config = {"fine_tune_type": "full", "num_layers": 2, "lora_parameters": None}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    weights = {name: mx.full((64,), 2.0) for name in names}
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), weights)
+    if not names:
+        with pytest.raises(ValueError, match=r"adapters\.safetensors: has no tensor"):
+            mg.load(checkpoint("llama"), adapter_path=tmp_path)
+        return
+    model, _ = mg.load(checkpoint("llama"), adapter_path=tmp_path)
+    assert model.layers[1]["input_layernorm"]["weight"].tolist() == [2.0] * 64
+
+
+def test_a_rank_that_no_array_has(checkpoint) -> None:
+    model, _ = mg.load(checkpoint("llama"))
+    with pytest.raises(ValueError, match=r"rank: found 1000000000, wanted at most 16777215 for ml"):
+        mg.apply_lora(model, rank=1_000_000_000, num_layers=1)
+    mg.apply_lora(model, rank=200, num_layers=1)  # pointless, and mlx-lm takes it
+
+
 def test_no_adapter_folder(checkpoint, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         mg.load(checkpoint("llama"), adapter_path=tmp_path / "nowhere")

@@ -21,16 +21,15 @@ pub const ADAPTER_FILE: &str = "adapters.safetensors";
 
 impl LoraOptions {
     /// The options of a configuration.
-    pub fn new(parameters: &LoraParameters, num_layers: i64) -> Result<Self> {
-        let rank = i32::try_from(parameters.rank)
-            .map_err(|_| Error::Usage(format!("rank {} is too large", parameters.rank)))?;
-        Ok(Self {
-            rank,
+    pub fn new(parameters: &LoraParameters, num_layers: i64) -> Self {
+        Self {
+            // Larger ones are refused as the largest is, by whoever knows the layers.
+            rank: i32::try_from(parameters.rank).unwrap_or(i32::MAX),
             scale: parameters.scale as f32,
             dropout: parameters.dropout as f32,
             keys: parameters.keys.clone(),
             num_layers,
-        })
+        }
     }
 }
 
@@ -45,7 +44,7 @@ pub fn prepare(
 ) -> Result<()> {
     match fine_tune_type {
         FineTuneType::Lora => {
-            apply_lora(&model.decoder, &LoraOptions::new(parameters, num_layers)?, keys)?;
+            apply_lora(&model.decoder, &LoraOptions::new(parameters, num_layers), keys)?;
         }
         FineTuneType::Full => unfreeze_layers(&model.decoder, num_layers)?,
     }
@@ -59,7 +58,8 @@ pub fn prepare(
 /// Adds the adapters of a folder to a model: mlx-lm's `load_adapters`.
 ///
 /// # Errors
-/// [`Error::NotFound`] or [`Error::Invalid`], naming the tensor with the shapes found and wanted.
+/// [`Error::NotFound`] or [`Error::Invalid`], naming the tensor with the shapes found and wanted, or
+/// the one that an adapter is missing.
 pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
     let config = AdapterConfig::read(folder)?;
     let file = folder.join(ADAPTER_FILE);
@@ -83,9 +83,7 @@ pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
     let mut keys = KeySequence::new(0)?;
     let (kind, parameters) = (config.fine_tune_type, &config.lora_parameters);
     prepare(model, kind, parameters, num_layers, &mut keys).map_err(of_another)?;
-    // Whole weights go wherever they came from, as in mlx-lm: of full fine-tuning through Python that
-    // is the embedding too.
-    assign(&model.decoder, &file, tensors, kind == FineTuneType::Full)?;
+    assign(&model.decoder, &file, tensors, kind)?;
     model.adapters.replace(Some(config));
     Ok(())
 }
@@ -94,8 +92,9 @@ pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
 /// `--resume-adapter-file` does.
 ///
 /// # Errors
-/// [`Error::NotFound`] without the file; [`Error::Invalid`] for a folder, and for a tensor that the
-/// model does not have or that has another shape.
+/// [`Error::NotFound`] without the file; [`Error::Invalid`] for a folder, for a tensor that the
+/// model does not have or that has another shape or dtype, and for a file without all of an
+/// adapter's.
 pub fn resume(model: &Decoder, file: &Path) -> Result<()> {
     if !file.exists() {
         return Err(Error::not_found(
@@ -110,11 +109,20 @@ pub fn resume(model: &Decoder, file: &Path) -> Result<()> {
             format!("a folder; --resume-adapter-file takes a file, such as {}", inside.display()),
         ));
     }
-    assign(model, file, read(file)?, false)
+    let is_full = adapted_layer(model).is_none();
+    assign(model, file, read(file)?, if is_full { FineTuneType::Full } else { FineTuneType::Lora })
 }
 
-/// Sets the weights that `tensors` name, which may be frozen ones only if `any` says so.
-fn assign(model: &Decoder, file: &Path, tensors: BTreeMap<String, Array>, any: bool) -> Result<()> {
+/// Sets the weights that `tensors` name: all of the adapters, or any whole ones. As in mlx-lm, those
+/// may be of fewer layers than are trained, which keep the model's, and of full fine-tuning through
+/// Python the embedding is among them.
+fn assign(
+    model: &Decoder,
+    file: &Path,
+    tensors: BTreeMap<String, Array>,
+    kind: FineTuneType,
+) -> Result<()> {
+    let any = kind == FineTuneType::Full;
     let params: BTreeMap<String, Param> =
         model.params().into_iter().filter(|(_, param)| any || param.is_trainable()).collect();
     for (name, tensor) in &tensors {
@@ -132,6 +140,30 @@ fn assign(model: &Decoder, file: &Path, tensors: BTreeMap<String, Array>, any: b
         if tensor.shape() != param.get().shape() {
             return Err(wrong_shape(file, name, tensor.shape(), param.get().shape()));
         }
+        let (found, wanted) = (tensor.dtype(), param.get().dtype());
+        if found != wanted && !(found.is_floating() && wanted.is_floating()) {
+            let wanted = if wanted.is_floating() {
+                "a floating-point dtype, such as float32".to_owned()
+            } else {
+                wanted.to_string()
+            };
+            return Err(Error::invalid(
+                file,
+                format!("tensor {name:?} is of {found}, wanted {wanted}"),
+            ));
+        }
+    }
+    // What a new adapter holds until then is random.
+    let missing = params.iter().find(|(name, _)| !tensors.contains_key(*name));
+    if let Some((name, param)) = missing.filter(|_| !any || tensors.is_empty()) {
+        return Err(Error::invalid(
+            file,
+            format!(
+                "has no tensor {name:?}, wanted with shape {:?}. Is this file whole, and made with \
+                 the same num_layers and lora_parameters?",
+                param.get().shape()
+            ),
+        ));
     }
     let values: Vec<Array> = tensors.values().cloned().collect();
     mlx_graft::transforms::eval(&values)?;

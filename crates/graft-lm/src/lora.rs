@@ -59,15 +59,30 @@ enum Leaf {
 }
 
 impl Leaf {
+    /// The lengths of the vectors that an update takes and gives.
+    fn dims(&self) -> Result<(i32, i32)> {
+        match self {
+            Self::Linear(linear) => linear.dims().map(|(outputs, inputs)| (inputs, outputs)),
+            Self::Embedding(embedding) => embedding.dims(),
+        }
+    }
+
+    /// Fails if an update of this rank would have more elements than MLX counts in a dimension.
+    fn check_rank(&self, path: &str, rank: i32) -> Result<()> {
+        let (inputs, outputs) = self.dims()?;
+        let most = i32::MAX / inputs.max(outputs).max(1);
+        if rank > most {
+            return Err(Error::Usage(format!(
+                "lora_parameters.rank: found {rank}, wanted at most {most} for {path}, which goes \
+                 from {inputs} to {outputs} features; ranks of 4 to 64 are usual"
+            )));
+        }
+        Ok(())
+    }
+
     /// Adds an update that starts as zero. Draws from `keys` what mlx-lm's layers draw.
     fn adapt(&self, options: &LoraOptions, keys: &mut KeySequence) -> Result<()> {
-        let (inputs, outputs) = match self {
-            Self::Linear(linear) => {
-                let (outputs, inputs) = linear.dims()?;
-                (inputs, outputs)
-            }
-            Self::Embedding(embedding) => embedding.dims()?,
-        };
+        let (inputs, outputs) = self.dims()?;
         // mlx-lm makes a layer with random weights first, and replaces it: one key is unused.
         keys.next_key()?;
         let bound = 1.0 / (inputs as f32).sqrt();
@@ -115,8 +130,8 @@ fn leaves(module: &dyn Module) -> Vec<(String, Leaf)> {
 /// The same seed and options give the adapters of `mlx_lm.lora`.
 ///
 /// # Errors
-/// [`Error::Usage`] for more layers than there are, for a key that matches no layer, and for a
-/// model that has adapters already.
+/// [`Error::Usage`] for more layers than there are, for a key that matches no layer, for a rank that
+/// no array can have, and for a model that has adapters already.
 pub fn apply_lora(model: &Decoder, options: &LoraOptions, keys: &mut KeySequence) -> Result<()> {
     let first = first_layer(model, options.num_layers)?;
     let blocks: Vec<Vec<(String, Leaf)>> =
@@ -128,21 +143,25 @@ pub fn apply_lora(model: &Decoder, options: &LoraOptions, keys: &mut KeySequence
         ));
     }
     check_keys(options, &blocks[0], &all)?;
+    let wanted =
+        |path: &str| options.keys.as_ref().is_none_or(|keys| keys.iter().any(|k| k == path));
+    let by_path = if options.keys.is_some() { &all[..] } else { &[] };
+    for (path, leaf) in blocks[first..].iter().flatten().chain(by_path) {
+        if wanted(path) {
+            leaf.check_rank(path, options.rank)?;
+        }
+    }
     for (_, param) in model.params() {
         param.set_trainable(false);
     }
-    let wanted =
-        |path: &str| options.keys.as_ref().is_none_or(|keys| keys.iter().any(|k| k == path));
     for block in &blocks[first..] {
         for (_, leaf) in block.iter().filter(|(path, _)| wanted(path)) {
             leaf.adapt(options, keys)?;
         }
     }
-    if options.keys.is_some() {
-        // A layer that its name in the block has adapted may be named by its path too.
-        for (_, leaf) in all.iter().filter(|(path, leaf)| wanted(path) && !leaf.is_adapted()) {
-            leaf.adapt(options, keys)?;
-        }
+    // A layer that its name in the block has adapted may be named by its path too.
+    for (_, leaf) in by_path.iter().filter(|(path, leaf)| wanted(path) && !leaf.is_adapted()) {
+        leaf.adapt(options, keys)?;
     }
     Ok(())
 }
