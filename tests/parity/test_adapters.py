@@ -167,6 +167,42 @@ def test_full_fine_tuning_in_python_loads_there(checkpoint, tmp_path) -> None:
     assert "model.embed_tokens.weight" in saved, "what was loaded is saved again"
 
 
+@pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4bit"])
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("lora", None),
+        ("lora", ["self_attn.q_proj", "lm_head", "model.embed_tokens"]),
+        ("full", None),
+    ],
+)
+def test_the_number_of_trainable_parameters_is_theirs(
+    kind: str, keys: list[str] | None, bits: int | None, checkpoint, data, graft, tmp_path, capsys
+) -> None:
+    from mlx_lm.tuner.utils import linear_to_lora_layers, print_trainable_parameters
+
+    if kind == "full" and bits:
+        pytest.skip("refused")
+    folder, parameters = checkpoint("llama-wide", bits=bits), {**peer.LORA, "keys": keys}
+    theirs = peer.load(folder)
+    theirs.freeze()
+    if kind == "full":
+        theirs.layers[-1].unfreeze()
+    else:
+        linear_to_lora_layers(theirs, 1, parameters)
+    print_trainable_parameters(theirs)
+    wanted = capsys.readouterr().out
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps({"lora_parameters": parameters}))
+    run = graft(
+        "train", "--train", "--model", folder, "--data", data(), "--config", config, "--iters", 0,
+        "--num-layers", 1, "--fine-tune-type", kind, "--adapter-path", tmp_path / "a",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert wanted.startswith("Trainable parameters: ")
+    assert wanted in run.stdout
+
+
 def test_a_configuration_with_more_keys_loads_as_there(checkpoint, tmp_path) -> None:
     folder = checkpoint("qwen3")
     theirs = peer.with_lora(peer.load(folder))

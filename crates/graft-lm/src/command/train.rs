@@ -160,14 +160,15 @@ pub fn check_tokens(data: &Dataset, model: &Model) -> Result<()> {
 fn trainable_parameters(model: &Model) -> String {
     let (mut total, mut trained) = (0, 0);
     for (name, param) in model.decoder.params() {
-        // A quantized weight counts as what it stands for, as in mlx-lm; its scales do not count.
-        if name.ends_with(".scales") || name.ends_with(".biases") {
+        let value = param.get();
+        trained += if param.is_trainable() { value.size() } else { 0 };
+        // As in mlx-lm, a quantized weight counts as what it stands for, without its scales, and
+        // the model without its adapters: they lie in layers that are no leaves.
+        if [".scales", ".biases", ".lora_a", ".lora_b"].iter().any(|end| name.ends_with(end)) {
             continue;
         }
-        let value = param.get();
         let packed = value.dtype() == mlx_graft::Dtype::Uint32;
         total += if packed { model.decoder.unpacked_size(&name) } else { value.size() };
-        trained += if param.is_trainable() { value.size() } else { 0 };
     }
     let (total, trained) = (total as f64 / 1e6, trained as f64 / 1e6);
     let share = trained * 100.0 / total;
