@@ -41,7 +41,14 @@ def load_tokenizer(path_or_hf_repo: str | os.PathLike[str]) -> Tokenizer:
 
 
 def load_dataset(
-    data: str | os.PathLike[str] | Sequence[dict[str, Any]], tokenizer: Tokenizer, **options: Any
+    data: str | os.PathLike[str] | Sequence[dict[str, Any]],
+    tokenizer: Tokenizer,
+    *,
+    mask_prompt: bool = False,
+    prompt_feature: str | None = None,
+    completion_feature: str | None = None,
+    text_feature: str | None = None,
+    chat_feature: str | None = None,
 ) -> Any:
     """Tokenizes training data.
 
@@ -49,8 +56,11 @@ def load_dataset(
         data: A folder with `train.jsonl`, `valid.jsonl` and `test.jsonl`, or a list of rows. A row
             has `text`, or `prompt` and `completion`, or `messages`.
         tokenizer: The tokenizer of the model.
-        **options: `mask_prompt`, and `prompt_feature`, `completion_feature`, `text_feature` and
-            `chat_feature` for other names of the keys.
+        mask_prompt: Whether the loss leaves out the prompt.
+        prompt_feature: The key of the prompt, if it is another than `prompt`.
+        completion_feature: The key of the completion, if it is another than `completion`.
+        text_feature: The key of the text, if it is another than `text`.
+        chat_feature: The key of the chat, if it is another than `messages`.
 
     Returns:
         A `Dataset` of a list of rows; of a folder the three data sets, `None` for a file that is
@@ -58,9 +68,17 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: The folder is missing, or has none of the files.
-        ValueError: A row is wrong; the message names the file and the line.
+        ValueError: A row is wrong; the message names the file and the line, or `rows` and the
+            number of the row, from 1.
+        TypeError: A row of a list holds what JSON does not have.
     """
-    given = options or None
+    given = {
+        "mask_prompt": mask_prompt,
+        "prompt_feature": prompt_feature,
+        "completion_feature": completion_feature,
+        "text_feature": text_feature,
+        "chat_feature": chat_feature,
+    }
     if not isinstance(data, str | os.PathLike):
         return Dataset.from_rows(list(data), tokenizer, given)
     folder = Path(data)

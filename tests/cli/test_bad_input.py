@@ -122,6 +122,24 @@ class TestData:
         path = bench.data / f"{name}.jsonl"
         bench.assert_refused(f"{path}:3", "--max-seq-length", flags=flags)
 
+    @pytest.mark.parametrize(("number", "column"), [("NaN", 24), ("-Infinity", 25)])
+    def test_a_number_that_json_has_not(self, number: str, column: int, bench: Bench) -> None:
+        path = bench.data / "train.jsonl"
+        path.write_text('{"text": "a"}\n' * 4 + f'{{"text": "a", "score": {number}}}\n' * 4)
+        found = f"{path}:5: not JSON at column {column}: {number.removeprefix('-')} is no number"
+        bench.assert_refused(found, "write null")
+
+    def test_another_encoding(self, bench: Bench) -> None:
+        path = bench.data / "train.jsonl"
+        path.write_text(path.read_text(), encoding="utf-16")
+        bench.assert_refused(f"{path}: the encoding is UTF-16, wanted UTF-8")
+
+    def test_a_byte_order_mark_is_no_text(self, bench: Bench) -> None:
+        path = bench.data / "train.jsonl"
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+        run = bench.train()
+        assert run.returncode == 0, run.stderr
+
     def test_not_text(self, bench: Bench) -> None:
         path = bench.data / "train.jsonl"
         path.write_bytes(b'{"text": "a"}\n{"text": "\xff\xfe"}\n')

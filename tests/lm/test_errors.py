@@ -50,6 +50,26 @@ def test_broken_data_line(checkpoint, tmp_path) -> None:
         mg.load_dataset(tmp_path, tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"), [(float("nan"), ValueError), (float("inf"), ValueError), ({1}, TypeError)]
+)
+def test_a_row_that_is_no_json(value: object, kind: type[Exception], checkpoint) -> None:
+    tokenizer = mg.load_tokenizer(checkpoint("llama"))
+    rows = [{"text": "a"}, {"text": "b", "score": value}]
+    with pytest.raises(kind, match=r"^rows:2: .*JSON"):
+        mg.load_dataset(rows, tokenizer)
+    with pytest.raises(ValueError, match=r'^rows:2: found "b", wanted a dict'):
+        mg.load_dataset([{"text": "a"}, "b"], tokenizer)
+
+
+def test_an_option_that_no_data_set_has(checkpoint) -> None:
+    tokenizer = mg.load_tokenizer(checkpoint("llama"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'iters'"):
+        mg.load_dataset([{"text": "a"}], tokenizer, iters=5)
+    with pytest.raises(ValueError, match="`iters`: unknown key; the known keys are chat_feature"):
+        mg.Dataset.from_rows([{"text": "a"}], tokenizer, {"iters": 5})
+
+
 def test_no_data_folder(checkpoint, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         mg.load_dataset(tmp_path / "nowhere", mg.load_tokenizer(checkpoint("llama")))

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use graft_lm::args::TrainArgs;
 use graft_lm::data::{Dataset, DatasetOptions, Row};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::lm_to_py;
 use crate::json::from_python;
@@ -19,11 +18,27 @@ pub(crate) struct PyDataset(pub(crate) Dataset);
 fn options(options: Option<&Bound<'_, PyAny>>) -> PyResult<DatasetOptions> {
     let Some(options) = options else { return Ok(DatasetOptions::default()) };
     match from_python(options)? {
-        Value::Object(map) => {
-            let args = TrainArgs::from_map(map).map_err(lm_to_py)?;
-            Ok(DatasetOptions::from(&args))
-        }
+        Value::Object(map) => DatasetOptions::from_map(map).map_err(lm_to_py),
         _ => Err(PyValueError::new_err("the options of a data set are a dict")),
+    }
+}
+
+/// The JSON of a row, which errors name as `Dataset::from_json` does.
+fn row((index, row): (usize, Bound<'_, PyAny>)) -> PyResult<Map<String, Value>> {
+    let py = row.py();
+    match from_python(&row) {
+        Ok(Value::Object(row)) => Ok(row),
+        Ok(other) => {
+            Err(PyValueError::new_err(format!("rows:{}: found {other}, wanted a dict", index + 1)))
+        }
+        Err(error) => {
+            let message = format!("rows:{}: {}", index + 1, error.value(py));
+            Err(match error {
+                error if error.is_instance_of::<PyTypeError>(py) => PyTypeError::new_err(message),
+                error if error.is_instance_of::<PyValueError>(py) => PyValueError::new_err(message),
+                other => other,
+            })
+        }
     }
 }
 
@@ -51,16 +66,8 @@ impl PyDataset {
         tokenizer: &PyTokenizer,
         given: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let rows = match from_python(rows)? {
-            Value::Array(rows) => rows
-                .into_iter()
-                .map(|row| match row {
-                    Value::Object(row) => Ok(row),
-                    other => Err(PyValueError::new_err(format!("a row is {other}, not a dict"))),
-                })
-                .collect::<PyResult<Vec<_>>>()?,
-            _ => return Err(PyValueError::new_err("rows are a list of dicts")),
-        };
+        let rows: Vec<Bound<'_, PyAny>> = rows.extract()?;
+        let rows: Vec<_> = rows.into_iter().enumerate().map(row).collect::<PyResult<_>>()?;
         let options = options(given)?;
         Dataset::from_json(&rows, Path::new("rows"), &tokenizer.0, &options)
             .map(Self)

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::args::TrainArgs;
-use crate::args::keys::describe;
+use crate::args::keys::{Keys, Origins, describe};
 use crate::chat_template::ChatOptions;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -59,6 +59,27 @@ impl From<&TrainArgs> for DatasetOptions {
             chat_feature: name(&args.chat_feature, "messages"),
             mask_prompt: args.mask_prompt,
         }
+    }
+}
+
+impl DatasetOptions {
+    /// The options in `values`, keyed as in a YAML file; what is absent gets its default.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an unknown key, naming the nearest or those known, and for a wrong type.
+    pub fn from_map(values: Map<String, Value>) -> Result<Self> {
+        let origins = Origins::default();
+        let mut keys = Keys::new(values, "", &origins);
+        let args = TrainArgs {
+            prompt_feature: keys.text("prompt_feature")?,
+            completion_feature: keys.text("completion_feature")?,
+            text_feature: keys.text("text_feature")?,
+            chat_feature: keys.text("chat_feature")?,
+            mask_prompt: keys.boolean("mask_prompt", false)?,
+            ..TrainArgs::default()
+        };
+        keys.finish()?;
+        Ok(Self::from(&args))
     }
 }
 
@@ -332,7 +353,12 @@ fn read_json_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
         }
         _ => Error::Io { path: path.to_path_buf(), source },
     })?;
-    let rows = bytes.trim_ascii_end();
+    // Editors on Windows write it, and it is no part of the text.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = text {
+        return Err(Error::invalid(path, "the encoding is UTF-16, wanted UTF-8; save it as that"));
+    }
+    let rows = text.trim_ascii_end();
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -348,7 +374,8 @@ fn read_json_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
                 return Err(invalid("a blank line between rows; remove it".to_owned()));
             }
             let value: Value = serde_json::from_slice(line).map_err(|error| {
-                invalid(format!("not JSON at column {}: {}", error.column(), reason(&error)))
+                let reason = not_a_number(line, &error).unwrap_or_else(|| reason(&error));
+                invalid(format!("not JSON at column {}: {reason}", error.column()))
             })?;
             match value {
                 Value::Object(row) => Ok(row),
@@ -359,6 +386,13 @@ fn read_json_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
             }
         })
         .collect()
+}
+
+/// What to say of the numbers that Python's `json` writes and reads, and JSON does not have.
+fn not_a_number(line: &[u8], error: &serde_json::Error) -> Option<String> {
+    let rest = line.get(error.column().checked_sub(1)?..)?;
+    let name = ["NaN", "Infinity"].into_iter().find(|name| rest.starts_with(name.as_bytes()))?;
+    Some(format!("{name} is no number of JSON; write null or a number, or leave the key out"))
 }
 
 /// What `serde_json` says, without its own line and column: each line is parsed by itself.
