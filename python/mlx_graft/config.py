@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mlx_graft._core import check_options
@@ -12,16 +12,30 @@ from mlx_graft._core import check_options
 __all__ = ["TrainConfig"]
 
 
-def _check_finite(value: object, key: str = "") -> None:
-    """Fails if there is a number that JSON does not have: options cross over to Rust as JSON."""
+def _plain(value: object, key: str = "") -> Any:
+    """Returns an option as JSON has it, in which options cross over to Rust.
+
+    Numbers of NumPy and arrays of one element are the numbers that they hold.
+
+    Raises:
+        ValueError: A number is not finite.
+        TypeError: JSON has no such thing.
+    """
     if isinstance(value, dict):
-        for name, item in value.items():
-            _check_finite(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check_finite(item, key)
-    elif isinstance(value, float) and not math.isfinite(value):
+        return {n: _plain(item, f"{key}.{n}" if key else str(n)) for n, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, key) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if getattr(value, "size", 0) == 1 and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"`{key}`: found {value}, wanted a finite number")
+    if value is not None and not isinstance(value, str | int | float):
+        raise TypeError(
+            f"`{key}`: found {type(value).__name__}, wanted a number, a text, a list or a dict"
+        )
+    return value
 
 
 @dataclass
@@ -53,6 +67,7 @@ class TrainConfig:
 
     Raises:
         ValueError: A value cannot be; the message says what was found and what is wanted.
+        TypeError: A value is neither a number nor a text, and not made of those.
     """
 
     learning_rate: float = 1e-5
@@ -76,15 +91,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        options = self.to_dict()
-        _check_finite(options)
-        check_options(options)
+        check_options(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the options that are set, as a YAML file of `mlx_lm.lora` has them."""
         options = {key: value for key, value in asdict(self).items() if value is not None}
         if not self.optimizer_config:
             del options["optimizer_config"]
-        if self.adapter_path is not None:
-            options["adapter_path"] = str(self.adapter_path)
-        return options
+        return dict(_plain(options))

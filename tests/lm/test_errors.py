@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import mlx_graft as mg
@@ -181,6 +182,29 @@ def test_a_value_that_cannot_be(options: dict[str, object], says: str, checkpoin
     mg.apply_lora(model, num_layers=1)
     with pytest.raises(ValueError, match=says):
         mg.Trainer(model, mg.TrainConfig(**options))
+
+
+def test_options_may_be_numbers_of_numpy() -> None:
+    config = mg.TrainConfig(
+        learning_rate=np.float32(1e-4),
+        iters=np.int64(10),
+        batch_size=np.array(3),
+        grad_checkpoint=np.bool_(True),
+        adapter_path=np.str_("a"),
+        lr_schedule={"name": "step_decay", "arguments": [np.float64(1e-3), mx.array(0.5), 2]},
+    )
+    options = config.to_dict()
+    assert options["learning_rate"] == pytest.approx(1e-4)
+    assert (options["iters"], options["batch_size"], options["grad_checkpoint"]) == (10, 3, True)
+    assert options["lr_schedule"]["arguments"] == [1e-3, 0.5, 2]
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), object(), b"a", {1}])
+def test_an_option_that_is_no_number(value: object) -> None:
+    with pytest.raises(TypeError, match=r"`learning_rate`: found .*, wanted a number"):
+        mg.TrainConfig(learning_rate=value)
+    with pytest.raises(ValueError, match="`learning_rate`: found nan, wanted a finite number"):
+        mg.TrainConfig(learning_rate=np.float32("nan"))
 
 
 def test_nan_loss(checkpoint) -> None:
