@@ -378,6 +378,12 @@ class TestOptions:
     def test_a_value_that_cannot_be(self, flag: str, value: str, bench: Bench) -> None:
         bench.assert_refused(flag, value, flags=(flag, value))
 
+    def test_a_typo_in_a_mapping_that_is_merged(self, graft_train, tmp_path) -> None:
+        config = tmp_path / "c.yaml"
+        config.write_text("lora_parameters:\n  <<: {rank: 8, scal: 2.0}\n")
+        run = graft_train("--config", config)
+        assert_refused(run, f"{config}:2: `lora_parameters.scal`", "`scale`")
+
     def test_yaml_that_is_not_yaml(self, graft_train, tmp_path) -> None:
         config = tmp_path / "c.yaml"
         config.write_text("iters: 1\nmodel: [unclosed\n")

@@ -112,10 +112,21 @@ impl<'t> Reader<'t> {
 
     fn mapping(&mut self, path: &str) -> Result<Value> {
         let mut mapping = Map::new();
+        let mut merged = Map::new();
         loop {
             let (event, span) = self.next()?;
             let key = match event {
-                Event::MappingEnd => return Ok(Value::Object(mapping)),
+                Event::MappingEnd => {
+                    // What the mapping says itself goes before what it takes over.
+                    for (key, value) in merged {
+                        mapping.entry(key).or_insert(value);
+                    }
+                    return Ok(Value::Object(mapping));
+                }
+                Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<" => {
+                    self.merge(path, &mut merged)?;
+                    continue;
+                }
                 Event::Scalar(text, ..) => text.into_owned(),
                 _ => return Err(self.error(span, "a key must be a plain text")),
             };
@@ -127,6 +138,29 @@ impl<'t> Reader<'t> {
                 return Err(self.error(span, &format!("`{key_path}` is given twice")));
             }
         }
+    }
+
+    /// Takes over the keys of the mapping or mappings behind `<<`, of which the first that has a key
+    /// counts, as in `PyYAML`.
+    fn merge(&mut self, path: &str, merged: &mut Map<String, Value>) -> Result<()> {
+        let (event, span) = self.next()?;
+        let mappings = match self.node(event, span, path)? {
+            Value::Array(items) => items,
+            single => vec![single],
+        };
+        for mapping in mappings {
+            let Value::Object(mapping) = mapping else {
+                let found = super::keys::describe(&mapping);
+                let message = format!("`<<`: found {found}, wanted a mapping or a list of them");
+                return Err(self.error(span, &message));
+            };
+            for (key, value) in mapping {
+                let key_path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                self.lines.entry(key_path).or_insert(span.start.line());
+                merged.entry(key).or_insert(value);
+            }
+        }
+        Ok(())
     }
 
     fn error(&self, span: Span, message: &str) -> Error {
@@ -245,6 +279,34 @@ mod tests {
         });
         assert_eq!(found.unwrap(), wanted);
         assert_eq!(read("").unwrap(), json!({}));
+    }
+
+    // The expected values are those of yaml.safe_load.
+    #[test]
+    fn mappings_take_over_the_keys_of_others() {
+        let base = "a: &a {r: 1, s: 2}\nb: &b {r: 3, t: {u: 4}}\n";
+        for (text, wanted) in [
+            ("c: {<<: *a, r: 5}", json!({"r": 5, "s": 2})),
+            ("c:\n  r: 5\n  <<: *a", json!({"r": 5, "s": 2})),
+            ("c: {<<: [*a, *b], v: 6}", json!({"r": 1, "s": 2, "t": {"u": 4}, "v": 6})),
+            ("c: {<<: [*b, *a]}", json!({"r": 3, "s": 2, "t": {"u": 4}})),
+            ("c: {<<: {r: 7}}", json!({"r": 7})),
+            ("c: {\"<<\": 1}", json!({"<<": 1})),
+        ] {
+            assert_eq!(read(&format!("{base}{text}\n")).unwrap()["c"], wanted, "{text}");
+        }
+        for (text, found) in [("<<: 1", "the number 1"), ("<<: [1]", "the number 1")] {
+            let message = read(&format!("a: 1\n{text}\n")).unwrap_err().to_string();
+            let wanted = format!("c.yaml:2: `<<`: found {found}, wanted a mapping");
+            assert!(message.contains(&wanted), "{message}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.yaml");
+        std::fs::write(&path, "a: &a {r: 1}\nc:\n  <<: *a\n").unwrap();
+        let mut origins = Origins::default();
+        read_mapping(&path, &mut origins).unwrap();
+        let message = origins.error("c.r", "wrong").to_string();
+        assert!(message.ends_with("c.yaml:3: `c.r`: wrong"), "{message}");
     }
 
     #[test]
