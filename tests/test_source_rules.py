@@ -16,7 +16,7 @@ SAFE_CRATES = ["graft-derive", "graft-lm", "graft-train", "xtask"]
 # The folders and files that may hold `unsafe`; see docs/architecture.md.
 MAY_BE_UNSAFE = ["mlx-c/src", "crates/mlx-graft", "crates/graft-kernels", "crates/graft-py/src"]
 # A new file with `unsafe` is a decision: raise the number in the commit that argues for it.
-HANDWRITTEN_UNSAFE_FILES = 90
+HANDWRITTEN_UNSAFE_FILES = 93
 LONGEST = 600
 # A table of one row for each operation: a part of it would be harder to find a row in.
 MAY_BE_LONG = {"crates/mlx-graft/ops.toml"}

@@ -30,7 +30,7 @@ def test_command(number: signal.Signals, any_graft_train, flags, tmp_path) -> No
     saved = mx.load(str(adapters / "adapters.safetensors"))
     assert any(mx.abs(value).max().item() > 0 for name, value in saved.items() if "_b" in name)
     message = run.stdout + run.stderr
-    assert f"all is saved in {adapters}, and the same with --resume goes on" in message
+    assert f"all is saved in {adapters}. The same command with --resume goes on" in message
     assert (adapters / "training_state.safetensors").exists()
     assert "Traceback" not in message
 

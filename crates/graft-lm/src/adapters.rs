@@ -83,7 +83,10 @@ pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
     let mut keys = KeySequence::new(0)?;
     let (kind, parameters) = (config.fine_tune_type, &config.lora_parameters);
     prepare(model, kind, parameters, num_layers, &mut keys).map_err(of_another)?;
-    assign(&model.decoder, &file, tensors, kind)?;
+    // Whole weights go wherever they came from, as in mlx-lm: of full fine-tuning through Python that
+    // is the embedding too. Adapters are new, and what a file does not have of them is random.
+    let takes = if kind == FineTuneType::Full { Takes::Any } else { Takes::Whole };
+    assign(&model.decoder, &file, tensors, takes)?;
     model.adapters.replace(Some(config));
     Ok(())
 }
@@ -93,8 +96,8 @@ pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::NotFound`] without the file; [`Error::Invalid`] for a folder, for a tensor that the
-/// model does not have or that has another shape or dtype, and for a file without all of an
-/// adapter's.
+/// model does not train or that has another shape or dtype, and for a file without any. As in mlx-lm,
+/// what is trained and not in the file begins anew.
 pub fn resume(model: &Decoder, file: &Path) -> Result<()> {
     if !file.exists() {
         return Err(Error::not_found(
@@ -109,20 +112,28 @@ pub fn resume(model: &Decoder, file: &Path) -> Result<()> {
             format!("a folder; --resume-adapter-file takes a file, such as {}", inside.display()),
         ));
     }
-    let is_full = adapted_layer(model).is_none();
-    assign(model, file, read(file)?, if is_full { FineTuneType::Full } else { FineTuneType::Lora })
+    assign(model, file, read(file)?, Takes::Part)
 }
 
-/// Sets the weights that `tensors` name: all of the adapters, or any whole ones. As in mlx-lm, those
-/// may be of fewer layers than are trained, which keep the model's, and of full fine-tuning through
-/// Python the embedding is among them.
+/// Which weights of a model a file may hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    /// Some, frozen ones too.
+    Any,
+    /// Some of those that are trained.
+    Part,
+    /// All that are trained.
+    Whole,
+}
+
+/// Sets the weights that `tensors` name.
 fn assign(
     model: &Decoder,
     file: &Path,
     tensors: BTreeMap<String, Array>,
-    kind: FineTuneType,
+    takes: Takes,
 ) -> Result<()> {
-    let any = kind == FineTuneType::Full;
+    let any = takes == Takes::Any;
     let params: BTreeMap<String, Param> =
         model.params().into_iter().filter(|(_, param)| any || param.is_trainable()).collect();
     for (name, tensor) in &tensors {
@@ -153,9 +164,9 @@ fn assign(
             ));
         }
     }
-    // What a new adapter holds until then is random.
     let missing = params.iter().find(|(name, _)| !tensors.contains_key(*name));
-    if let Some((name, param)) = missing.filter(|_| !any || tensors.is_empty()) {
+    let matters = takes == Takes::Whole || tensors.is_empty();
+    if let Some((name, param)) = missing.filter(|_| matters) {
         return Err(Error::invalid(
             file,
             format!(

@@ -420,3 +420,26 @@ fn errors_are_typed() {
     let error = ops::reshape(&numbers(&[6]), &[-2, -3]).unwrap_err();
     assert!(matches!(error, Error::Mlx { op: "reshape", .. }));
 }
+
+#[test]
+fn more_than_memory_is_an_error_and_a_view_of_it_is_none() {
+    let overcommit = std::fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap_or_default();
+    if overcommit.trim().is_empty() || overcommit.trim() == "1" {
+        eprintln!("skipped: this system gives more memory than it has");
+        return;
+    }
+    let huge = ops::broadcast_to(&zeros(&[1]), &[1 << 22, 1 << 20]).unwrap(); // 16 TiB
+    let turned = ops::transpose(&ops::expand_dims(&huge, 0).unwrap()).unwrap();
+    assert_eq!(turned.shape(), [1 << 20, 1 << 22, 1]);
+    let first = ops::slice(&turned, &[0, 0, 0], &[2, 2, 1], &[1, 1, 1]).unwrap();
+    assert_eq!(first.to_vec::<f32>().unwrap(), [0.0; 4]);
+    let results = [
+        ops::add(&huge, &zeros(&[1])),
+        ops::contiguous(&huge, false),
+        ops::cumsum_axis(&huge, 0, &ops::CumulativeOptions::default()),
+    ];
+    for result in results {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    }
+    assert_eq!(huge.as_slice::<f32>().unwrap_err().kind(), ErrorKind::OutOfMemory);
+}

@@ -1,6 +1,7 @@
 //! A shapeless trace takes the shapes that its operations can take, and no others: MLX asks it for
 //! the shapes of outputs only, and its kernels would read and write beyond their memory.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use mlx_graft::transforms::{self, Traces};
@@ -110,7 +111,7 @@ const CASES: &[Case] = &[
     ),
     (
         "conv1d",
-        |x| one(ops::conv1d(&x[0], &x[1], &Default::default())),
+        |x| one(ops::conv1d(&x[0], &x[1], &ops::Conv1dOptions::default())),
         &[&[&[1, 5, 3], &[2, 3, 3]], &[&[2, 7, 1], &[1, 2, 1]]],
         &[&[&[1, 5, 3], &[2, 3, 5000]]],
     ),
@@ -182,7 +183,7 @@ fn every_way_of_compiling_checks() {
     let found = imported.call(&inputs(&[&[5, 1], &[1, 2]])).unwrap();
     assert_eq!(found[0].shape(), [5, 2]);
     assert_refused(imported.call(&wrong), "import_function");
-    assert_refused(imported.call_kwargs(&wrong, &Default::default()), "with keyword arguments");
+    assert_refused(imported.call_kwargs(&wrong, &BTreeMap::new()), "with keyword arguments");
 }
 
 #[test]

@@ -64,12 +64,11 @@ impl Trainer {
             Some(_) => self.fixed_options(train)?,
             None => Map::new(),
         };
-        let at = match hooks.resume.take() {
-            Some(state) => self.resume(state, train, &mut batches)?,
-            None => {
-                hooks.folder.as_deref().map(TrainingState::put_aside).transpose()?;
-                self.position(0, 0, &batches)
-            }
+        let at = if let Some(state) = hooks.resume.take() {
+            self.resume(state, train, &mut batches)?
+        } else {
+            hooks.folder.as_deref().map(TrainingState::put_aside).transpose()?;
+            self.position(0, 0, &batches)
         };
         let mut progress = Progress { at, saved: at.iteration, options };
         let done = self.iterate(train, valid, batches, &mut hooks, &mut progress);
@@ -335,8 +334,8 @@ fn interrupted_after(iteration: u64, folder: Option<&Path>) -> Error {
     Error::Interrupted(match folder {
         _ if iteration == 0 => "stopped before the first iteration; nothing was trained".into(),
         Some(folder) => format!(
-            "stopped after iteration {iteration}; all is saved in {}, and the same with --resume goes \
-             on from there",
+            "stopped after iteration {iteration}; all is saved in {}. The same command with --resume \
+             goes on, as Trainer.fit with resume=True does",
             folder.display()
         ),
         None => format!("stopped after iteration {iteration}; the model has the weights reached"),

@@ -18,34 +18,78 @@ pub(crate) use linalg::{
 };
 pub(crate) use quantized::{packing, picked, product, scales};
 
+use std::sync::OnceLock;
+
 use crate::{Array, Dtype, Error, ErrorKind, Result, ops};
 
 /// The bytes that a process can address on the machines that MLX runs on.
 const ADDRESSABLE: u64 = 1 << 47;
 
+/// The beginnings of the names of operations whose result may lie where their input does.
+const VIEWS: [&str; 14] = [
+    "as_strided",
+    "broadcast_",
+    "diagonal",
+    "expand_dims",
+    "moveaxis",
+    "slice",
+    "split",
+    "squeeze",
+    "stop_gradient",
+    "strided_view",
+    "swapaxes",
+    "transpose",
+    "unstack",
+    "view",
+];
+
 /// The result of an operation, if there can be such an array: MLX accepts lengths below zero and
-/// sizes that overflow, and then reads and writes beyond what it allocated.
+/// sizes that overflow, and then reads and writes beyond what it allocated. Where the system gives
+/// no memory, it writes to address zero.
 #[inline]
 pub(crate) fn possible(op: &'static str, out: Array) -> Result<Array> {
-    possible_lengths(op, out.shape(), out.dtype(), out.itemsize())?;
+    let bytes = possible_lengths(op, out.shape(), out.dtype(), out.itemsize())?;
+    if bytes > obtainable() && !VIEWS.iter().any(|view| op.starts_with(view)) {
+        return Err(impossible(op, out.shape(), out.dtype()));
+    }
     Ok(out)
 }
 
-/// [`possible`] of an array that is yet to be made.
+/// The most bytes that an array can have: where the system refuses a request for more than memory
+/// and swap together, as Linux does by default, their sum.
+fn obtainable() -> u64 {
+    static BYTES: OnceLock<u64> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        if read("/proc/sys/vm/overcommit_memory").trim() == "1" {
+            return ADDRESSABLE;
+        }
+        let memory = read("/proc/meminfo");
+        let kilobytes = |name: &str| -> Option<u64> {
+            let line = memory.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim_end_matches("kB").trim().parse().ok()
+        };
+        kilobytes("MemTotal:").map_or(ADDRESSABLE, |total| {
+            total.saturating_add(kilobytes("SwapTotal:").unwrap_or(0)).saturating_mul(1024)
+        })
+    })
+}
+
+/// The bytes of an array that is yet to be made, if they can be addressed.
 #[inline]
 pub(crate) fn possible_lengths(
     op: &'static str,
     shape: &[i32],
     dtype: Dtype,
     itemsize: usize,
-) -> Result<()> {
+) -> Result<u64> {
     let mut bytes = itemsize as u64;
     let mut negative = false;
     for &length in shape {
         negative |= length < 0;
         bytes = bytes.saturating_mul(u64::from(length.unsigned_abs()));
     }
-    if negative || bytes > ADDRESSABLE { Err(impossible(op, shape, dtype)) } else { Ok(()) }
+    if negative || bytes > ADDRESSABLE { Err(impossible(op, shape, dtype)) } else { Ok(bytes) }
 }
 
 #[cold]

@@ -205,7 +205,7 @@ fn checked_vmap(rule: Rc<Vmap>, returned: Outputs) -> CustomVmap {
                 let axis = usize::try_from(axis).ok().filter(|&axis| axis <= wanted.len());
                 let axis = axis.ok_or_else(|| {
                     let shape = found.shape();
-                    wrong("vmap", format!("gives {axis:?} as the axis of an output of {shape:?}"))
+                    wrong("vmap", &format!("gives {axis:?} as the axis of an output of {shape:?}"))
                 })?;
                 wanted.insert(axis, batch);
             }
@@ -213,7 +213,7 @@ fn checked_vmap(rule: Rc<Vmap>, returned: Outputs) -> CustomVmap {
                 let (shape, dtype) = (found.shape(), found.dtype());
                 return Err(wrong(
                     "vmap",
-                    format!("returns {dtype} {shape:?} instead of {} {wanted:?}", output.dtype),
+                    &format!("returns {dtype} {shape:?} instead of {} {wanted:?}", output.dtype),
                 ));
             }
         }
@@ -225,12 +225,12 @@ fn checked_vmap(rule: Rc<Vmap>, returned: Outputs) -> CustomVmap {
 fn like(rule: &str, found: Array, wanted: &ArraySpec) -> Result<Array> {
     if found.shape() != wanted.shape {
         let text = format!("returns shape {:?} instead of {:?}", found.shape(), wanted.shape);
-        return Err(wrong(rule, text));
+        return Err(wrong(rule, &text));
     }
     if found.dtype() == wanted.dtype { Ok(found) } else { ops::astype(&found, wanted.dtype) }
 }
 
-fn wrong(rule: &str, what: String) -> Error {
+fn wrong(rule: &str, what: &str) -> Error {
     Error::invalid_argument("custom_function", format!("the rule for {rule} {what}"))
 }
 
@@ -238,5 +238,5 @@ fn count(rule: &str, what: &str, found: usize, wanted: usize) -> Result<()> {
     if found == wanted {
         return Ok(());
     }
-    Err(wrong(rule, format!("returns one {what}: {wanted} arrays, not {found}")))
+    Err(wrong(rule, &format!("returns one {what}: {wanted} arrays, not {found}")))
 }

@@ -47,7 +47,8 @@ impl Called {
         });
     }
 
-    fn ran_as_it_is(&self) -> bool {
+    /// Whether the function called last ran so.
+    fn ran_as_it_is() -> bool {
         CALLED.with_borrow(|called| called.last().is_some_and(|last| last.as_it_is))
     }
 }
@@ -225,9 +226,9 @@ impl Traces {
                  part of the trace: call the function that was compiled instead",
             ));
         }
-        let called = Called::begin(self.id());
+        let _called = Called::begin(self.id());
         let result = call()?;
-        Ok((result, !in_a_trace && !called.ran_as_it_is()))
+        Ok((result, !in_a_trace && !Called::ran_as_it_is()))
     }
 
     /// A compiled function with its traces here. Whoever calls it releases the siblings afterwards.

@@ -104,6 +104,7 @@ fn groups() -> Result<()> {
 }
 
 /// A kernel and its launch are objects anywhere; where the device is absent, running it fails.
+#[allow(unsafe_code)]
 fn kernels() -> Result<()> {
     let x = x()?;
     let source = KernelSource {
@@ -121,9 +122,13 @@ fn kernels() -> Result<()> {
     let run = |found: Result<Vec<Array>>, available: bool| {
         assert_eq!(found.is_ok(), available);
     };
-    run(MetalKernel::new(&source, false)?.apply(&[&x], &launch), metal::is_available()?);
+    let kernel = MetalKernel::new(&source, false)?;
+    // SAFETY: one thread reads and writes the first element; here, and below.
+    run(unsafe { kernel.apply(&[&x], &launch) }, metal::is_available()?);
     assert!(MetalKernel::new(&KernelSource { name: "a\0b", ..source }, false).is_err());
-    let built = CudaKernel::new(&source, 0).and_then(|kernel| kernel.apply(&[&x], &launch));
+    // SAFETY: as above.
+    let built =
+        CudaKernel::new(&source, 0).and_then(|kernel| unsafe { kernel.apply(&[&x], &launch) });
     run(built, cuda::is_available()?);
     let compiled = PrecompiledCudaKernel {
         name: "copy",
@@ -132,7 +137,8 @@ fn kernels() -> Result<()> {
         ensure_row_contiguous: false,
     };
     if !cuda::is_available()? {
-        assert!(compiled.apply(&[&x], &[ScalarArg::Int(1)], &launch).is_err());
+        // SAFETY: there is no device on which it could run.
+        assert!(unsafe { compiled.apply(&[&x], &[ScalarArg::Int(1)], &launch) }.is_err());
     }
     Ok(())
 }

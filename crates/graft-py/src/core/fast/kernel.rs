@@ -1,4 +1,5 @@
 //! Kernels for the GPU from source text.
+#![allow(unsafe_code)]
 
 use mlx_graft::DeviceType;
 use mlx_graft::fast::kernel::{
@@ -96,7 +97,8 @@ fn precompiled_cuda_kernel<'py>(
         shared_memory,
         ensure_row_contiguous,
     };
-    let outputs = run(stream, || kernel.apply(&inputs, &scalars, &launch))?;
+    // SAFETY: Python has no unsafe code; as with `mlx.core`, its caller answers for the kernel.
+    let outputs = run(stream, || unsafe { kernel.apply(&inputs, &scalars, &launch) })?;
     PyList::new(py, outputs.into_iter().map(Out))
 }
 
@@ -148,9 +150,14 @@ impl CustomKernel {
         let outputs = match kernel {
             Kernel::Metal(kernel) => {
                 let stream = stream.filter(|stream| !is_the_gpu(stream));
-                run(stream, || kernel.apply(&inputs, &launch))?
+                // SAFETY: Python has no unsafe code; as with `mlx.core`, its caller answers for the
+                // kernel.
+                run(stream, || unsafe { kernel.apply(&inputs, &launch) })?
             }
-            Kernel::Cuda(kernel) => run(stream, || kernel.apply(&inputs, &launch))?,
+            Kernel::Cuda(kernel) => {
+                // SAFETY: as above.
+                run(stream, || unsafe { kernel.apply(&inputs, &launch) })?
+            }
         };
         PyList::new(py, outputs.into_iter().map(Out))
     }

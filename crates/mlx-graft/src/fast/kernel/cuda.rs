@@ -52,7 +52,9 @@ impl CudaKernel {
     ///     Ok(kernel) => {
     ///         let x = Array::from_slice(&[1.0_f32; 4], &[4])?;
     ///         let launch = Launch::new([4, 1, 1], [4, 1, 1]).output(&[4], Dtype::Float32);
-    ///         assert_eq!(kernel.apply(&[&x], &launch)?[0].to_vec::<f32>()?, [2.0; 4]);
+    ///         // SAFETY: each of four threads reads and writes one of four elements.
+    ///         let outputs = unsafe { kernel.apply(&[&x], &launch) }?;
+    ///         assert_eq!(outputs[0].to_vec::<f32>()?, [2.0; 4]);
     ///     }
     ///     Err(error) => {
     ///         assert!(!cuda::is_available()?);
@@ -85,9 +87,17 @@ impl CudaKernel {
 
     /// Runs the kernel and gives its outputs: lazily, as any operation.
     ///
+    /// # Safety
+    /// The source must stay within the inputs and outputs that this launch gives it: nothing checks
+    /// what a kernel does with memory.
+    ///
     /// # Errors
     /// The number of inputs or outputs is wrong, or the stream in scope is not one of the GPU.
-    pub fn apply<A: AsRef<Array>>(&self, inputs: &[A], launch: &Launch) -> Result<Vec<Array>> {
+    pub unsafe fn apply<A: AsRef<Array>>(
+        &self,
+        inputs: &[A],
+        launch: &Launch,
+    ) -> Result<Vec<Array>> {
         let inputs = VectorArray::from_arrays(inputs)?;
         let config = Config::new(launch)?;
         call::arrays(OP, |res, s| {
@@ -145,7 +155,9 @@ impl ScalarArg {
 /// let x = Array::from_slice(&[1.0_f32; 4], &[4])?;
 /// let launch = Launch::new([4, 1, 1], [4, 1, 1]).output(&[4], Dtype::Float32);
 /// if !cuda::is_available()? {
-///     let error = kernel.apply(&[&x], &[ScalarArg::Float(2.0)], &launch).unwrap_err();
+///     // SAFETY: there is no device on which it could run.
+///     let result = unsafe { kernel.apply(&[&x], &[ScalarArg::Float(2.0)], &launch) };
+///     let error = result.unwrap_err();
 ///     assert_eq!(error.to_string(), "[cuda_kernel] No CUDA back-end.");
 /// }
 /// # Ok::<(), mlx_graft::Error>(())
@@ -166,12 +178,13 @@ impl PrecompiledCudaKernel<'_> {
     /// Runs the kernel and gives its outputs: lazily, as any operation. Of `launch`, templates and
     /// verbosity do not count. MLX keeps the loaded module.
     ///
-    /// The function must take the inputs, the outputs and the scalars in this order, and with these
-    /// types: as with all that runs on a GPU, what it does with memory there is not checked.
+    /// # Safety
+    /// The function must take the inputs, the outputs and the scalars in this order and with these
+    /// types, and stay within them: nothing checks what a kernel does with memory.
     ///
     /// # Errors
     /// There is no CUDA device, or the stream in scope is not one of the GPU.
-    pub fn apply<A: AsRef<Array>>(
+    pub unsafe fn apply<A: AsRef<Array>>(
         &self,
         inputs: &[A],
         scalars: &[ScalarArg],

@@ -115,9 +115,17 @@ impl MetalKernel {
     ///
     /// It runs on the default stream of the GPU, whatever the default device is.
     ///
+    /// # Safety
+    /// The source must stay within the inputs and outputs that this launch gives it: nothing checks
+    /// what a kernel does with memory.
+    ///
     /// # Errors
     /// The number of inputs or outputs is wrong, or there is no Metal device.
-    pub fn apply<A: AsRef<Array>>(&self, inputs: &[A], launch: &Launch) -> Result<Vec<Array>> {
+    pub unsafe fn apply<A: AsRef<Array>>(
+        &self,
+        inputs: &[A],
+        launch: &Launch,
+    ) -> Result<Vec<Array>> {
         let inputs = VectorArray::from_arrays(inputs)?;
         let config = Config::new(launch)?;
         let mut outputs = VectorArray::new();

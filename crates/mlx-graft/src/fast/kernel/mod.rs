@@ -22,7 +22,8 @@
 //! let launch = Launch::new([8, 1, 1], [8, 1, 1])
 //!     .output(&[8], Dtype::Float32)
 //!     .template("T", Dtype::Float32);
-//! match exp.apply(&[&x], &launch) {
+//! // SAFETY: each of eight threads reads and writes one of eight elements.
+//! match unsafe { exp.apply(&[&x], &launch) } {
 //!     Ok(outputs) => assert_eq!(outputs[0].to_vec::<f32>()?, [1.0; 8]),
 //!     Err(error) => {
 //!         assert!(!metal::is_available()?);
