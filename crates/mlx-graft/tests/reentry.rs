@@ -44,7 +44,7 @@ fn what_an_evaluated_graph_held_is_dropped_when_all_is_computed() {
         drop(y);
         let seen = seen.borrow();
         assert_eq!(seen.len(), 512 * 512);
-        assert!(seen.iter().all(|&x| x == 512.0));
+        assert!(seen.iter().all(|x| x.to_bits() == 512.0_f32.to_bits()));
     }
 }
 
