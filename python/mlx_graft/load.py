@@ -16,7 +16,7 @@ __all__ = ["load", "load_dataset", "load_tokenizer"]
 def load(
     path_or_hf_repo: str | os.PathLike[str], adapter_path: str | os.PathLike[str] | None = None
 ) -> tuple[Model, Tokenizer]:
-    """Loads a model and its tokenizer: `mlx_lm.load`.
+    """Loads a model and its tokenizer: `mlx_lm.load` of a path and an `adapter_path`.
 
     Args:
         path_or_hf_repo: A Hugging Face folder (config.json, safetensors, tokenizer.json), dense or

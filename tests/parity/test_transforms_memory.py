@@ -27,7 +27,7 @@ def settle() -> tuple[int, int]:
 
 
 def custom(f: Callable[..., Any]) -> Any:
-    return mg.custom_function(f).vjp(lambda _x, dy, _y: dy)
+    return mg.custom_function(f).vjp(lambda x, dy, _y: mx.broadcast_to(dy, x.shape))
 
 
 WRAPPERS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {

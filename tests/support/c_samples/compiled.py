@@ -114,3 +114,15 @@ def one_of_several_outputs(f: Frame) -> Any:
     quotient, rest = f.items(both)
     outputs = f.arrays(f.op("mlx_add", quotient, rest))
     return f.read(f.get("mlx_vector_array", "graft_trace_siblings", outputs, f.arrays(x, w)))
+
+
+def total(m: Any, _: Any) -> Any:
+    return [m.add(X, W)]
+
+
+@against(total)
+def shapes_that_fit(f: Frame) -> Any:
+    x, w = f.array(X), f.array(W)
+    outputs = f.arrays(f.op("mlx_add", x, w))
+    f.do("graft_check_shapes", outputs, f.arrays(x, w))
+    return f.read(outputs)

@@ -128,8 +128,6 @@ impl Trainer {
             args.optimizer_options()?;
         let checksum = |checksum: u32| format!("of checksum {checksum:08x}");
         let Value::Object(options) = json!({
-            "frozen weights": checksum(self.step.frozen_checksum()?),
-            "training rows": checksum(train.checksum()),
             "fine_tune_type": fine_tune_type,
             "num_layers": num_layers,
             "lora_parameters": lora_parameters,
@@ -142,6 +140,8 @@ impl Trainer {
             "grad_accumulation_steps": args.grad_accumulation_steps,
             "group_by_length": args.group_by_length,
             "seed": args.seed,
+            "training rows": checksum(train.checksum()),
+            "frozen weights": checksum(self.step.frozen_checksum()?),
         }) else {
             unreachable!("an object was written");
         };

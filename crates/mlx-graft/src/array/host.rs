@@ -22,8 +22,8 @@ fn check_len(len: usize, shape: &[i32], dtype: Dtype) -> Result<()> {
     Err(Error::invalid_argument(
         OP,
         format!(
-            "{len} bytes do not fill shape {shape:?} of {dtype}, which takes {} each",
-            dtype.size()
+            "{len} bytes, {} elements of {dtype}, do not fill shape {shape:?}",
+            len as f64 / dtype.size() as f64
         ),
     ))
 }

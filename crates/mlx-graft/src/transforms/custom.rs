@@ -202,12 +202,12 @@ fn checked_vmap(rule: Rc<Vmap>, returned: Outputs) -> CustomVmap {
         for ((found, axis), output) in found.iter().zip(&axes).zip(outputs) {
             let mut wanted = output.shape.clone();
             if let Some((axis, batch)) = axis.zip(batch) {
-                let axis = usize::try_from(axis).ok().filter(|&axis| axis <= wanted.len());
-                let axis = axis.ok_or_else(|| {
+                let place = usize::try_from(axis).ok().filter(|&place| place <= wanted.len());
+                let place = place.ok_or_else(|| {
                     let shape = found.shape();
-                    wrong("vmap", &format!("gives {axis:?} as the axis of an output of {shape:?}"))
+                    wrong("vmap", &format!("gives {axis} as the axis of an output of {shape:?}"))
                 })?;
-                wanted.insert(axis, batch);
+                wanted.insert(place, batch);
             }
             if found.shape() != wanted || found.dtype() != output.dtype {
                 let (shape, dtype) = (found.shape(), found.dtype());
