@@ -24,6 +24,7 @@ pub(crate) fn is_known(array: &Array) -> bool {
 /// A floating-point type that kernels compute with in `float32`.
 pub(crate) trait Float: Element {
     /// Whether it is `float32` itself.
+    #[cfg(target_arch = "x86_64")]
     const IS_FLOAT32: bool = false;
 
     /// Converts numbers of one slice to another of the same length.
@@ -49,6 +50,7 @@ pub(crate) trait Float: Element {
 }
 
 impl Float for f32 {
+    #[cfg(target_arch = "x86_64")]
     const IS_FLOAT32: bool = true;
 
     fn widen(from: &[Self], to: &mut [f32]) {

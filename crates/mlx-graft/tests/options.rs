@@ -111,7 +111,7 @@ fn a_mask_is_a_mode_or_an_array() -> Result<()> {
     for (a, b) in by_mode.to_vec::<f32>()?.iter().zip(by_array.to_vec::<f32>()?) {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
-    assert!(by_mode.to_vec::<f32>()? != attend(&options)?.to_vec::<f32>()?);
+    assert_ne!(by_mode.to_vec::<f32>()?, attend(&options)?.to_vec::<f32>()?);
     let both = attend(&options.mask_mode("causal").mask(&causal));
     assert_eq!(both.expect_err("a mode and an array").kind(), ErrorKind::InvalidArgument);
     Ok(())

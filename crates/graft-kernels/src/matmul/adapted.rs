@@ -240,6 +240,7 @@ mod kernel {
     use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
 
     /// There is no such kernel for this processor, as `has_kernel` says.
+    #[expect(clippy::extra_unused_type_parameters, reason = "as the kernel has it elsewhere")]
     pub(super) fn write<T>(
         _: &[InputBuffer<'_>],
         _: &mut OutputBuffer<'_>,

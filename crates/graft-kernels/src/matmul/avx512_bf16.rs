@@ -138,7 +138,7 @@ unsafe fn tile(
 
 #[target_feature(enable = "avx512f")]
 fn load(pairs: &[u32]) -> __m512bh {
-    assert!(pairs.len() == LANES);
+    assert_eq!(pairs.len(), LANES);
     // SAFETY: the slice holds 64 bytes.
     as_bf16(unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) })
 }

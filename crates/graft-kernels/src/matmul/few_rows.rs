@@ -49,7 +49,7 @@ pub(super) fn parts<'a, T: Float>(
     let mut parts = Vec::new();
     for (b, out) in products {
         let (n, mut first) = (b.columns, 0);
-        assert!(out.len() == rows * n);
+        assert_eq!(out.len(), rows * n);
         let out = Output(out.as_mut_ptr());
         while first < n {
             let count = left.div_ceil(2 * tasks::threads()).next_multiple_of(UNIT);

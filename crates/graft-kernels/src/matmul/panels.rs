@@ -91,7 +91,7 @@ impl<'a, K: RowKernel> Panels<'a, K> {
     /// # Panics
     /// If the sizes do not fit.
     pub(super) fn write_product(&self, out: &mut [MaybeUninit<f32>], a: Matrix<'_, f32>) {
-        assert!(out.len() == a.rows * self.columns);
+        assert_eq!(out.len(), a.rows * self.columns);
         let part = (0..self.rows, 0..self.columns);
         // SAFETY: just checked.
         unsafe { self.multiply(a, part, (out.as_mut_ptr().cast(), self.columns), false) };
@@ -102,7 +102,7 @@ impl<'a, K: RowKernel> Panels<'a, K> {
     /// # Panics
     /// If the sizes do not fit.
     pub(super) fn add_product(&self, out: &mut [f32], a: Matrix<'_, f32>) {
-        assert!(out.len() == a.rows * self.columns);
+        assert_eq!(out.len(), a.rows * self.columns);
         let (part, out) = ((0..self.rows, 0..self.columns), (out.as_mut_ptr(), self.columns));
         // SAFETY: just checked.
         unsafe { self.multiply(a, part, out, true) };

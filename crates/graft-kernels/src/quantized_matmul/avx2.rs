@@ -232,7 +232,7 @@ fn dots<C: Codes, const PLANES: usize, const M: usize, const N: usize>(
     let steps = length.div_ceil(C::STEP);
     for row in rows {
         assert!(row.format == format && row.codes.len() == codes.len());
-        assert!(row.scales.len() == groups);
+        assert_eq!(row.scales.len(), groups);
         assert!(row.biases.is_empty() || row.biases.len() == groups);
     }
     assert!(x.planes == PLANES && x.words.len() >= (first + M) * steps * C::PARTS * PLANES);

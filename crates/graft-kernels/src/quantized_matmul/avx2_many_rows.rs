@@ -279,8 +279,8 @@ fn tile(
     pairs_of_group: usize,
     factor: f32,
 ) -> [Columns; ROWS] {
-    assert!(rows.pairs.len() == columns.pairs.len());
-    assert!(rows.groups.len() == columns.scales.len());
+    assert_eq!(rows.pairs.len(), columns.pairs.len());
+    assert_eq!(rows.groups.len(), columns.scales.len());
     let mut totals = [Columns([0.0; COLUMNS]); ROWS];
     let pairs = rows.pairs.chunks_exact(pairs_of_group);
     let pairs = pairs.zip(columns.pairs.chunks_exact(pairs_of_group));

@@ -85,6 +85,7 @@ pub(super) struct Row<'a> {
 }
 
 /// Whole rows that follow each other.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     all: Row<'a>,
@@ -93,6 +94,7 @@ pub(super) struct Rows<'a> {
     groups: usize,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<'a> Rows<'a> {
     /// Row `i`.
     #[inline(always)]
@@ -169,6 +171,7 @@ impl<'a> Weight<'a> {
     }
 
     /// Some rows of matrix number `index` of the stack.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn rows<'s>(
         &'s self,

@@ -292,9 +292,9 @@ impl Places<'_> {
         let mut total = 0;
         let first_row = |(i, product): (usize, &Product<'_>)| {
             let output = self.output(i);
-            assert!(product.columns() == output.columns());
+            assert_eq!(product.columns(), output.columns());
             if let Self::Each(_) = self {
-                assert!(product.rows() == output.rows());
+                assert_eq!(product.rows(), output.rows());
                 return 0;
             }
             total += product.rows();
@@ -302,11 +302,11 @@ impl Places<'_> {
         };
         let first_rows = products.iter().enumerate().map(first_row).collect();
         match self {
-            Self::Stacked(output) => assert!(total == output.rows()),
+            Self::Stacked(output) => assert_eq!(total, output.rows()),
             Self::Picked(output, groups, m) => {
                 assert!(total == output.rows() && total == groups.order().len() * m);
             }
-            Self::Each(outputs) => assert!(products.len() == outputs.len()),
+            Self::Each(outputs) => assert_eq!(products.len(), outputs.len()),
         }
         first_rows
     }
@@ -486,10 +486,41 @@ mod tests {
 
     /// The instruction sets that this processor has.
     fn arches() -> Vec<Arch> {
-        let mut arches = vec![Arch::Scalar, Arch::new()];
         #[cfg(target_arch = "x86_64")]
-        arches.extend(pulp::x86::V3::try_new().map(Arch::V3));
-        arches
+        let more = pulp::x86::V3::try_new().map(Arch::V3);
+        #[cfg(not(target_arch = "x86_64"))]
+        let more = None;
+        [Arch::Scalar, Arch::new()].into_iter().chain(more).collect()
+    }
+
+    /// The paths beside those that every processor has.
+    #[cfg(target_arch = "x86_64")]
+    fn own_paths(weight: &Weight<'_>, transpose: bool) -> Vec<Path> {
+        let mut paths = Vec::new();
+        if avx512::is_supported() {
+            paths.push(if transpose { Path::Avx512 } else { Path::RowSums });
+            if transpose && vnni::is_supported() && vnni::suits(weight.format) {
+                paths.push(Path::Vnni);
+            }
+        }
+        if transpose && avx2::is_supported() && avx2::suits(weight.format) {
+            paths.extend([Path::Avx2, Path::Avx2Float32, Path::Avx2ManyRows]);
+        }
+        paths
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn own_paths(_: &Weight<'_>, _: bool) -> Vec<Path> {
+        Vec::new()
+    }
+
+    /// Whether a path takes rows as multiples of a power of two.
+    fn is_of_multiples(path: Path) -> bool {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Vnni | Path::Avx2 | Path::Avx2ManyRows => true,
+            _ => false,
+        }
     }
 
     /// Every path computes every product, also those that another computes faster.
@@ -540,19 +571,8 @@ mod tests {
         let number = |k: usize, j: usize| {
             unpacked[if transpose { j * columns + k } else { k * columns + j }]
         };
-        let mut paths = vec![Path::ManyRows, Path::FewRows];
-        #[cfg(target_arch = "x86_64")]
-        if avx512::is_supported() {
-            paths.push(if transpose { Path::Avx512 } else { Path::RowSums });
-            if transpose && vnni::is_supported() && vnni::suits(weight.format) {
-                paths.push(Path::Vnni);
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        if transpose && avx2::is_supported() && avx2::suits(weight.format) {
-            paths.extend([Path::Avx2, Path::Avx2Float32, Path::Avx2ManyRows]);
-        }
-        for path in paths {
+        let paths = [Path::ManyRows, Path::FewRows].into_iter();
+        for path in paths.chain(own_paths(weight, transpose)) {
             for arch in arches() {
                 let mut out = vec![f32::NAN; m * n];
                 let product = Product { x, length, weight, index: 0, transpose, path };
@@ -564,14 +584,9 @@ mod tests {
                     for (k, &x) in x[i * length..][..length].iter().enumerate() {
                         let ([number, magnitude], x) = (number(k, j), f64::from(x));
                         wanted += x * number;
-                        // Numbers as multiples of a power of two; sums of float32.
-                        bound += match path {
-                            #[cfg(target_arch = "x86_64")]
-                            Path::Vnni | Path::Avx2 | Path::Avx2ManyRows => {
-                                number.abs() * largest[i][k / size] / 16384.0
-                            }
-                            _ => 0.0,
-                        };
+                        if is_of_multiples(path) {
+                            bound += number.abs() * largest[i][k / size] / 16384.0;
+                        }
                         bound += magnitude * x.abs() * length as f64 * f64::from(f32::EPSILON);
                     }
                     let close = (f64::from(found) - wanted).abs() <= bound + 1e-7;

@@ -128,7 +128,7 @@ fn add<C: Codes, const M: usize, const R: usize>(
     let per_word = 32 / C::WIDTH;
     let registers = tile.registers;
     tile.check(rows);
-    assert!(sums.len() == M * registers * per_word);
+    assert_eq!(sums.len(), M * registers * per_word);
     let groups = biases.len() / M;
     for (biases, x) in biases.chunks_exact_mut(groups).zip(x) {
         for (row, x) in rows.iter().zip(x) {

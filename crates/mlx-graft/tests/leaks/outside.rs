@@ -95,7 +95,7 @@ fn failing_writers() -> Result<()> {
 
 fn groups() -> Result<()> {
     let (x, group) = (x()?, distributed::init(false, Backend::Any)?);
-    assert!((group.rank()?, group.size()?) == (0, 1));
+    assert_eq!((group.rank()?, group.size()?), (0, 1));
     distributed::all_sum(&x, Some(&group))?.eval()?;
     assert!(distributed::send(&x, 0, Some(&group)).is_err());
     assert!(distributed::recv_like(&x, 0, Some(&group)).is_err());
