@@ -140,8 +140,8 @@ impl Trainer {
             "grad_accumulation_steps": args.grad_accumulation_steps,
             "group_by_length": args.group_by_length,
             "seed": args.seed,
-            "training rows": checksum(train.checksum()),
             "frozen weights": checksum(self.step.frozen_checksum()?),
+            "training rows": checksum(train.checksum()),
         }) else {
             unreachable!("an object was written");
         };
