@@ -72,6 +72,7 @@ fn measure(folder: &Path) -> Result<()> {
         let mut pending = step.state();
         pending.extend([out.loss, out.tokens]);
         transforms::eval(&pending)?;
+        step.settle(true);
 
         let start = Instant::now();
         let out = replay.call(&inputs)?;
