@@ -95,9 +95,11 @@ bool of_something(const array& a) {
   return input(a, 0).size() > 0 || a.size() == 0;
 }
 
-// MLX leaves the operation out where all axes have length 1, and its kernel cannot do that.
+// MLX leaves the operation out where all its axes have length 1, and its kernel can do that only if
+// they are all there are.
 bool reduction(const array& a) {
-  return input(a, 0).size() != a.size() || a.size() == 0;
+  const auto axes = std::get<1>(as<mx::Reduce>(a).state());
+  return input(a, 0).size() != a.size() || a.size() == 0 || axes.size() == a.ndim();
 }
 
 bool extreme(const array& a) {
@@ -121,17 +123,49 @@ bool addmm(const array& a) {
   return matmul(a) && alike(input(a, 2), a);
 }
 
+// Whether quantized weights, the input `first` and those behind it, have their scales and biases.
+bool quantized(const array& a, size_t first, int group_size, int bits, mx::QuantizationMode mode) {
+  const auto &w = input(a, first), &scales = input(a, first + 1);
+  const bool has_biases = mode == mx::QuantizationMode::Affine;
+  return w.ndim() >= 1 && alike(scales, w, static_cast<int>(w.ndim()) - 1) &&
+      scales.shape(-1) == w.shape(-1) * 32 / bits / group_size &&
+      (!has_biases || alike(input(a, first + 2), scales));
+}
+
+bool quantized_product(const array& x, const array& w, int bits, bool transpose) {
+  return x.ndim() >= 1 && w.ndim() >= 2 &&
+      x.shape(-1) == (transpose ? w.shape(-1) * 32 / bits : w.shape(-2));
+}
+
 bool quantized_matmul(const array& a) {
   const auto [group_size, bits, mode, transpose] = as<mx::QuantizedMatmul>(a).state();
-  const auto &x = input(a, 0), &w = input(a, 1), &scales = input(a, 2);
-  if (x.ndim() < 1 || w.ndim() < 2 || (w.ndim() > 2 && !alike(x, w, -1, 2))) {
-    return false;
-  }
-  const int columns = w.shape(-1) * 32 / bits;
-  const bool biases_fit = a.inputs().size() < 4 || alike(input(a, 3), scales);
-  return biases_fit && alike(scales, w, static_cast<int>(w.ndim()) - 1) &&
-      scales.shape(-1) == columns / group_size &&
-      x.shape(-1) == (transpose ? columns : w.shape(-2));
+  const auto &x = input(a, 0), &w = input(a, 1);
+  return quantized_product(x, w, bits, transpose) && quantized(a, 1, group_size, bits, mode) &&
+      (w.ndim() == 2 || alike(x, w, -1, 2));
+}
+
+bool gather_qmm(const array& a) {
+  const auto state = as<mx::GatherQMM>(a).state();
+  const auto bits = std::get<1>(state);
+  const auto& inputs = a.inputs();
+  const auto &x = input(a, 0), &w = input(a, 1);
+  return x.ndim() >= 2 && quantized_product(x, w, bits, std::get<3>(state)) &&
+      quantized(a, 1, std::get<0>(state), bits, std::get<2>(state)) &&
+      alike(inputs[inputs.size() - 2], inputs.back());
+}
+
+bool gather_mm(const array& a) {
+  const auto &x = input(a, 0), &y = input(a, 1);
+  return x.ndim() >= 2 && y.ndim() >= 2 && x.shape(-1) == y.shape(-2) &&
+      alike(input(a, 2), input(a, 3));
+}
+
+bool quantize(const array& a) {
+  const auto state = as<mx::fast::Quantize>(a).state();
+  const auto group_size = std::get<1>(state);
+  return std::get<4>(state)
+      ? quantized(a, 0, group_size, std::get<2>(state), std::get<3>(state))
+      : input(a, 0).ndim() >= 1 && input(a, 0).shape(-1) % group_size == 0;
 }
 
 bool concatenate(const array& a) {
@@ -229,8 +263,11 @@ const std::unordered_map<std::string_view, Rule>& rules() {
         {"DynamicSliceUpdate", dynamic_slice_update},
         {"Gather", gather},
         {"GatherAxis", gather_axis},
+        {"GatherMM", gather_mm},
+        {"GatherQMM", gather_qmm},
         {"LayerNorm", norm},
         {"Matmul", matmul},
+        {"Quantize", quantize},
         {"QuantizedMatmul", quantized_matmul},
         {"RMSNorm", norm},
         {"SearchSorted", searchsorted},

@@ -32,6 +32,20 @@ fn quantized(x: &[Array]) -> Result<Vec<Array>> {
     one(ops::quantized_matmul(&x[0], &w, &x[2], &options))
 }
 
+/// Products with the first expert.
+fn experts(x: &[Array]) -> Result<Vec<Array>> {
+    let numbers = ops::astype(&column(&x[2])?, Dtype::Uint32)?;
+    one(ops::gather_mm(&x[0], &x[1], Some(&numbers), Some(&numbers), false))
+}
+
+fn quantized_experts(x: &[Array]) -> Result<Vec<Array>> {
+    let w = ops::astype(&x[1], Dtype::Uint32)?;
+    let numbers = ops::astype(&column(&x[4])?, Dtype::Uint32)?;
+    let options = ops::GatherQmmOptions::default().biases(&x[3]).group_size(32).bits(8);
+    let options = options.lhs_indices(&numbers).rhs_indices(&numbers);
+    one(ops::gather_qmm(&x[0], &w, &x[2], &options))
+}
+
 fn column(x: &Array) -> Result<Array> {
     ops::zeros_like(&ops::astype(x, Dtype::Int32)?)
 }
@@ -86,6 +100,24 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "gather_mm",
+        experts,
+        &[&[&[2, 3, 4], &[2, 4, 5], &[2]], &[&[2, 7, 1], &[2, 1, 6], &[1]]],
+        &[&[&[2, 3, 4000], &[2, 4, 5], &[2]]],
+    ),
+    (
+        "gather_qmm",
+        quantized_experts,
+        &[
+            &[&[2, 3, 64], &[2, 8, 16], &[2, 8, 2], &[2, 8, 2], &[2]],
+            &[&[2, 1, 32], &[2, 5, 8], &[2, 5, 1], &[2, 5, 1], &[1]],
+        ],
+        &[
+            &[&[2, 3, 32], &[2, 8, 16], &[2, 8, 2], &[2, 8, 2], &[2]],
+            &[&[2, 3, 64], &[2, 4000, 16], &[2, 8, 2], &[2, 8, 2], &[2]],
+        ],
+    ),
+    (
         "concatenate",
         |x| one(ops::concatenate_axis(x, 0)),
         &[&[&[2, 3], &[3, 3]], &[&[1, 5], &[4, 5]]],
@@ -128,6 +160,7 @@ const CASES: &[Case] = &[
         &[&[&[2, 5]], &[&[4, 1]]],
         &[&[&[0, 3]], &[&[1, 4]]],
     ),
+    ("sum", |x| one(ops::sum(&x[0], false)), &[&[&[2, 5]], &[&[1, 1]]], &[]),
     (
         "softmax",
         |x| one(ops::softmax_axis(&ops::matmul(&x[0], &ops::transpose(&x[0])?)?, -1, false)),
