@@ -41,6 +41,23 @@ fn gradients_without_nan_are_those_of_mlx() -> Result<()> {
 }
 
 #[test]
+fn the_infinite_start_of_an_exclusive_scan_spoils_no_gradient() -> Result<()> {
+    for (scan, reverse, expected) in [
+        (ops::cummax_axis as Scan, false, [18.0, 0.0, 0.0, 0.0]),
+        (ops::cummin_axis, true, [0.0, 2.0, 4.0, 10.0]),
+    ] {
+        let x = Array::from_slice(&[3.0_f32, 1.0, 2.0, 5.0], &[4])?;
+        let squares = move |x: &[Array]| {
+            let y = scan(&x[0], 0, reverse, false)?;
+            Ok(vec![ops::sum(&ops::square(&y)?, false)?])
+        };
+        let slope = transforms::grad(squares, &[0], &[x])?;
+        assert_eq!(slope[0].to_vec::<f32>()?, expected);
+    }
+    Ok(())
+}
+
+#[test]
 fn gradients_with_nan_stay_in_the_array() -> Result<()> {
     let nan = f32::NAN;
     for scan in [ops::cummax_axis as Scan, ops::cummin_axis] {

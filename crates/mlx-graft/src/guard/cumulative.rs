@@ -72,12 +72,18 @@ fn elements(
         let within = ops::maximum(&owner, &one)?;
         (owner, within)
     };
-    let place = ops::stop_gradient(&ops::subtract(&within, &one)?)?;
-    let taken = index::in_range(|| ops::take_along_axis(a, &place, axis))?;
+    let place = ops::subtract(&within, &one)?;
+    let taken = index::in_range(|| ops::take_along_axis(&still, &place, axis))?;
     let mut same = ops::equal(&taken, &out)?;
     if !inclusive {
         // The start may be equal to an element by chance: both are infinite.
         same = ops::logical_and(&same, &ops::equal(&owner, &within)?)?;
     }
-    ops::where_(&same, &taken, &out)
+    // What is no element stands behind the elements: a choice between the two would multiply its
+    // cotangent, which may be infinite as the start is, by zero.
+    let length = ops::max_axis(&places, axis, true)?;
+    let behind = ops::subtract(&ops::add(&places, &length)?, &one)?;
+    let place = ops::stop_gradient(&ops::where_(&same, &place, &behind)?)?;
+    let all = ops::concatenate_axis(&[a, &out], axis)?;
+    index::in_range(|| ops::take_along_axis(&all, &place, axis))
 }
