@@ -40,7 +40,7 @@ impl KernelError {
 }
 
 /// Failures of several streams may be on their way at once.
-const KEPT: usize = 16;
+const KEPT: usize = 64;
 
 static LATEST: Mutex<VecDeque<(&'static str, KernelError)>> = Mutex::new(VecDeque::new());
 
@@ -56,10 +56,10 @@ pub(super) fn record(op: &'static str, error: KernelError) -> String {
     let failure = (op, error);
     let text = as_error(&failure).to_string();
     let mut latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
-    if !latest.contains(&failure) {
-        latest.truncate(KEPT - 1);
-        latest.push_front(failure);
-    }
+    // One that was there is on its way once more, and must not be the next to go.
+    latest.retain(|kept| *kept != failure);
+    latest.truncate(KEPT - 1);
+    latest.push_front(failure);
     text
 }
 
@@ -67,4 +67,20 @@ pub(super) fn record(op: &'static str, error: KernelError) -> String {
 pub(crate) fn kernel_error(message: &str) -> Option<Error> {
     let latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
     latest.iter().map(as_error).find(|error| error.to_string() == message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_comes_again_is_not_the_next_to_go() {
+        let again = || record("again", KernelError::new("a failure that comes again"));
+        let text = again();
+        for round in 0..2 * KEPT {
+            record("other", KernelError::new(format!("failure {round} of another stream")));
+            again();
+        }
+        assert!(matches!(kernel_error(&text), Some(Error::Kernel { op, .. }) if op == "again"));
+    }
 }
