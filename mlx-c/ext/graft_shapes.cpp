@@ -317,19 +317,20 @@ void check(const array& a) {
   } else if (auto found = rules().find(primitive.name()); found != rules().end()) {
     rule = found->second;
   }
+  if (rule && rule(a)) {
+    return;
+  }
   std::ostringstream message;
   if (!rule) {
     message << "[compile] A shapeless trace has the operation " << primitive.name()
             << ", which cannot tell whether other shapes fit: compile it without shapeless.";
-  } else if (!rule(a)) {
+  } else {
     message << "[compile] A shapeless trace met shapes that do not fit its operation "
             << primitive.name() << ":";
     for (const auto& in : a.inputs()) {
       message << " " << in.shape();
     }
     message << ".";
-  } else {
-    return;
   }
   throw std::invalid_argument(message.str());
 }

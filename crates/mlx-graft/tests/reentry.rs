@@ -1,13 +1,16 @@
 //! Code of others that runs in the middle of a call of MLX: destructors, comparisons, answers.
 
 #[macro_use]
+#[path = "common/identity.rs"]
+mod identity;
+#[macro_use]
 #[path = "common/no_transforms.rs"]
 mod no_transforms;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
+use mlx_graft::primitive::{Primitive, apply};
 use mlx_graft::transforms::{self, Compiled, CustomFunction};
 use mlx_graft::{Array, Dtype, ErrorKind, Result, ops};
 
@@ -61,18 +64,7 @@ struct Curious;
 impl Primitive for Curious {
     const NAME: &'static str = "curious";
 
-    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
-        Ok(vec![inputs[0].clone()])
-    }
-
-    fn eval_cpu(
-        &self,
-        inputs: &[InputBuffer<'_>],
-        outputs: &mut [OutputBuffer<'_>],
-    ) -> Result<(), KernelError> {
-        outputs[0].as_mut_slice::<f32>()?.copy_from_slice(inputs[0].as_slice::<f32>()?);
-        Ok(())
-    }
+    identity!();
 
     fn updates(&self, _: usize) -> Option<usize> {
         let output = OUTPUT.with_borrow(Option::clone);
@@ -115,18 +107,7 @@ impl PartialEq for Jealous {
 impl Primitive for Jealous {
     const NAME: &'static str = "jealous";
 
-    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
-        Ok(vec![inputs[0].clone()])
-    }
-
-    fn eval_cpu(
-        &self,
-        inputs: &[InputBuffer<'_>],
-        outputs: &mut [OutputBuffer<'_>],
-    ) -> Result<(), KernelError> {
-        outputs[0].as_mut_slice::<f32>()?.copy_from_slice(inputs[0].as_slice::<f32>()?);
-        Ok(())
-    }
+    identity!();
 
     no_transforms!();
 }

@@ -87,13 +87,13 @@ impl ImportedFunction {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] if no trace in the file is for such inputs.
     pub fn call<A: AsRef<Array>>(&self, args: &[A]) -> Result<Vec<Array>> {
-        let args = VectorArray::from_arrays(args)?;
+        let list = VectorArray::from_arrays(args)?;
         let mut res = VectorArray::new();
         call::status(OP, || {
             // SAFETY: all handles are live.
-            unsafe { sys::mlx_imported_function_apply(res.as_mut_raw(), self.raw, args.as_raw()) }
+            unsafe { sys::mlx_imported_function_apply(res.as_mut_raw(), self.raw, list.as_raw()) }
         })?;
-        self.checked(res.to_vec()?, &args.to_vec()?)
+        self.checked(res.to_vec()?, args.iter().map(AsRef::as_ref))
     }
 
     /// Calls the function with keyword arguments too.
@@ -105,9 +105,8 @@ impl ImportedFunction {
         args: &[A],
         kwargs: &BTreeMap<String, Array>,
     ) -> Result<Vec<Array>> {
-        let args = VectorArray::from_arrays(args)?;
-        let values: Vec<Array> = kwargs.values().cloned().collect();
-        let kwargs = MapStringToArray::try_from(kwargs)?;
+        let list = VectorArray::from_arrays(args)?;
+        let named = MapStringToArray::try_from(kwargs)?;
         let mut res = VectorArray::new();
         call::status(OP, || {
             // SAFETY: all handles are live.
@@ -115,20 +114,22 @@ impl ImportedFunction {
                 sys::mlx_imported_function_apply_kwargs(
                     res.as_mut_raw(),
                     self.raw,
-                    args.as_raw(),
-                    kwargs.as_raw(),
+                    list.as_raw(),
+                    named.as_raw(),
                 )
             }
         })?;
-        let mut inputs = args.to_vec()?;
-        inputs.extend(values);
-        self.checked(res.to_vec()?, &inputs)
+        self.checked(res.to_vec()?, args.iter().map(AsRef::as_ref).chain(kwargs.values()))
     }
 
     /// The outputs, if the operations of a shapeless trace can take the shapes of the inputs.
-    fn checked(&self, outputs: Vec<Array>, inputs: &[Array]) -> Result<Vec<Array>> {
+    fn checked<'a>(
+        &self,
+        outputs: Vec<Array>,
+        inputs: impl Iterator<Item = &'a Array>,
+    ) -> Result<Vec<Array>> {
         if self.shapeless {
-            check_shapes(&outputs, inputs)?;
+            check_shapes(&outputs, &inputs.collect::<Vec<_>>())?;
         }
         Ok(outputs)
     }

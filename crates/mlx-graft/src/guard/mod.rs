@@ -11,14 +11,14 @@ mod division;
 mod linalg;
 mod quantized;
 
+use std::sync::OnceLock;
+
 pub(crate) use cumulative::{extreme, extreme_flat};
 pub(crate) use division::{divisible, divmod};
 pub(crate) use linalg::{
     finite, lu, named_norm, nan_for_infinity, nan_unless, nan_unless_pair, norm,
 };
 pub(crate) use quantized::{packing, picked, product, scales};
-
-use std::sync::OnceLock;
 
 use crate::{Array, Dtype, Error, ErrorKind, Result, ops};
 
