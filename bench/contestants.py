@@ -12,6 +12,7 @@ from mlx_graft.bench.contest import Contestant
 from mlx_graft.bench.machine import WORKERS
 
 __all__ = ["USES_BLAS", "Contestant", "accelerated", "ours", "theirs", "with_openblas"]
+NO_PEERS = "run `make bench-peers` first"
 USES_BLAS = {"fp32"}
 """Formats in which MLX calls BLAS, so that OpenBLAS makes mlx-lm faster."""
 
@@ -48,5 +49,5 @@ def with_openblas(contestant: Contestant) -> Contestant:
 def theirs(name: str, worker: str, *arguments: object, **more: Any) -> Contestant:
     """Returns a contestant that runs under the peers' Python."""
     command = [str(PEERS), str(program(worker)), *map(str, arguments)]
-    missing = None if PEERS.exists() else "run `make bench-peers` first"
+    missing = None if PEERS.exists() else NO_PEERS
     return Contestant(name, command, peers_environment(), missing=missing, **more)

@@ -120,7 +120,21 @@ def details(results: Results) -> list[str]:
                 out += [f"Not measured: {missing}"]
     if "kernels-criterion" in results:
         out += ["### Kernels", kernels(results["kernels-criterion"])]
+    if "call-core" in results:
+        out += ["### A call from Python, without evaluation", calls(results["call-core"])]
     return out
+
+
+def calls(result: dict[str, Any]) -> str:
+    """Returns what it takes to add an operation to a graph from Python."""
+    rows = [
+        [
+            name, *(f"{1e9 * seconds[module]:.0f}" for module in ("mlx.core", "mlx_graft.core")),
+            f"{seconds['mlx_graft.core'] / seconds['mlx.core']:.2f} ×",
+        ]
+        for name, seconds in result["seconds"].items()
+    ]  # fmt: skip
+    return markdown(["", "mlx.core, ns", "mlx_graft.core, ns", "ratio"], rows)
 
 
 def kernels(result: dict[str, Any]) -> str:

@@ -5,7 +5,8 @@ The report is `bench/out/report.md`; `--page benchmarks`, as in `make bench`, wr
 of the same processor.
 
 A run that was stopped goes on where it was: what has a result already is left as it is, unless
-`--fresh` is given or the result came from a `--quick` run and this one is not quick.
+`--fresh` is given, the result came from a `--quick` run and this one is not quick, a program of
+this project failed in it, or peers that it lacks have been installed since.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ import overheads
 import report
 import scaling
 import startup
+from contestants import NO_PEERS
+from machine import PEERS
+from targets import ACCELERATED, OURS
 
 from mlx_graft.bench import contest
 
@@ -44,11 +48,24 @@ PARTS: dict[str, Any] = {
 RESULTS = machine.OUT / "results"
 
 
+def broken(result: dict[str, Any]) -> list[str]:
+    """Returns what went wrong in the programs that run this project's code."""
+    return [
+        f"{one['name']}: {one['error']}"
+        for one in result.get("contestants", [])
+        if one["error"] and (one["name"].startswith(OURS) or one["name"] == ACCELERATED)
+    ]
+
+
 def is_done(path: Path, quick: bool) -> bool:
     """Returns whether a file holds a result that need not be measured again."""
     if not path.exists():
         return False
-    return quick or not json.loads(path.read_text())["quick"]
+    result = json.loads(path.read_text())
+    errors = [one["error"] for one in result.get("contestants", [])]
+    if broken(result) or (NO_PEERS in errors and PEERS.exists()):
+        return False
+    return quick or not result["quick"]
 
 
 def main() -> None:
@@ -96,6 +113,9 @@ def main() -> None:
             unfinished = path.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(result, indent=1))
             unfinished.rename(path)
+            if errors := broken(result):
+                print(f"  failed: {'; '.join(errors)}", file=sys.stderr)
+                failed.append(name)
     report.write(RESULTS, options.page)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

@@ -37,7 +37,6 @@ def measure(axis: str, quick: bool) -> dict[str, Any]:
             "resident": result.turns[-1]["resident"],
         }
         for x, result in zip(at, results, strict=True)
-        if result.turns
     ]  # fmt: skip
     for point in points:
         print(f"  {axis} {point['x']:4}   {1e3 * point['seconds']:8.1f} ms/step")

@@ -21,6 +21,7 @@ import inference
 import machine
 import models
 import report
+import run
 import targets
 from contestants import ours, theirs
 from models import Model
@@ -215,6 +216,41 @@ def test_who_cannot_take_part_says_why() -> None:
         second.median("seconds")
 
 
+def test_who_dies_between_turns_leaves_the_others() -> None:
+    program = "import sys\nprint('{}', flush=True)\nfor _ in sys.stdin: print('{}', flush=True)"
+    stays = Contestant("stays", [sys.executable, "-c", program], machine.environment(), turns=2)
+    once = "import sys\nprint('{}', flush=True)\nsys.exit('killed')"
+    dies = contest.Running(Contestant("dies", [sys.executable, "-c", once], machine.environment()))
+    assert dies.process is not None
+    dies.process.wait()
+    dies.take_turn(0)
+    dies.end()
+    assert dies.result.error == "exit code 1: killed"
+    assert len(contest.run([stays])[0].turns) == 2
+
+
+def test_what_failed_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+
+    def is_done(name: str, error: str | None, quick: bool = False) -> bool:
+        contestants = [{"name": name, "error": error}, {"name": "mlx-lm", "error": "too slow"}]
+        path.write_text(json.dumps({"quick": quick, "contestants": contestants}))
+        return run.is_done(path, False)
+
+    assert not run.is_done(path, False)
+    assert is_done(targets.OURS, None)
+    assert not is_done(targets.OURS, None, quick=True)
+    for name in (targets.OURS, "mlx-graft, checkpointing", targets.ACCELERATED):
+        assert not is_done(name, "exit code 1: no memory")
+        assert len(run.broken(json.loads(path.read_text()))) == 1
+    peers = tmp_path / "python"
+    monkeypatch.setattr(run, "PEERS", peers)
+    assert is_done(targets.TORCH, run.NO_PEERS)
+    peers.touch()
+    assert not is_done(targets.TORCH, run.NO_PEERS)
+    assert is_done(targets.TORCH, "exit code 1: no memory")
+
+
 def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def contestant(name: str, seconds: float) -> dict[str, Any]:
         turns = [{"seconds": seconds, "loss": 2.0, "resident": 2e9}] * 3
@@ -233,6 +269,8 @@ def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / "lora_step-100M-fp32.json").write_text(json.dumps(result))
+    calls = {"seconds": {"add": {"mlx.core": 2e-7, "mlx_graft.core": 3e-7}}}
+    (folder / "call-core.json").write_text(json.dumps({**result, **calls}))
     monkeypatch.setattr(report, "DOCS", tmp_path)
     monkeypatch.setattr(report, "REPORT", tmp_path / "out/report.md")
     report.write(folder, "benchmarks")
@@ -243,6 +281,7 @@ def test_the_report_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     assert "not measured (inference/100M-bf16)" in text
     assert "exit code 1: no memory" in text
     assert "(quick)" in text
+    assert "| add | 200 | 300 | 1.50 × |" in text
     assert (tmp_path / "benchmarks/lora_step.svg").stat().st_size > 1000
     # Another machine's page stands beside, with its own plots.
     report.write(folder, "benchmarks-other")

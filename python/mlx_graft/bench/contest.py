@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -107,7 +108,9 @@ class Running:
             return
         assert self.process is not None and self.process.stdin is not None
         start = time.perf_counter()
-        print(flush=True, file=self.process.stdin)
+        # Whoever died since its last turn says so when it is read.
+        with contextlib.suppress(OSError):
+            print(flush=True, file=self.process.stdin)
         hurries = number == 0 and contestant.slow_turns == 0
         turn = self.read_in_time() if hurries else self.read()
         if number == 0 and result.error is None:
