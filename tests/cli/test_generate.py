@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-import mlx_graft as mg
 
-
-def text_of(folder, prompt, **options) -> str:
-    model, tokenizer = mg.load(folder)
-    return mg.generate(model, tokenizer, prompt, **options)
+def text_of(folder: Path, prompt: str | list[dict[str, str]], **options: Any) -> str:
+    """What mlx-lm generates for a text, or for a chat."""
+    mlx_lm = pytest.importorskip("mlx_lm", reason="mlx-lm needs Python 3.11")
+    model, tokenizer = mlx_lm.load(str(folder))
+    if not isinstance(prompt, str):
+        prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)
+    return mlx_lm.generate(model, tokenizer, prompt, **options)
 
 
 def test_chat_template_is_applied(graft, checkpoint) -> None:
@@ -19,10 +24,8 @@ def test_chat_template_is_applied(graft, checkpoint) -> None:
         "--verbose", "False",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    _, tokenizer = mg.load(folder)
     chat = [{"role": "user", "content": "the parser"}]
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
-    assert run.stdout.rstrip("\n") == text_of(folder, prompt, max_tokens=12).rstrip("\n")
+    assert run.stdout.rstrip("\n") == text_of(folder, chat, max_tokens=12).rstrip("\n")
 
 
 def test_raw_prompt(graft, checkpoint) -> None:
