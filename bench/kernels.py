@@ -1,9 +1,12 @@
 """Each kernel over sizes, by criterion: operations or bytes per second, and share of the limit.
 
 A benchmark's throughput says what its numbers are: `Elements` are floating-point operations,
-`Bytes` are bytes read. The limits, measured in the same run, are those of float32 products and of
-reads of memory by all cores; products of bfloat16 may reach twice the former where the processor
-multiplies them in pairs.
+`Bytes` are bytes of what is read: of the weights of a product of few rows, of keys and values, and
+of the operands of an operation on rows with its output, which is written. A time is that of one
+operation from building it to its result, as in a program: on small arrays much of it is MLX's. The
+limits, measured in the same run, are those of float32 products and of reads of memory by all
+cores; products of bfloat16 may reach twice the former where the processor multiplies them in
+pairs.
 """
 
 from __future__ import annotations

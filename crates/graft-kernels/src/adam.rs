@@ -39,8 +39,9 @@ pub struct AdamStep<'a> {
 /// decay (Loshchilov and Hutter, 2019), as `mlx.optimizers.AdamW`.
 ///
 /// `state` is the weights and the moments, and `gradient` has their shape and dtype. `float32`,
-/// `bfloat16` and `float16` on the CPU are computed in `float32` in one pass, on all threads. All
-/// others run through MLX's own operations.
+/// `bfloat16` and `float16` on the CPU are computed in `float32` in one pass, on all threads, and the
+/// moments written where they were if nothing else needs them. All others run through MLX's own
+/// operations.
 ///
 /// # Errors
 /// Those of MLX's operations, if the shapes do not broadcast.
@@ -117,11 +118,14 @@ impl Composed for Adam {
     }
 }
 
-/// An update of which all numbers are known.
+/// Which outputs are updates of inputs: the moments. The weights are read by what the gradient is
+/// computed of, which need not have run when the update gets its memory, so that they would have to be
+/// copied.
+const UPDATED: [bool; 3] = [false, true, true];
+
+/// An update of which all numbers are known, of the moments where they lie.
 struct Update<'a> {
     values: Floats<'a>,
-    m: Floats<'a>,
-    v: Floats<'a>,
     gradient: Floats<'a>,
     betas: [f32; 2],
     /// One minus the above, rounded once.
@@ -133,47 +137,45 @@ struct Update<'a> {
 }
 
 impl RowKernel<3> for Update<'_> {
+    const UPDATED: [bool; 3] = UPDATED;
+
     #[inline(always)]
     fn row<S: Simd>(
         &self,
         _simd: S,
         index: usize,
-        scratch: &mut Scratch,
-        outputs: [&mut [f32]; 3],
+        [values, gradient, ..]: &mut Scratch,
+        [next, m, v]: [&mut [f32]; 3],
     ) {
-        let [values, m, v, gradient] = scratch;
         let range = flat_range(index, self.values.len());
         let values = self.values.part(range.clone(), values);
-        let (m, v) = (self.m.part(range.clone(), m), self.v.part(range.clone(), v));
         let gradient = self.gradient.part(range, gradient);
-        let [next, next_m, next_v] = outputs;
         let ([beta_1, beta_2], [rest_1, rest_2]) = (self.betas, self.rests);
-        let inputs = values.iter().zip(m).zip(v).zip(gradient);
-        let outputs = next.iter_mut().zip(next_m).zip(next_v);
-        for (((next, next_m), next_v), (((&value, &m), &v), &gradient)) in outputs.zip(inputs) {
-            *next_m = beta_1 * m + rest_1 * gradient;
-            *next_v = beta_2 * v + rest_2 * (gradient * gradient);
-            let change = self.rate * *next_m / (next_v.sqrt() * self.root_scale + self.eps);
+        let outputs = next.iter_mut().zip(m).zip(v);
+        for (((next, m), v), (&value, &gradient)) in outputs.zip(values.iter().zip(gradient)) {
+            *m = beta_1 * *m + rest_1 * gradient;
+            *v = beta_2 * *v + rest_2 * (gradient * gradient);
+            let change = self.rate * *m / (v.sqrt() * self.root_scale + self.eps);
             *next = value * self.kept - change;
         }
     }
 }
 
-/// The state as it was.
-struct Unchanged<'a>([Floats<'a>; 3]);
+/// The weights as they were, and the moments left alone.
+struct Unchanged<'a>(Floats<'a>);
 
 impl RowKernel<3> for Unchanged<'_> {
+    const UPDATED: [bool; 3] = UPDATED;
+
     #[inline(always)]
     fn row<S: Simd>(
         &self,
         _simd: S,
         index: usize,
         _scratch: &mut Scratch,
-        outputs: [&mut [f32]; 3],
+        [next, ..]: [&mut [f32]; 3],
     ) {
-        for (old, output) in self.0.iter().zip(outputs) {
-            old.widen(flat_range(index, old.len()), output);
-        }
+        self.0.widen(flat_range(index, self.0.len()), next);
     }
 }
 
@@ -189,23 +191,20 @@ impl Primitive for Adam {
         inputs: &[InputBuffer<'_>],
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
-        let [values, m, v, gradient, rate, step, sound] = inputs else {
+        let [values, _, _, gradient, rate, step, sound] = inputs else {
             return Err(KernelError::new("an update has seven inputs"));
         };
         let (rate, step) = (rate.as_slice::<f32>()?[0], step.as_slice::<f32>()?[0]);
         let count = values.size().div_ceil(FLAT);
-        let state = [Floats::new(values)?, Floats::new(m)?, Floats::new(v)?];
+        let values = Floats::new(values)?;
         if !sound.as_slice::<bool>()?[0] {
-            return rows::compute(&Unchanged(state), outputs, [FLAT; 3], count, 2 * FLAT);
+            return rows::compute(&Unchanged(values), outputs, [FLAT; 3], count, 2 * FLAT);
         }
-        let [values, m, v] = state;
         let betas = self.betas.map(|beta| beta as f32);
         let [left_1, left_2] =
             if self.bias_correction { betas.map(|beta| 1.0 - beta.powf(step)) } else { [1.0; 2] };
         let update = Update {
             values,
-            m,
-            v,
             gradient: Floats::new(gradient)?,
             betas,
             rests: self.betas.map(|beta| (1.0 - beta) as f32),
@@ -225,5 +224,9 @@ impl Primitive for Adam {
         _axes: &[Option<i32>],
     ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
         Err(Error::unsupported_transform(Self::NAME, "vmap"))
+    }
+
+    fn updates(&self, output: usize) -> Option<usize> {
+        UPDATED[output].then_some(output)
     }
 }

@@ -113,7 +113,7 @@ impl RowKernel<1> for Backward<'_> {
         let g = self.g.part(index..index + 1, g)[0];
         // The loss of padding is multiplied by 0.
         if g == 0.0 {
-            return;
+            return dx.fill(0.0);
         }
         let logits = self.logits.part(rows::range(index, self.width), logits);
         let Some(column) = column(self.targets[index], self.width) else {

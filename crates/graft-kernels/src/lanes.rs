@@ -111,31 +111,28 @@ fn mul_add<S: Simd>(_: S, x: f32, y: f32, z: f32) -> f32 {
 pub(crate) fn exp<S: Simd>(simd: S, x: f32) -> f32 {
     /// exp(SMALLEST) is the smallest result, a bit above the smallest normal number.
     const SMALLEST: f32 = -87.33;
-    /// exp(LARGEST) is infinite.
-    const LARGEST: f32 = 88.8;
-    /// Adding it rounds to a whole number, which is then in the lowest bits.
+    /// exp(LARGEST) is the largest result that is finite.
+    const LARGEST: f32 = 88.722_83;
+    /// Adding it rounds to a whole number, which is then in the lowest bits; its own lowest are zeros.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, of which the first times `n` is exact.
     const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
     const COEFFICIENTS: [f32; 6] =
         [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
-    // Comparisons with NaN are false, so that it passes through.
-    let bounded = if x < SMALLEST { SMALLEST } else { x };
-    let bounded = if bounded > LARGEST { LARGEST } else { bounded };
-    let shifted = mul_add(simd, bounded, std::f32::consts::LOG2_E, ROUND);
+    let shifted = mul_add(simd, x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = mul_add(simd, n, -LN_2[1], mul_add(simd, n, -LN_2[0], bounded));
+    let r = mul_add(simd, n, -LN_2[1], mul_add(simd, n, -LN_2[0], x));
     let mut y = COEFFICIENTS[0];
     for coefficient in &COEFFICIENTS[1..] {
         y = mul_add(simd, y, r, *coefficient);
     }
     let y = mul_add(simd, y, r * r, r) + 1.0;
-    // 2ⁿ in two factors, as n may be 128.
-    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
-    let power = |n: i32| f32::from_bits((n.wrapping_add(127) << 23).cast_unsigned());
-    let y = y * power(n >> 1) * power(n.wrapping_sub(n >> 1));
-    if x < SMALLEST { 0.0 } else { y }
+    // Times 2ⁿ: n is added to the exponent, also where it is 128, as `y` is below 1 there.
+    let y = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
+    let y = if x < SMALLEST { 0.0 } else { y };
+    // A NaN is not above, but in no order.
+    if x <= LARGEST { y } else { x + f32::INFINITY }
 }
 
 #[cfg(test)]
@@ -144,9 +141,13 @@ mod tests {
 
     use super::*;
 
-    /// Runs a test on the widest registers, and on none.
+    /// Runs a test on the widest registers, on narrower ones where there are any, and on none.
     fn on_all<T: WithSimd<Output = ()> + Copy>(test: T) {
-        for arch in [Arch::new(), Arch::Scalar] {
+        #[cfg(target_arch = "x86_64")]
+        let narrower = pulp::x86::V3::try_new().map(Arch::V3);
+        #[cfg(not(target_arch = "x86_64"))]
+        let narrower = None;
+        for arch in [Arch::new(), Arch::Scalar].into_iter().chain(narrower) {
             arch.dispatch(test);
         }
     }
@@ -198,6 +199,71 @@ mod tests {
     #[test]
     fn exp_at_its_ends() {
         on_all(ExpAtItsEnds);
+    }
+
+    /// The same with bounds on `x`, and 2ⁿ in two factors.
+    #[inline(always)]
+    fn bounded_exp<S: Simd>(simd: S, x: f32) -> f32 {
+        const ROUND: f32 = 12_582_912.0;
+        const COEFFICIENTS: [f32; 6] =
+            [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+        let bounded = if x < -87.33 { -87.33 } else { x };
+        let bounded = if bounded > 88.8 { 88.8 } else { bounded };
+        let shifted = mul_add(simd, bounded, std::f32::consts::LOG2_E, ROUND);
+        let n = shifted - ROUND;
+        let r = mul_add(simd, n, 2.121_944_4e-4, mul_add(simd, n, -355.0 / 512.0, bounded));
+        let mut y = COEFFICIENTS[0];
+        for coefficient in &COEFFICIENTS[1..] {
+            y = mul_add(simd, y, r, *coefficient);
+        }
+        let y = mul_add(simd, y, r * r, r) + 1.0;
+        let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
+        let power = |n: i32| f32::from_bits((n.wrapping_add(127) << 23).cast_unsigned());
+        let y = y * power(n >> 1) * power(n.wrapping_sub(n >> 1));
+        if x < -87.33 { 0.0 } else { y }
+    }
+
+    #[derive(Clone, Copy)]
+    struct ExpIsExactInItsLastFactor;
+
+    impl WithSimd for ExpIsExactInItsLastFactor {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            const COUNT: usize = 1 << 10;
+            // All exponents, and mantissas a prime apart; then all around the ends, and what is no
+            // finite number.
+            let sample = (0..=u32::MAX).step_by(251);
+            let ends = [-87.33_f32, 88.722_83, 88.8, 0.0, -0.0].map(f32::to_bits);
+            let around =
+                ends.into_iter().flat_map(|x| (0..4096).map(move |i| (x + i).wrapping_sub(2048)));
+            let special = [0x7f80_0000, 0xff80_0000, 0x7f80_0001, 0x7fc0_0000, 0xffff_ffff, 1];
+            let mut all = sample.chain(around).chain(special).map(f32::from_bits);
+            let [mut x, mut found, mut wanted] = [[0.0_f32; COUNT]; 3];
+            loop {
+                let count = x.iter_mut().zip(&mut all).map(|(x, next)| *x = next).count();
+                for (found, &x) in found.iter_mut().zip(&x) {
+                    *found = exp(simd, x);
+                }
+                for (wanted, &x) in wanted.iter_mut().zip(&x) {
+                    *wanted = bounded_exp(simd, x);
+                }
+                for (x, (found, wanted)) in x.iter().zip(found.iter().zip(&wanted)) {
+                    let same = found.to_bits() == wanted.to_bits();
+                    let both_nan = x.is_nan() && found.is_nan() && wanted.is_nan();
+                    assert!(same || both_nan, "exp({x:e}) is {found:e}, {wanted:e} with bounds");
+                }
+                if count < COUNT {
+                    return;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_exact_in_its_last_factor() {
+        on_all(ExpIsExactInItsLastFactor);
     }
 
     #[derive(Clone, Copy)]

@@ -104,6 +104,9 @@ impl<B: Base> LowRank<B> {
         let (b, mut update) = (Matrix::of(&b, &[]), Vec::new());
         b.append_to(&mut update);
         let (rank, columns) = (b.rows, b.columns);
+        if out.is_empty() || rank == 0 {
+            return Ok(());
+        }
         let parallel = inner.len() * columns >= PARALLEL_FROM;
         tasks::for_each_chunk(out, ROWS_OF_A_TASK * columns, parallel, |task, out| {
             let inner = &inner[task * ROWS_OF_A_TASK * rank..][..out.len() / columns * rank];

@@ -8,10 +8,10 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer, Primitive, apply};
-use mlx_graft::{Array, Dtype, Result, ops};
+use mlx_graft::{Array, Dtype, Element, Result, ops};
 use pulp::{Simd, WithSimd};
 
-use crate::floats::{Floats, to_bfloat16, to_float16};
+use crate::floats::{Float, Floats, to_bfloat16, to_float16};
 use crate::isa;
 use crate::tasks;
 
@@ -23,13 +23,17 @@ pub(crate) type Scratch = [Vec<f32>; 4];
 
 /// The computation of one row of each of `N` outputs.
 pub(crate) trait RowKernel<const N: usize>: Sync {
-    /// Computes row `index`. The rows of the outputs come as zeros.
+    /// Which outputs are updates of inputs, as [`Primitive::updates`] says.
+    const UPDATED: [bool; N] = [false; N];
+
+    /// Computes row `index`, all of it. The rows of the outputs come with any numbers, those of an
+    /// update with what they were.
     ///
     /// It runs inside of what is dispatched, so it has to be `#[inline(always)]`.
     fn row<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch, outputs: [&mut [f32]; N]);
 }
 
-/// Elements of an output that nobody has written yet.
+/// Elements of an output that nobody has written yet, unless they are those of an input.
 enum Unwritten<'a> {
     Float32(&'a mut [MaybeUninit<f32>]),
     Bfloat16(&'a mut [MaybeUninit<bf16>]),
@@ -55,19 +59,18 @@ impl Unwritten<'_> {
         part.expect("so many elements are left")
     }
 
-    /// Zeros in which the elements are computed: their own memory if it is of `float32`.
+    /// Writes the elements to `wide`, which has their number.
+    ///
+    /// # Safety
+    /// They are written.
     #[inline(always)]
-    fn zeros<'b>(&'b mut self, scratch: &'b mut Vec<f32>) -> &'b mut [f32] {
-        match self {
-            Self::Float32(x) => {
-                x.fill(MaybeUninit::new(0.0));
-                // SAFETY: all elements have been written.
-                unsafe { &mut *(&raw mut **x as *mut [f32]) }
-            }
-            other => {
-                scratch.clear();
-                scratch.resize(other.len(), 0.0);
-                scratch
+    unsafe fn widen(&self, wide: &mut [f32]) {
+        // SAFETY: the caller says so.
+        unsafe {
+            match self {
+                Self::Float32(x) => wide.copy_from_slice(x.assume_init_ref()),
+                Self::Bfloat16(x) => bf16::widen(x.assume_init_ref(), wide),
+                Self::Float16(x) => f16::widen(x.assume_init_ref(), wide),
             }
         }
     }
@@ -91,39 +94,78 @@ impl Unwritten<'_> {
 struct Rows<'a> {
     data: Unwritten<'a>,
     width: usize,
+    /// Whether the elements are those of an input.
+    is_update: bool,
 }
 
 impl Rows<'_> {
     /// Takes the first `count` rows.
     fn take(&mut self, count: usize) -> Self {
         let length = (count * self.width).min(self.data.len());
-        Self { data: self.data.take(length), width: self.width }
+        Self { data: self.data.take(length), ..*self }
     }
+
+    /// Numbers in which the elements are computed: their own memory if it is of `float32`.
+    #[inline(always)]
+    fn numbers<'b>(&'b mut self, scratch: &'b mut Vec<f32>) -> &'b mut [f32] {
+        match &mut self.data {
+            Unwritten::Float32(x) => {
+                if !self.is_update {
+                    x.fill(MaybeUninit::new(0.0));
+                }
+                // SAFETY: all elements have been written, or are those of an input.
+                unsafe { x.assume_init_mut() }
+            }
+            narrow => {
+                scratch.resize(narrow.len(), 0.0);
+                if self.is_update {
+                    // SAFETY: the elements are those of an input.
+                    unsafe { narrow.widen(scratch) };
+                }
+                scratch
+            }
+        }
+    }
+}
+
+/// The elements of an output, which are those of an input if it `is_update`.
+///
+/// # Safety
+/// A kernel that returns `Ok` has written every element.
+unsafe fn elements<'o, T: Element>(
+    output: &'o mut OutputBuffer<'_>,
+    is_update: bool,
+) -> Result<&'o mut [MaybeUninit<T>], KernelError> {
+    if is_update {
+        output.as_updated_slice::<T>()?;
+    }
+    // SAFETY: the caller says so.
+    unsafe { output.as_uninit_slice() }
 }
 
 /// Computes rows `0..count` of the outputs, whose rows have the lengths `widths`.
 ///
 /// `cost` is the number of elements that a row reads or writes.
-pub(crate) fn compute<const N: usize>(
-    kernel: &impl RowKernel<N>,
+pub(crate) fn compute<K: RowKernel<N>, const N: usize>(
+    kernel: &K,
     outputs: &mut [OutputBuffer<'_>],
     widths: [usize; N],
     count: usize,
     cost: usize,
 ) -> Result<(), KernelError> {
     let mut rows = Vec::with_capacity(N);
-    for (output, width) in outputs.iter_mut().zip(widths) {
-        // SAFETY: `zeros` and `finish` write every element of the `count` rows, which are all
+    for ((output, width), is_update) in outputs.iter_mut().zip(widths).zip(K::UPDATED) {
+        // SAFETY: `numbers` and `finish` write every element of the `count` rows, which are all
         // that the buffer has by the assertion.
         let data = unsafe {
             match output.dtype() {
-                Dtype::Bfloat16 => Unwritten::Bfloat16(output.as_uninit_slice()?),
-                Dtype::Float16 => Unwritten::Float16(output.as_uninit_slice()?),
-                _ => Unwritten::Float32(output.as_uninit_slice()?),
+                Dtype::Bfloat16 => Unwritten::Bfloat16(elements(output, is_update)?),
+                Dtype::Float16 => Unwritten::Float16(elements(output, is_update)?),
+                _ => Unwritten::Float32(elements(output, is_update)?),
             }
         };
         assert!(data.len() <= count * width, "the rows cover the output");
-        rows.push(Rows { data, width });
+        rows.push(Rows { data, width, is_update });
     }
     let Ok(mut rows) = <[Rows<'_>; N]>::try_from(rows) else {
         unreachable!("the primitive has {N} outputs");
@@ -213,15 +255,15 @@ impl<K: RowKernel<N>, const N: usize> WithSimd for Task<'_, '_, K, N> {
         let mut scratch = Scratch::default();
         let mut computed = [const { Vec::new() }; N];
         for index in self.first..self.first + self.count {
-            let mut outputs = self.rows.each_mut().map(|rows| rows.take(1).data);
+            let mut outputs = self.rows.each_mut().map(|rows| rows.take(1));
             let mut pairs = outputs.iter_mut().zip(&mut computed);
-            let zeros = from_fn(|_| {
+            let numbers = from_fn(|_| {
                 let (output, computed) = pairs.next().expect("there are as many");
-                output.zeros(computed)
+                output.numbers(computed)
             });
-            self.kernel.row(simd, index, &mut scratch, zeros);
+            self.kernel.row(simd, index, &mut scratch, numbers);
             for (output, computed) in outputs.into_iter().zip(&computed) {
-                output.finish(computed);
+                output.data.finish(computed);
             }
         }
     }

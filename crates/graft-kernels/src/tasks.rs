@@ -5,7 +5,7 @@ mod pool;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-pub(crate) use pool::threads;
+pub(crate) use pool::{filled, threads};
 
 /// Numbers of a matrix below which a second thread costs more than it saves, for one row.
 const PARALLEL_FROM: usize = 1 << 17;
@@ -123,6 +123,20 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_chunk_is_filled_once() {
+        for parallel in [false, true] {
+            for size in [0, 1, 10, 1003] {
+                let data = filled(size, 10, 7, parallel, |i, chunk| {
+                    assert!(chunk.iter().all(|&x| x == 7));
+                    chunk.fill(i);
+                });
+                assert_eq!(data, (0..size).map(|i| i / 10).collect::<Vec<_>>());
+            }
+        }
+    }
+
     #[test]
     fn every_chunk_is_written_once() {
         for parallel in [false, true] {

@@ -160,6 +160,37 @@ fn all_dtypes_layouts_and_transforms() -> Result<()> {
     Ok(())
 }
 
+/// Calls of a vectorized function, and of a trace without shapes, with no rows, no inputs or no outputs.
+#[test]
+fn products_of_nothing() -> Result<()> {
+    let x = inputs(&[70], [256, 130, 8])?;
+    let none = Array::from_slice::<f32>(&[], &[0, 70, 256])?;
+    let some = [none, x[1].clone(), x[2].clone(), x[3].clone()];
+    let found = transforms::vmap(ours, &some, &[Some(0), None, None, None], &[Some(0)])?;
+    assert_eq!((found[0].shape(), found[0].to_vec::<f32>()?), (&[0, 70, 130][..], vec![]));
+
+    for narrow in [false, true] {
+        let traced = |rows: i32, sizes| -> Result<Vec<Array>> {
+            let mut x = inputs(&[rows], sizes)?;
+            if narrow {
+                // With an update of `float32`, which is another operation.
+                x[0] = ops::astype(&x[0], Dtype::Bfloat16)?;
+                x[1] = ops::astype(&x[1], Dtype::Bfloat16)?;
+            }
+            Ok(x)
+        };
+        let compiled = transforms::compile(ours, true)?;
+        compiled.call(&traced(70, [256, 130, 8])?)?[0].eval()?;
+        for (rows, sizes) in [(0, [256, 130, 8]), (3, [0, 130, 8]), (3, [256, 0, 8])] {
+            let found = compiled.call(&traced(rows, sizes)?)?.remove(0);
+            assert_eq!(found.shape(), [rows, sizes[1]]);
+            let found = ops::astype(&found, Dtype::Float32)?.to_vec::<f32>()?;
+            assert!(found.iter().all(|&x| x == 0.0), "{rows} {sizes:?}");
+        }
+    }
+    Ok(())
+}
+
 /// What is trained is of `float32`, whatever dtype `x` and the frozen weight have.
 #[test]
 fn updates_of_float32() -> Result<()> {

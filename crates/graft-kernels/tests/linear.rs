@@ -120,9 +120,10 @@ fn others_are_products_with_the_transposed_matrix() -> Result<()> {
 
 #[test]
 fn derivatives_are_those_of_the_products() -> Result<()> {
-    for (rows, k, outputs) in
-        [(&[2, 3][..], 40, &[24, 50][..]), (&[70], 260, &[130]), (&[1], 9, &[4])]
-    {
+    let sizes = [(&[2, 3][..], 40, &[24, 50][..]), (&[70], 260, &[130]), (&[1], 9, &[4])];
+    // Whose derivative with respect to the rows is one operation.
+    let together = [(&[2, 40][..], 140, &[300, 260][..]), (&[65], 128, &[256, 1030, 257])];
+    for (rows, k, outputs) in sizes.into_iter().chain(together) {
         let x = inputs(rows, k, outputs)?;
         let terms = 16 * k.max(*outputs.iter().max().unwrap());
         let shapes = theirs(&x)?;
@@ -133,6 +134,38 @@ fn derivatives_are_those_of_the_products() -> Result<()> {
         let tangents = x.iter().map(|x| numbers(8, x.shape())).collect::<Result<Vec<_>>>()?;
         let found = transforms::jvp(ours, &x, &tangents)?.1;
         check(&found, &transforms::jvp(theirs, &x, &tangents)?.1, terms, 0.0)?;
+    }
+    Ok(())
+}
+
+/// With respect to rows of 16 bits, within the roundings of the products of which it is the sum.
+#[test]
+fn derivatives_of_16_bits() -> Result<()> {
+    for (dtype, unit) in &DTYPES[1..] {
+        let x = of(*dtype, &inputs(&[2, 40], 140, &[300, 260])?)?;
+        let cotangents = of(*dtype, &theirs(&x)?)?;
+        let found = transforms::vjp(ours, &x, &cotangents)?.1.remove(0);
+        assert_eq!(found.dtype(), *dtype);
+        let (x, cotangents) = (of(Dtype::Float32, &x)?, of(Dtype::Float32, &cotangents)?);
+        let of_one = |i: usize| -> Result<Array> {
+            let pair = [x[0].clone(), x[1 + i].clone()];
+            Ok(transforms::vjp(theirs, &pair, &cotangents[i..=i])?.1.remove(0))
+        };
+        let (y, z) = (of_one(0)?, of_one(1)?);
+        let size = ops::add(&ops::abs(&y)?, &ops::abs(&z)?)?;
+        // Each of the two is rounded, and their sum.
+        let rounding = ops::multiply(&size, &Array::scalar(2.0 * *unit)?)?;
+        let bound = ops::add(&rounding, &Array::scalar(560.0 * 1e-6_f32)?)?;
+        assert_within(&ops::astype(&found, Dtype::Float32)?, &ops::add(&y, &z)?, &bound);
+    }
+    // A trace without shapes may meet no rows, and no outputs of one or of all.
+    let slope = |x: &[Array]| Ok(vec![transforms::vjp(ours, &x[..3], &x[3..])?.1.remove(0)]);
+    let compiled = transforms::compile(slope, true)?;
+    for (rows, outputs) in [(70, [300, 260]), (0, [300, 260]), (3, [0, 260]), (3, [0, 0])] {
+        let x = inputs(&[rows], 140, &outputs)?;
+        let cotangents = theirs(&x)?;
+        let wanted = transforms::vjp(theirs, &x, &cotangents)?.1.remove(0);
+        check(&compiled.call(&[x, cotangents].concat())?, &[wanted], 16 * 560, 0.0)?;
     }
     Ok(())
 }
@@ -189,8 +222,8 @@ fn vectorized_and_compiled() -> Result<()> {
     }
 
     let compiled = transforms::compile(ours, true)?;
-    for rows in [1, 19] {
-        let x = inputs(&[rows], 40, &[24, 50])?;
+    for (rows, k) in [(1, 40), (19, 40), (0, 40), (3, 0)] {
+        let x = inputs(&[rows], k, &[24, 50])?;
         check(&compiled.call(&x)?, &theirs(&x)?, 40, 0.0)?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The operations on rows, in bytes read per second, against MLX's own.
+//! The operations on rows, in bytes read and written per second, against MLX's own.
 
 use criterion::{Criterion, Throughput};
 use graft_kernels::Rope;
@@ -12,11 +12,14 @@ type Operation<'a> = Box<dyn Fn() -> Result<Array> + 'a>;
 const ROPE: Rope =
     Rope { dims: 64, traditional: false, base: Some(10_000.0), scale: 1.0, offset: 0 };
 
-/// Measures an operation that reads `inputs`, here and in MLX.
+/// Measures an operation on `inputs`, here and in MLX: the time to build and to evaluate it, for the
+/// bytes of these and of its output.
 fn compare(c: &mut Criterion, name: &str, inputs: &[&Array], ways: [Operation<'_>; 2]) {
     let mut group = c.benchmark_group(name);
     group.sample_size(10);
-    group.throughput(Throughput::Bytes(inputs.iter().map(|x| x.nbytes() as u64).sum()));
+    let output = ways[0]().expect("shapes that fit");
+    let bytes = inputs.iter().copied().chain([&output]).map(|x| x.nbytes() as u64).sum();
+    group.throughput(Throughput::Bytes(bytes));
     for (who, operation) in ["graft", "mlx"].into_iter().zip(ways) {
         group.bench_function(who, |bencher| {
             bencher.iter(|| operation().expect("shapes that fit").eval().expect("numbers"));

@@ -72,16 +72,16 @@ fn are_multiplied_as_they_are(x: &Array, w: &Array) -> bool {
     x.dtype() == w.dtype() && w.ndim() == 2 && x.shape().last() == w.shape().last()
 }
 
-/// Whether the processor has a kernel for two products, and no faster one for a single one.
+/// Whether the processor has a kernel for the sum of products, and no faster one for a single one.
 #[cfg(target_arch = "x86_64")]
-fn has_kernel(dtype: Dtype) -> bool {
+pub(super) fn has_kernel(dtype: Dtype) -> bool {
     use super::{avx2, avx512_bf16};
 
     avx2::is_usable() && (dtype != Dtype::Bfloat16 || !avx512_bf16::suits_many_rows())
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn has_kernel(_: Dtype) -> bool {
+pub(super) fn has_kernel(_: Dtype) -> bool {
     false
 }
 
@@ -220,6 +220,11 @@ mod kernel {
         };
         let w = Matrix::of(&w.strided::<T>()?, &[]);
         let b = Matrix::of(&b.strided::<T>()?, &[]);
+        // Where a trace without shapes, or a vectorized call, meets nothing.
+        if output.size() == 0 || w.columns == 0 {
+            output.as_mut_slice::<T>()?;
+            return Ok(());
+        }
         let rows = x.size() / w.columns;
         let x = Matrix::from_rows(x.as_slice::<T>()?, rows, w.columns);
         let inner = Matrix::from_rows(inner.as_slice::<T>()?, rows, b.rows);

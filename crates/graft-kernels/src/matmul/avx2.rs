@@ -11,12 +11,17 @@ use std::cell::RefCell;
 use super::avx2_lanes::{Lanes, load, store};
 use super::blocked::{Block, FEW_STEPS, Kernel, Limits, Panels, padded};
 use super::matrix::Matrix;
+use super::panels::RowKernel;
 use super::soon::Soon;
 use crate::avx2::{LANES, transposed};
 use crate::isa::Isa;
 
 /// Lines of a panel of `a`.
 pub(super) const A_LINES: usize = 6;
+
+/// Rows of the tile that takes what is left of a matrix: as few as hide the latency of a
+/// multiplication.
+pub(super) const FEWER: usize = 4;
 
 /// Lines of a panel of `b`, and the registers that hold a step of them.
 pub(super) const B_LINES: usize = 2 * LANES;
@@ -101,43 +106,65 @@ impl<T: Lanes> Kernel<T> for Avx2 {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn tile(block: &Block<'_, T>, a: &[A], b: &[B], (i, j): (usize, usize), _: &mut Soon) {
         let rows = A_LINES.min(block.a.rows - i);
-        let columns = B_LINES.min(block.b.rows - j);
-        let steps = block.steps().div_ceil(FEW_STEPS);
-        let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
-        if block.first && block.last {
-            prefetch_rows(block.out.at(i, j), block.out.stride);
-        } else {
-            prefetch_rows(block.sums.at(i, j), block.sums.stride);
+        // SAFETY: the caller says so.
+        unsafe {
+            match Self::rows_read(rows) {
+                FEWER => tile_of_rows::<T, FEWER>(block, a, b, (i, j), rows),
+                _ => tile_of_rows::<T, A_LINES>(block, a, b, (i, j), rows),
+            }
         }
-        let sums = product(a, b);
-        let write = |r: usize, part: usize, mut sum: __m256| {
-            let column = j + part * LANES;
-            let count = columns.saturating_sub(part * LANES);
-            let waiting = block.sums.at(i + r, column);
-            // SAFETY: the matrices have so many columns, and nothing is read before the first block
-            // has written it.
-            unsafe {
-                if !block.first {
-                    sum = _mm256_add_ps(sum, load(waiting, count));
-                }
-                if block.last {
-                    store::<T>(block.out.at(i + r, column).cast(), count, sum);
-                } else {
-                    store(waiting, count, sum);
-                }
+    }
+}
+
+/// [`Kernel::tile`] of `rows` rows, at most `ROWS`: where the rows of a matrix end, the sums of a whole
+/// tile would take longer.
+///
+/// # Safety
+/// As [`Kernel::tile`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_of_rows<T: Lanes, const ROWS: usize>(
+    block: &Block<'_, T>,
+    a: &[A],
+    b: &[B],
+    (i, j): (usize, usize),
+    rows: usize,
+) {
+    let columns = B_LINES.min(block.b.rows - j);
+    let steps = block.steps().div_ceil(FEW_STEPS);
+    let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
+    if block.first && block.last {
+        prefetch_rows::<_, ROWS>(block.out.at(i, j), block.out.stride);
+    } else {
+        prefetch_rows::<_, ROWS>(block.sums.at(i, j), block.sums.stride);
+    }
+    let sums = product::<ROWS>(a, b);
+    let write = |r: usize, part: usize, mut sum: __m256| {
+        let column = j + part * LANES;
+        let count = columns.saturating_sub(part * LANES);
+        let waiting = block.sums.at(i + r, column);
+        // SAFETY: the matrices have so many columns, and nothing is read before the first block has
+        // written it.
+        unsafe {
+            if !block.first {
+                sum = _mm256_add_ps(sum, load(waiting, count));
             }
-        };
-        if rows == A_LINES {
-            // A loop of known length, so that the sums stay in registers.
-            for (r, sums) in sums.iter().enumerate() {
-                write(r, 0, sums[0]);
-                write(r, 1, sums[1]);
+            if block.last {
+                store::<T>(block.out.at(i + r, column).cast(), count, sum);
+            } else {
+                store(waiting, count, sum);
             }
-        } else {
-            for (r, sums) in sums.iter().enumerate().take(rows) {
-                write(r, 0, sums[0]);
-                write(r, 1, sums[1]);
-            }
+        }
+    };
+    if rows == ROWS {
+        // A loop of known length, so that the sums stay in registers.
+        for (r, sums) in sums.iter().enumerate() {
+            write(r, 0, sums[0]);
+            write(r, 1, sums[1]);
+        }
+    } else {
+        for (r, sums) in sums.iter().enumerate().take(rows) {
+            write(r, 0, sums[0]);
+            write(r, 1, sums[1]);
         }
     }
 }
@@ -145,8 +172,8 @@ impl<T: Lanes> Kernel<T> for Avx2 {
 /// Asks for the places of the sums of a tile, which need not exist.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn prefetch_rows<N>(first: *const N, stride: usize) {
-    for r in 0..A_LINES {
+fn prefetch_rows<N, const ROWS: usize>(first: *const N, stride: usize) {
+    for r in 0..ROWS {
         let row = first.wrapping_add(r * stride);
         // A row need not begin where a line of the cache does.
         _mm_prefetch::<_MM_HINT_T0>(row.cast());
@@ -254,11 +281,11 @@ unsafe fn put(panel: &mut [f32], at: usize, x: __m256) {
     unsafe { store(to.as_mut_ptr(), to.len(), x) };
 }
 
-/// The sums of the products of two panels.
+/// The sums of the products of the first `ROWS` lines of a panel and all of another.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn product(a: &[[A; FEW_STEPS]], b: &[[B; FEW_STEPS]]) -> [[__m256; 2]; A_LINES] {
-    let mut sums = [[_mm256_setzero_ps(); 2]; A_LINES];
+fn product<const ROWS: usize>(a: &[[A; FEW_STEPS]], b: &[[B; FEW_STEPS]]) -> [[__m256; 2]; ROWS] {
+    let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
     for (a, b) in a.iter().zip(b) {
         // Few steps at a time, so that they are written out one behind the other.
         for (a, b) in a.iter().zip(b) {

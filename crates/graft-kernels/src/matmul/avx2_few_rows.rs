@@ -13,13 +13,13 @@ use std::mem::MaybeUninit;
 
 use half::{bf16, f16};
 
+use super::avx2;
 use super::converted::wide_rows;
 use super::few_rows::{Part, parts};
 use super::matrix::Matrix;
 use super::problem::Each;
 use crate::avx2::{LANES, sum};
 use crate::floats::Float;
-use crate::isa::Isa;
 use crate::prefetch::prefetch;
 use crate::tasks;
 
@@ -94,8 +94,7 @@ struct Lanes([f32; STEP]);
 
 /// Whether [`multiply`] multiplies these matrices: few rows and dense columns, or one column.
 pub(super) fn suits<T: Steps>(a: &Matrix<'_, T>, b: &Matrix<'_, T>) -> bool {
-    Isa::Avx2.is_usable()
-        && is_x86_feature_detected!("f16c")
+    avx2::is_usable()
         && (a.rows <= ROWS && b.transposed().has_dense_rows()
             || b.columns == 1 && a.has_dense_rows())
 }

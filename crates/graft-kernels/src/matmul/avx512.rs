@@ -8,9 +8,11 @@ use std::cell::RefCell;
 
 use super::avx512_lanes::Lanes;
 use super::avx512_panels::{B_ROWS, Row, pack, product};
+use super::avx512_tile::{FEWER, FEWEST};
 use super::blocked::{Block, FEW_STEPS, Kernel, Limits, Panels};
 use super::matrix::Matrix;
 use super::pack::{A_LINES, B_LINES};
+use super::panels::RowKernel;
 use super::soon::{Places, Soon, prefetch_two_lines};
 use crate::avx512::{LANES, mask};
 use crate::isa::Isa;
@@ -73,39 +75,63 @@ impl<T: Lanes> Kernel<T> for Avx512 {
         soon: &mut Soon,
     ) {
         let rows = A_LINES.min(block.a.rows - i);
-        let columns = B_LINES.min(block.b.rows - j);
-        let masks: [u16; B_ROWS] = array::from_fn(|r| mask(columns.saturating_sub(r * LANES)));
-        let steps = block.steps().div_ceil(FEW_STEPS);
-        let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
-        let mut sums = if block.is_short() {
-            product(a, b, || ())
+        // SAFETY: the caller says so.
+        unsafe {
+            match Self::rows_read(rows) {
+                FEWEST => tile_of_rows::<T, FEWEST>(block, a, b, (i, j), rows, soon),
+                FEWER => tile_of_rows::<T, FEWER>(block, a, b, (i, j), rows, soon),
+                _ => tile_of_rows::<T, A_LINES>(block, a, b, (i, j), rows, soon),
+            }
+        }
+    }
+}
+
+/// [`Kernel::tile`] of `rows` rows, at most `ROWS`: where the rows of a matrix end, the sums of a whole
+/// tile would take longer.
+///
+/// # Safety
+/// As [`Kernel::tile`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn tile_of_rows<T: Lanes, const ROWS: usize>(
+    block: &Block<'_, T>,
+    a: &[[Row; 1]],
+    b: &[[Row; B_ROWS]],
+    (i, j): (usize, usize),
+    rows: usize,
+    soon: &mut Soon,
+) {
+    let columns = B_LINES.min(block.b.rows - j);
+    let masks: [u16; B_ROWS] = array::from_fn(|r| mask(columns.saturating_sub(r * LANES)));
+    let steps = block.steps().div_ceil(FEW_STEPS);
+    let (a, b) = (&a.as_chunks().0[..steps], &b.as_chunks().0[..steps]);
+    let mut sums = if block.is_short() {
+        product::<ROWS>(a, b, || ())
+    } else {
+        let wait = steps.saturating_sub(LAST);
+        let mut places = if block.first && block.last {
+            Places::new(block.out.at(i, j), block.out.stride, rows, wait)
         } else {
-            let wait = steps.saturating_sub(LAST);
-            let mut places = if block.first && block.last {
-                Places::new(block.out.at(i, j), block.out.stride, rows, wait)
-            } else {
-                Places::new(block.sums.at(i, j), block.sums.stride, rows, wait)
-            };
-            product(a, b, || {
-                places.prefetch_row::<ROW_BYTES>();
-                prefetch_two_lines(soon);
-            })
+            Places::new(block.sums.at(i, j), block.sums.stride, rows, wait)
         };
-        for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-            for (part, sum) in sums.iter_mut().enumerate() {
-                let (column, mask) = (j + part * LANES, masks[part]);
-                let waiting = block.sums.at(i + r, column);
-                // SAFETY: the mask covers columns that the matrices have, and nothing is read
-                // before the first block has written it.
-                unsafe {
-                    if !block.first {
-                        *sum = _mm512_add_ps(*sum, _mm512_maskz_loadu_ps(mask, waiting));
-                    }
-                    if block.last {
-                        T::store(block.out.at(i + r, column).cast(), mask, *sum);
-                    } else {
-                        _mm512_mask_storeu_ps(waiting, mask, *sum);
-                    }
+        product::<ROWS>(a, b, || {
+            places.prefetch_row::<ROW_BYTES>();
+            prefetch_two_lines(soon);
+        })
+    };
+    for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+        for (part, sum) in sums.iter_mut().enumerate() {
+            let (column, mask) = (j + part * LANES, masks[part]);
+            let waiting = block.sums.at(i + r, column);
+            // SAFETY: the mask covers columns that the matrices have, and nothing is read before
+            // the first block has written it.
+            unsafe {
+                if !block.first {
+                    *sum = _mm512_add_ps(*sum, _mm512_maskz_loadu_ps(mask, waiting));
+                }
+                if block.last {
+                    T::store(block.out.at(i + r, column).cast(), mask, *sum);
+                } else {
+                    _mm512_mask_storeu_ps(waiting, mask, *sum);
                 }
             }
         }

@@ -5,19 +5,22 @@ use std::arch::x86_64::{
     __m512, __m512i, _CMP_UNORD_Q, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16,
     _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
     _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_cvtps_ph, _mm512_mask_or_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
-    _mm512_srli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    _mm512_cvtps_ph, _mm512_mask_or_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16,
+    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_slli_epi32, _mm512_srli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use half::{bf16, f16};
 
-use crate::avx512::LANES;
+use crate::avx512::{LANES, mask};
 use crate::floats::Float;
 
 /// A floating-point type that is read and written sixteen at a time, as `float32`.
 pub(super) trait Lanes: Float + Send + Sync {
+    /// Numbers of a line that [`transpose`](Self::transpose) reads: a register of them at most.
+    const TOGETHER: usize = LANES;
+
     /// The numbers at `from` in the lanes of `mask`, zeros in the others.
     ///
     /// # Safety
@@ -29,6 +32,31 @@ pub(super) trait Lanes: Float + Send + Sync {
     /// # Safety
     /// The processor has AVX-512 F, BW and VL, and the lanes of `mask` may be written.
     unsafe fn store(to: *mut Self, mask: u16, x: __m512);
+
+    /// Gives `put` the first numbers of sixteen lines, then the second ones, and so on: those of
+    /// [`TOGETHER`](Self::TOGETHER), zeros where the `count` that the lines have are fewer.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW and VL, and each line has so many numbers, at least one.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn transpose(
+        lines: [*const Self; LANES],
+        count: usize,
+        mut put: impl FnMut(usize, __m512),
+    ) {
+        let mask = mask(count);
+        let mut r = [_mm512_setzero_si512(); LANES];
+        for (r, line) in r.iter_mut().zip(lines) {
+            // SAFETY: the mask covers numbers of the line.
+            *r = _mm512_castps_si512(unsafe { Self::load(line, mask) });
+        }
+        // SAFETY: this function is compiled for the instructions.
+        let r = unsafe { transposed(r) };
+        for (i, r) in r.into_iter().enumerate() {
+            put(i, _mm512_castsi512_ps(r));
+        }
+    }
 }
 
 impl Lanes for f32 {
@@ -46,6 +74,8 @@ impl Lanes for f32 {
 }
 
 impl Lanes for bf16 {
+    const TOGETHER: usize = 2 * LANES;
+
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn load(from: *const Self, mask: u16) -> __m512 {
         // SAFETY: the caller says so.
@@ -64,6 +94,29 @@ impl Lanes for bf16 {
         let rounded = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
         // SAFETY: the caller says so.
         unsafe { _mm256_mask_storeu_epi16(to.cast(), mask, rounded) };
+    }
+
+    /// Pairs of neighbours, which are converted last: that takes less than half of the shuffles.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn transpose(
+        lines: [*const Self; LANES],
+        count: usize,
+        mut put: impl FnMut(usize, __m512),
+    ) {
+        let mask = u32::MAX >> Self::TOGETHER.saturating_sub(count);
+        let mut pairs = [_mm512_setzero_si512(); LANES];
+        for (pairs, line) in pairs.iter_mut().zip(lines) {
+            // SAFETY: the mask covers numbers of the line.
+            *pairs = unsafe { _mm512_maskz_loadu_epi16(mask, line.cast()) };
+        }
+        // SAFETY: this function is compiled for the instructions.
+        let pairs = unsafe { transposed(pairs) };
+        let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+        for (i, pairs) in pairs.into_iter().enumerate() {
+            put(2 * i, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)));
+            put(2 * i + 1, _mm512_castsi512_ps(_mm512_and_si512(pairs, upper)));
+        }
     }
 }
 
@@ -123,7 +176,6 @@ pub(super) unsafe fn transposed(mut r: [__m512i; LANES]) -> [__m512i; LANES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::avx512::mask;
     use crate::isa::Isa;
 
     #[test]

@@ -3,15 +3,15 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_castps_si512, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_storeu_ps,
 };
 use std::ptr;
 
-use super::avx512_lanes::{Lanes, transposed};
+use super::avx512_lanes::Lanes;
 use super::blocked::{FEW_STEPS, padded};
 use super::matrix::Matrix;
-use super::pack::{A_LINES, B_LINES};
+use super::pack::B_LINES;
 use crate::avx512::{LANES, mask};
 
 /// Bytes by which reading runs ahead of packing.
@@ -81,23 +81,22 @@ unsafe fn pack_along<T: Lanes, const REGISTERS: usize>(
 ) {
     assert!(register < REGISTERS);
     // Lines that are not there are the last one once more.
-    let starts: [*const T; LANES] =
+    let mut lines_left: [*const T; LANES] =
         std::array::from_fn(|i| lines.dense_row(i.min(lines.rows - 1)).as_ptr());
-    for (block, steps) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let start = block * LANES;
-        let mask = mask(lines.columns - start);
-        let mut r = [_mm512_setzero_si512(); LANES];
-        for (r, line) in r.iter_mut().zip(starts) {
-            let line = line.wrapping_add(start);
+    for (block, steps) in panel.chunks_mut(T::TOGETHER).enumerate() {
+        for line in lines_left {
             _mm_prefetch::<_MM_HINT_T0>(line.wrapping_byte_add(AHEAD).cast());
-            // SAFETY: the mask covers elements of the line.
-            *r = _mm512_castps_si512(unsafe { T::load(line, mask) });
         }
-        // SAFETY: this function is compiled for the instructions.
-        let r = unsafe { transposed(r) };
-        for (step, r) in steps.iter_mut().zip(r) {
-            // SAFETY: a row has 64 bytes.
-            unsafe { _mm512_storeu_si512(step[register].0.as_mut_ptr().cast(), r) };
+        let put = |i: usize, x| {
+            if let Some(step) = steps.get_mut(i) {
+                // SAFETY: a row has 64 bytes.
+                unsafe { _mm512_storeu_ps(step[register].0.as_mut_ptr(), x) };
+            }
+        };
+        // SAFETY: so many numbers are left of the lines, and at least one for each block.
+        unsafe { T::transpose(lines_left, lines.columns - block * T::TOGETHER, put) };
+        for line in &mut lines_left {
+            *line = line.wrapping_add(T::TOGETHER);
         }
     }
 }
@@ -125,16 +124,16 @@ unsafe fn pack_across<T: Lanes, const REGISTERS: usize>(
     }
 }
 
-/// The sums of the products of two panels. Inlined, it would hold them in memory, as what follows
-/// goes through them in a loop.
+/// The sums of the products of the first `ROWS` lines of a panel and all of another. Inlined, it would
+/// hold them in memory, as what follows goes through them in a loop.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline(never)]
-pub(super) fn product(
+pub(super) fn product<const ROWS: usize>(
     a: &[[[Row; 1]; FEW_STEPS]],
     b: &[[[Row; B_ROWS]; FEW_STEPS]],
     mut every_few: impl FnMut(),
-) -> [[__m512; B_ROWS]; A_LINES] {
-    let mut sums = [[_mm512_setzero_ps(); B_ROWS]; A_LINES];
+) -> [[__m512; B_ROWS]; ROWS] {
+    let mut sums = [[_mm512_setzero_ps(); B_ROWS]; ROWS];
     for (a, b) in a.iter().zip(b) {
         every_few();
         for ([a], b) in a.iter().zip(b) {

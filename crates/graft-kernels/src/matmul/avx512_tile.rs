@@ -16,8 +16,8 @@ use crate::avx512::{LANES, mask};
 
 /// Rows of the tiles that take what is left of a matrix: as few as hide the latency of a
 /// multiplication, and half of them.
-const FEWER: usize = 8;
-const FEWEST: usize = FEWER / 2;
+pub(super) const FEWER: usize = 8;
+pub(super) const FEWEST: usize = FEWER / 2;
 
 impl RowKernel for Avx512 {
     fn rows_read(rows: usize) -> usize {

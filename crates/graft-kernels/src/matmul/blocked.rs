@@ -122,7 +122,20 @@ pub(super) fn multiply<K: Kernel<T>, T: Float + Send + Sync>(
     out: &mut [MaybeUninit<T>],
     parallel: bool,
 ) {
-    multiply_in::<K, T>(&K::LIMITS, [a, b], None, out, parallel);
+    multiply_in::<K, T>(&K::LIMITS, &[[a, b]], None, out, parallel);
+}
+
+/// Writes the sum of the products `a × b` to `out`, all of it: it is that of one product whose sums are
+/// as long as those of all, and is rounded once.
+///
+/// # Panics
+/// As [`multiply`], or if there is no product.
+pub(super) fn multiply_sum<K: Kernel<T>, T: Float + Send + Sync>(
+    products: &[[Matrix<'_, T>; 2]],
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) {
+    multiply_in::<K, T>(&K::LIMITS, products, None, out, parallel);
 }
 
 /// Writes `a × b + c × d` to `out`, all of it, where the second sum is short: it takes a few more
@@ -136,29 +149,41 @@ pub(super) fn multiply_two<K: Kernel<T>, T: Float + Send + Sync>(
     out: &mut [MaybeUninit<T>],
     parallel: bool,
 ) {
-    multiply_in::<K, T>(&K::LIMITS, product, Some(short), out, parallel);
+    multiply_in::<K, T>(&K::LIMITS, &[product], Some(short), out, parallel);
 }
 
-/// Writes `a × b`, and `c × d` added to it if there are these two, to `out` in blocks.
+/// Writes the sum of the products `a × b`, and `c × d` added to it if there are these two, to `out` in
+/// blocks.
 fn multiply_in<K: Kernel<T>, T: Float + Send + Sync>(
     limits: &Limits,
-    [a, b]: [Matrix<'_, T>; 2],
+    products: &[[Matrix<'_, T>; 2]],
     short: Option<[Matrix<'_, T>; 2]>,
     out: &mut [MaybeUninit<T>],
     parallel: bool,
 ) {
-    let (m, k, n) = (a.rows, b.rows, b.columns);
-    assert!(K::is_supported() && a.columns == k && out.len() == m * n);
-    if let Some([c, d]) = short {
-        assert!(c.rows == m && c.columns == d.rows && d.columns == n);
+    let (m, n) = (products[0][0].rows, products[0][1].columns);
+    assert!(K::is_supported() && out.len() == m * n);
+    for [a, b] in products.iter().chain(&short) {
+        assert!(a.rows == m && a.columns == b.rows && b.columns == n);
     }
     let [a_lines, b_lines] = K::LINES;
-    let steps = part(k, limits.steps, 1);
+    let longest = products.iter().map(|[a, _]| a.columns).max().unwrap_or(1);
+    let steps = part(longest, limits.steps, 1);
     let rows = part(m, limits.packed / steps, a_lines);
+    let pieces: Vec<[Matrix<'_, T>; 2]> = products
+        .iter()
+        .flat_map(|&[a, b]| {
+            (0..a.columns).step_by(steps).map(move |step| {
+                let steps = steps.min(a.columns - step);
+                [a.columns(step, steps), b.rows(step, steps)]
+            })
+        })
+        .collect();
     // Sums of 16-bit numbers over several blocks wait in `float32`.
-    let waits = k > steps && !T::IS_FLOAT32;
+    let waits = pieces.len() > 1 && !T::IS_FLOAT32;
     let columns = if waits { part(n, limits.waiting / rows, b_lines) } else { n };
-    let mut waiting = vec![0.0_f32; if waits { rows * columns } else { 0 }];
+    // Nothing is read of it before the first block has written it.
+    let mut waiting = Vec::<f32>::with_capacity(if waits { rows * columns } else { 0 });
     let corners = (0..m).step_by(rows).flat_map(|i| (0..n).step_by(columns).map(move |j| (i, j)));
     for (i, j) in corners {
         let (rows, columns) = (rows.min(m - i), columns.min(n - j));
@@ -168,18 +193,18 @@ fn multiply_in<K: Kernel<T>, T: Float + Send + Sync>(
         } else {
             Sums { data: out.data.cast(), stride: n }
         };
-        for step in (0..k).step_by(steps) {
-            let steps = steps.min(k - step);
+        for (number, [a, b]) in pieces.iter().enumerate() {
+            let last = number + 1 == pieces.len();
             let block = Block {
-                a: a.rows(i, rows).columns(step, steps),
-                b: b.rows(step, steps).columns(j, columns).transposed(),
+                a: a.rows(i, rows),
+                b: b.columns(j, columns).transposed(),
                 out,
                 sums,
                 short: short
-                    .filter(|_| step + steps == k)
+                    .filter(|_| last)
                     .map(|[c, d]| [c.rows(i, rows), d.columns(j, columns).transposed()]),
-                first: step == 0,
-                last: step + steps == k,
+                first: number == 0,
+                last,
             };
             block.multiply::<K>(parallel);
         }
@@ -474,6 +499,13 @@ mod tests {
         for (m, k, n) in [(70, 100, 100), (29, 81, 33), (28, 40, 32), (300, 41, 5)] {
             compare::<K, T>(&limits, unit, (m, k, n));
         }
+        // All numbers of rows that the last tile may have, and of steps that the last block packs.
+        for m in 1..=2 * a_lines {
+            compare::<K, T>(&K::LIMITS, unit, (m, 37, 33));
+        }
+        for k in 1..=70 {
+            compare::<K, T>(&K::LIMITS, unit, (15, k, 18));
+        }
     }
 
     /// Compares products of matrices that lie in memory in all kinds of ways.
@@ -505,18 +537,30 @@ mod tests {
                 let short = [a.columns(first, second), b.rows(first, second)];
                 let product = [a.columns(0, first), b.rows(0, first)];
                 let short = (second > 0).then_some(short);
-                multiply_in::<K, T>(limits, product, short, &mut found, parallel);
-                for (at, found) in found.iter().enumerate() {
-                    let (i, j) = (at / n, at % n);
-                    let terms = (0..k).map(|t| wide(a.get(i, t)) * wide(b.get(t, j)));
-                    let (sum, size) = terms
-                        .fold((0.0, 0.0), |(sum, size), term| (sum + term, size + f64::abs(term)));
-                    // SAFETY: all elements were initialised when the vector was made.
-                    let found = wide(unsafe { found.assume_init() });
-                    let bound = unit * f64::abs(sum) + k as f64 * 6e-8 * size;
-                    assert!((found - sum).abs() <= bound, "{m} {k} {n}: {found} for {sum}");
-                }
+                multiply_in::<K, T>(limits, &[product], short, &mut found, parallel);
+                check_sums([a, b], &found, unit);
+                // The same as a sum of two products, the second of which has longer sums.
+                let pairs = [(0, k / 3), (k / 3, k - k / 3)];
+                let pairs = pairs.map(|(at, count)| [a.columns(at, count), b.rows(at, count)]);
+                found.fill(MaybeUninit::new(T::round(f32::NAN)));
+                multiply_in::<K, T>(limits, &pairs, None, &mut found, parallel);
+                check_sums([a, b], &found, unit);
             }
+        }
+    }
+
+    /// Compares a product, all of whose elements are initialised, with sums of `f64`.
+    fn check_sums<T: Float>([a, b]: [Matrix<'_, T>; 2], found: &[MaybeUninit<T>], unit: f64) {
+        let (m, k, n) = (a.rows, b.rows, b.columns);
+        for (at, found) in found.iter().enumerate() {
+            let (i, j) = (at / n, at % n);
+            let terms = (0..k).map(|t| wide(a.get(i, t)) * wide(b.get(t, j)));
+            let (sum, size) =
+                terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + f64::abs(term)));
+            // SAFETY: the caller says so.
+            let found = wide(unsafe { found.assume_init() });
+            let bound = unit * f64::abs(sum) + k as f64 * 6e-8 * size;
+            assert!((found - sum).abs() <= bound, "{m} {k} {n}: {found} for {sum}");
         }
     }
 

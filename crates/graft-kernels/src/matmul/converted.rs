@@ -126,13 +126,11 @@ pub(super) fn multiply<T: Float>(
 
 /// The matrix in `float32`, row by row.
 pub(crate) fn wide_rows<T: Float>(matrix: Matrix<'_, T>, parallel: bool) -> Vec<f32> {
-    let mut wide = vec![0.0; matrix.rows * matrix.columns];
-    let columns = matrix.columns;
-    tasks::for_each_chunk(&mut wide, ROWS_OF_A_TASK * columns, parallel, |task, wide| {
+    let (size, columns) = (matrix.rows * matrix.columns, matrix.columns);
+    tasks::filled(size, ROWS_OF_A_TASK * columns, 0.0, parallel, |task, wide| {
         let rows = matrix.rows(task * ROWS_OF_A_TASK, wide.len() / columns);
         isa::arch().dispatch(Widen { rows, wide });
-    });
-    wide
+    })
 }
 
 /// Converts the rows of a matrix.

@@ -128,7 +128,8 @@ mod tests {
     fn parts_are_multiplied() {
         let mut memory = Memory::default();
         let number = |i: usize| ((i * 7919) % 1009) as f32 / 504.5 - 1.0;
-        for (m, k, n) in [(1, 1, 1), (6, 16, 16), (7, 33, 50), (64, 64, 256), (13, 70, 17)] {
+        let sizes = [(1, 1, 1), (6, 16, 16), (7, 33, 50), (64, 64, 256), (13, 70, 17)];
+        for (m, k, n) in sizes.into_iter().chain((2..=32).map(|m| (m, 19, 40))) {
             let a: Vec<_> = (0..m * k).map(number).collect();
             let b: Vec<_> = (0..k * n).map(|i| number(i + 77)).collect();
             let lying = [Matrix::from_rows(&a, m, k), Matrix::from_rows(&a, k, m).transposed()];

@@ -5,12 +5,13 @@ use half::{bf16, f16};
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, Layout, OutputBuffer, Primitive, apply,
 };
-use mlx_graft::{Array, Dtype, Error, Result, ops};
+use mlx_graft::{Array, Dtype, Error, Result, ops, transforms};
 
+use super::adapted::has_kernel;
 use super::matrix::Matrix;
 use super::problem::{self, Product};
 use super::{matmul, multiply, to_front, transposed};
-use crate::derivatives::{self, Composed};
+use crate::derivatives::{self, Composed, of_composed};
 use crate::low_rank::rows;
 use crate::{floats, is_active};
 
@@ -121,15 +122,16 @@ impl Primitive for Linear {
             if arg > 0 {
                 return multiply(&transposed(&rows(&cotangents[arg - 1])?)?, &rows(&primals[0])?);
             }
-            let mut sum: Option<Array> = None;
-            for (g, w) in cotangents.iter().zip(&primals[1..]) {
-                let product = multiply(g, w)?;
-                sum = Some(match sum {
-                    Some(sum) => ops::add(&sum, &product)?,
-                    None => product,
-                });
-            }
-            sum.map_or_else(|| ops::zeros_like(&primals[0]), Ok)
+            let pairs = cotangents.iter().zip(&primals[1..]);
+            let pairs: Vec<Array> = pairs.flat_map(|(g, w)| [g.clone(), w.clone()]).collect();
+            let mut sum = match pairs.as_slice() {
+                [] => return ops::zeros_like(&primals[0]),
+                pairs if suits_sum(pairs) => {
+                    apply(SumOfProducts, &pairs.iter().collect::<Vec<_>>())?
+                }
+                pairs => SumOfProducts.composed(pairs)?,
+            };
+            Ok(sum.remove(0))
         };
         argnums.iter().map(with_respect_to).collect()
     }
@@ -160,6 +162,134 @@ impl Primitive for Linear {
     }
 }
 
+/// The least rows, columns, and terms of each sum for which a sum of products is one operation.
+const LEAST: [i32; 3] = [64, 128, 256];
+
+/// Whether there is a kernel for the sum of the products of such pairs, and it is faster than several
+/// operations.
+fn suits_sum(pairs: &[Array]) -> bool {
+    let [least_rows, least_columns, least_terms] = LEAST;
+    let suits = |pair: &[Array]| {
+        let &[terms, columns] = pair[1].shape() else { return false };
+        terms >= least_terms
+            && columns >= least_columns
+            && pair[0].size() / terms as usize >= least_rows as usize
+    };
+    pairs.len() > 2 && has_kernel(pairs[0].dtype()) && pairs.chunks_exact(2).all(suits)
+}
+
+/// `g @ w + h @ v + …` of rows and matrices in pairs: the derivative of [`Linear`] with respect to its
+/// rows. It is one product with long sums, and nothing is added in passes over arrays.
+#[derive(Clone, Copy, PartialEq)]
+struct SumOfProducts;
+
+impl Composed for SumOfProducts {
+    fn composed(self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let mut products = inputs.chunks_exact(2).map(|pair| multiply(&pair[0], &pair[1]));
+        let first = products.next().transpose()?.into_iter().collect();
+        products.try_fold(first, |sum: Vec<Array>, product| Ok(vec![ops::add(&sum[0], &product?)?]))
+    }
+}
+
+impl Primitive for SumOfProducts {
+    const NAME: &'static str = "matmul";
+
+    fn output_specs(&self, inputs: &[ArraySpec]) -> Result<Vec<ArraySpec>> {
+        let fits = |pair: &[ArraySpec]| {
+            let [g, w] = pair else { return None };
+            let ([batch @ .., k], &[l, n]) = (&*g.shape, &*w.shape) else { return None };
+            (*k == l).then(|| [batch, &[n]].concat())
+        };
+        let mut shapes = inputs.chunks(2).map(fits);
+        let first = shapes.next().flatten();
+        match first {
+            Some(shape) if shapes.all(|other| other.as_ref() == Some(&shape)) => {
+                Ok(vec![ArraySpec::new(shape, inputs[0].dtype)])
+            }
+            _ => Err(Error::invalid_argument(Self::NAME, "rows do not fit the layers' matrices")),
+        }
+    }
+
+    fn eval_cpu(
+        &self,
+        inputs: &[InputBuffer<'_>],
+        outputs: &mut [OutputBuffer<'_>],
+    ) -> Result<(), KernelError> {
+        match inputs[0].dtype() {
+            Dtype::Bfloat16 => kernel::write_sum::<bf16>(inputs, &mut outputs[0]),
+            Dtype::Float16 => kernel::write_sum::<f16>(inputs, &mut outputs[0]),
+            _ => kernel::write_sum::<f32>(inputs, &mut outputs[0]),
+        }
+    }
+
+    of_composed!();
+
+    fn vmap(
+        &self,
+        inputs: &[Array],
+        axes: &[Option<i32>],
+    ) -> Result<(Vec<Array>, Vec<Option<i32>>)> {
+        let outputs = transforms::vmap(derivatives::of(*self), inputs, axes, &[Some(0)])?;
+        Ok((outputs, vec![Some(0)]))
+    }
+
+    fn layout(&self, input: usize) -> Layout {
+        if input.is_multiple_of(2) { Layout::RowContiguous } else { Layout::Strided }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod kernel {
+    use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
+
+    use super::super::avx2::Avx2;
+    use super::super::avx512::Avx512;
+    use super::super::matrix::Matrix;
+    use super::super::{avx2_lanes, avx512_lanes, blocked};
+    use crate::isa::Isa;
+
+    /// Writes the sum of the products of pairs.
+    pub(super) fn write_sum<T: avx2_lanes::Lanes + avx512_lanes::Lanes>(
+        inputs: &[InputBuffer<'_>],
+        output: &mut OutputBuffer<'_>,
+    ) -> Result<(), KernelError> {
+        let mut products = Vec::with_capacity(inputs.len() / 2);
+        for pair in inputs.chunks_exact(2) {
+            let (g, w) = (pair[0].as_slice::<T>()?, pair[1].strided::<T>()?);
+            let w = Matrix::of(&w, &[]);
+            // Where a trace without shapes meets nothing.
+            if !g.is_empty() {
+                products.push([Matrix::from_rows(g, g.len() / w.rows, w.rows), w]);
+            }
+        }
+        if products.is_empty() || output.size() == 0 {
+            return output.as_mut_slice::<T>().map(drop);
+        }
+        // SAFETY: all of it is written.
+        let out = unsafe { output.as_uninit_slice::<T>()? };
+        if Isa::Avx512.is_usable() {
+            blocked::multiply_sum::<Avx512, T>(&products, out, true);
+        } else {
+            blocked::multiply_sum::<Avx2, T>(&products, out, true);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod kernel {
+    use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
+
+    /// There is no such kernel for this processor, as `has_kernel` says.
+    #[expect(clippy::extra_unused_type_parameters, reason = "as the kernel has it elsewhere")]
+    pub(super) fn write_sum<T>(
+        _: &[InputBuffer<'_>],
+        _: &mut OutputBuffer<'_>,
+    ) -> Result<(), KernelError> {
+        Err(KernelError::new("there is no kernel for sums of products on this processor"))
+    }
+}
+
 /// Writes all products.
 fn write<T: Product>(
     inputs: &[InputBuffer<'_>],
@@ -167,6 +297,10 @@ fn write<T: Product>(
 ) -> Result<(), KernelError> {
     let x = inputs[0].as_slice::<T>()?;
     let k = *inputs[0].shape().last().ok_or_else(|| KernelError::new("rows have a length"))?;
+    if k == 0 {
+        // Where a trace without shapes meets sums of nothing.
+        return outputs.iter_mut().try_for_each(|output| output.as_mut_slice::<T>().map(drop));
+    }
     let x = Matrix::from_rows(x, x.len() / k as usize, k as usize);
     let mut products = Vec::with_capacity(outputs.len());
     for (w, output) in inputs[1..].iter().zip(outputs) {

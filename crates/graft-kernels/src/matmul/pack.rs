@@ -35,7 +35,6 @@ impl<const LINES: usize> Panels<LINES> {
     pub(super) fn pack(matrix: Matrix<'_, bf16>, parallel: bool) -> Self {
         let (lines, pairs) = (matrix.rows, matrix.columns.div_ceil(2));
         let size = pairs * Self::REGISTERS;
-        let mut data = vec![[0_u32; LANES]; lines.div_ceil(LINES) * size];
         let panel = |i: usize, panel: &mut [[u32; LANES]]| {
             let lines = LINES.min(lines - i * LINES);
             let matrix = matrix.rows(i * LINES, lines);
@@ -46,7 +45,8 @@ impl<const LINES: usize> Panels<LINES> {
                 pack_lines(part, places);
             }
         };
-        tasks::for_each_chunk(&mut data, size, parallel, panel);
+        let count = lines.div_ceil(LINES) * size;
+        let data = tasks::filled(count, size, [0_u32; LANES], parallel, panel);
         Self { data, lines, pairs }
     }
 
@@ -141,4 +141,54 @@ unsafe fn transposed(lines: &[&[bf16]], start: usize) -> [[u32; LANES]; LANES] {
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) };
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    /// The pairs of all lines, and zeros where there is none.
+    fn check<const LINES: usize>(matrix: Matrix<'_, bf16>) {
+        for parallel in [false, true] {
+            let panels = Panels::<LINES>::pack(matrix, parallel);
+            assert_eq!(panels.count(), matrix.rows.div_ceil(LINES));
+            let number = |i: usize, t: usize| {
+                let is_there = i < matrix.rows && t < matrix.columns;
+                u32::from(if is_there { matrix.get(i, t).to_bits() } else { 0 })
+            };
+            let registers = LINES.div_ceil(LANES);
+            for i in 0..panels.count() {
+                let count = panels.lines(i);
+                for (at, pairs) in panels.panel(i).iter().enumerate() {
+                    let (t, first) = (2 * (at / registers), at % registers * LANES);
+                    for (lane, &pair) in pairs.iter().enumerate() {
+                        let line = i * LINES + first + lane;
+                        let is_there = first + lane < count;
+                        let wanted = number(line, t) | number(line, t + 1) << 16;
+                        assert_eq!(pair, if is_there { wanted } else { 0 }, "{line} {t}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn panels_hold_every_number_once() {
+        if !Isa::Avx512.is_supported() {
+            eprintln!("skipped: this processor has no AVX-512");
+            return;
+        }
+        for (rows, columns) in [(1, 1), (14, 32), (15, 33), (17, 2), (40, 101), (70, 64)] {
+            let numbers: Vec<bf16> =
+                (1..=rows * columns).map(|i| bf16::from_bits(i as u16)).collect();
+            for matrix in [
+                Matrix::from_rows(&numbers, rows, columns),
+                Matrix::from_rows(&numbers, columns, rows).transposed(),
+            ] {
+                check::<A_LINES>(matrix);
+                check::<B_LINES>(matrix);
+            }
+        }
+    }
 }

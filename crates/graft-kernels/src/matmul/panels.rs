@@ -206,7 +206,7 @@ impl Across {
     fn filled_up<K: RowKernel>(matrix: Matrix<'_, f32>) -> Vec<f32> {
         let count = matrix.rows % <K as Kernel<f32>>::LINES[0];
         let filled_rows = K::rows_read(count);
-        if count == filled_rows {
+        if count == 0 || count == filled_rows {
             return Vec::new();
         }
         let last = matrix.rows(matrix.rows - count, count).transposed();

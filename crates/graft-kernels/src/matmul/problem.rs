@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mlx_graft::Element;
 use mlx_graft::primitive::{KernelError, OutputBuffer, Strided};
@@ -31,6 +32,62 @@ impl<T> Output<T> {
     pub(super) fn at(&self, offset: usize) -> *mut MaybeUninit<T> {
         self.0.wrapping_add(offset)
     }
+}
+
+/// Elements of an output that nobody has written yet.
+pub(super) struct Unwritten<'a, T> {
+    elements: &'a mut [MaybeUninit<T>],
+    /// How many elements of the whole output are written.
+    written: &'a AtomicUsize,
+}
+
+impl<T: Element> Unwritten<'_, T> {
+    /// The number of elements.
+    pub(super) fn len(&self) -> usize {
+        self.elements.len()
+    }
+
+    /// Takes the first `count` elements.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(super) fn take(&mut self, count: usize) -> Self {
+        let elements = self.elements.split_off_mut(..count).expect("so many elements are left");
+        Self { elements, written: self.written }
+    }
+
+    /// Writes the first elements, and leaves those behind them.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(super) fn write(&mut self, from: &[T]) {
+        self.take(from.len()).elements.write_copy_of_slice(from);
+        self.written.fetch_add(from.len(), Ordering::Relaxed);
+    }
+
+    /// Writes zeros.
+    pub(super) fn write_zeros(self) {
+        self.elements.fill(MaybeUninit::zeroed());
+        self.written.fetch_add(self.elements.len(), Ordering::Relaxed);
+    }
+}
+
+/// Gives an output to `write`, which writes all of it, in parts and on any threads.
+///
+/// # Panics
+/// If it leaves an element.
+pub(super) fn write_parts<T: Element>(
+    output: &mut OutputBuffer<'_>,
+    write: impl FnOnce(Unwritten<'_, T>),
+) -> Result<(), KernelError> {
+    let written = AtomicUsize::new(0);
+    // SAFETY: all of it is written, as no element is counted twice, and as is asserted below; zero
+    // bytes are a value of every element type.
+    let elements = unsafe { output.as_uninit_slice::<T>()? };
+    let count = elements.len();
+    write(Unwritten { elements, written: &written });
+    assert_eq!(written.into_inner(), count, "all of the output is written");
+    Ok(())
 }
 
 /// Multiplications from which on a second thread saves time, for `m` rows and `n` columns.

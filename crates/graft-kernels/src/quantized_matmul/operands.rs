@@ -20,13 +20,10 @@ pub(super) fn to_float32(x: Floats<'_>) -> Cow<'_, [f32]> {
     if let Floats::Float32(x) = x {
         return Cow::Borrowed(x);
     }
-    let mut wide = vec![0.0; x.len()];
-    let convert = |i: usize, wide: &mut [f32]| {
+    Cow::Owned(tasks::filled(x.len(), CONVERTED, 0.0, true, |i, wide| {
         let start = i * CONVERTED;
         isa::arch().dispatch(Convert { x, range: start..start + wide.len(), wide });
-    };
-    tasks::for_each_chunk(&mut wide, CONVERTED, true, convert);
-    Cow::Owned(wide)
+    }))
 }
 
 /// Numbers that are converted by one task.

@@ -242,12 +242,10 @@ fn in_order<'x>(x: &'x [f32], size: usize, lhs: &[usize], order: &[usize]) -> Co
     if x.len() == order.len() * size && order.iter().enumerate().all(|(i, &pick)| lhs[pick] == i) {
         return Cow::Borrowed(x);
     }
-    let mut sorted = vec![0.0; order.len() * size];
-    let parallel = sorted.len() >= PARALLEL_FROM;
-    tasks::for_each_chunk(&mut sorted, size, parallel, |i, to| {
+    let count = order.len() * size;
+    Cow::Owned(tasks::filled(count, size, 0.0, count >= PARALLEL_FROM, |i, to| {
         to.copy_from_slice(&x[lhs[order[i]] * size..][..size]);
-    });
-    Cow::Owned(sorted)
+    }))
 }
 
 /// Buffers of a thread.
@@ -356,6 +354,8 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
     #[cfg(target_arch = "x86_64")]
     let in_panels: Vec<OnceLock<Option<avx2_many_rows::Rows>>> =
         products.iter().map(|_| OnceLock::new()).collect();
+    #[cfg(target_arch = "x86_64")]
+    let are_tame: Vec<OnceLock<bool>> = products.iter().map(|_| OnceLock::new()).collect();
     tasks::for_each(pieces.len(), cut.is_parallel(), |task, buffers: &mut Buffers| {
         let (i, columns) = pieces[task].clone();
         let (product, start, width) = (&products[i], columns.start, columns.len());
@@ -404,7 +404,8 @@ pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch)
             }
             #[cfg(target_arch = "x86_64")]
             Path::RowSums => {
-                let sums = if product.is_tame() {
+                let is_tame = are_tame[first_like(products, i)].get_or_init(|| product.is_tame());
+                let sums = if *is_tame {
                     row_sums::compute(product, &columns, &mut buffers.row_sums)
                 } else {
                     few_rows::compute(product, columns, few, arch)

@@ -1,6 +1,6 @@
 //! Products of few rows of 16-bit numbers and a quantized matrix, in whole numbers.
 //!
-//! The numbers of a group become multiples of a power of two, below 2¹⁴, so that those of
+//! The numbers of a group become multiples of a power of two, up to 2¹⁴, so that those of
 //! `bfloat16` within 2⁶ of the largest stay exact, and the others are rounded as that one is. Their
 //! lower and upper bytes meet the codes in AVX-512's dot products of bytes (VNNI), whose sums are
 //! exact. This takes half the instructions of `avx512`, from which the rest comes: a register of

@@ -1,4 +1,4 @@
-//! The threads that kernels share.
+//! The threads that kernels share, and memory that they fill together.
 //!
 //! Generating a token is hundreds of operations of some ten microseconds each, less than it takes to
 //! wake a thread. So the caller works too, and waits at the end for those only that have begun, and
@@ -7,12 +7,15 @@
 
 use std::any::Any;
 use std::hint::spin_loop;
+use std::mem::MaybeUninit;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
+
+use super::for_each_chunk;
 
 /// How long a thread that has nothing to do looks for work before it sleeps: longer than the short
 /// operations between two that are shared, shorter than anybody else would notice.
@@ -63,6 +66,28 @@ pub(crate) fn share(others: usize, work: &(dyn Fn() + Sync)) {
     if let Some(payload) = panic {
         resume_unwind(payload);
     }
+}
+
+/// `size` elements in chunks, each of which a task fills, as [`for_each_chunk`] runs them. A chunk comes
+/// as copies of `zero`, written by the thread that fills it: a thread that wrote all of them before
+/// would take as long as memory does, and the others would wait.
+pub(crate) fn filled<T: Copy + Send + Sync>(
+    size: usize,
+    chunk: usize,
+    zero: T,
+    parallel: bool,
+    task: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let mut data = Vec::with_capacity(size);
+    let unwritten: &mut [MaybeUninit<T>] = &mut data.spare_capacity_mut()[..size];
+    for_each_chunk(unwritten, chunk, parallel, |i, chunk| {
+        chunk.fill(MaybeUninit::new(zero));
+        // SAFETY: all of its elements have just been written.
+        task(i, unsafe { chunk.assume_init_mut() });
+    });
+    // SAFETY: the chunks are the first `size` elements, and each task has written all of its own.
+    unsafe { data.set_len(size) };
+    data
 }
 
 /// Work that a caller shares.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use mlx_graft::primitive::{KernelError, OutputBuffer, Strided};
 
 use super::super::matrix::Matrix;
-use super::super::problem::{Product, multiply_into};
+use super::super::problem::{Product, Unwritten, multiply_into, write_parts};
 use crate::gather::Groups;
 use crate::tasks::{self, Cut};
 
@@ -20,7 +20,7 @@ struct Task<'a, T> {
     matrix: usize,
     products: &'a [usize],
     first: usize,
-    lines: Vec<&'a mut [T]>,
+    lines: Vec<Unwritten<'a, T>>,
 }
 
 /// Buffers of a thread.
@@ -77,36 +77,35 @@ pub(super) fn multiply<T: Product>(
         return Err(KernelError::new("operands are matrices"));
     };
     let (m, k, n) = (*m as usize, *k as usize, *n as usize);
-    let out = output.as_mut_slice::<T>()?;
-    if out.is_empty() || k == 0 {
-        return Ok(());
+    if output.size() == 0 || k == 0 {
+        return output.as_mut_slice::<T>().map(drop);
     }
     let groups = Groups::new(rhs, b_stack.iter().product::<i32>() as usize);
     let work = |products: &[usize]| tasks::work_of_rows(m * products.len(), k * n);
     let cut = Cut::new(groups.iter().map(|(_, products)| work(products)).sum());
-    let mut lines: Vec<Option<&mut [T]>> = out.chunks_exact_mut(n).map(Some).collect();
-    let mut tasks = Vec::new();
-    for (matrix, products) in groups.iter() {
-        let rows = products.iter().flat_map(|&product| product * m..(product + 1) * m);
-        let mut lines: Vec<&mut [T]> =
-            rows.map(|row| lines[row].take().expect("a product is in one group")).collect();
-        let width = cut.width(work(products), n, COLUMNS);
-        for first in (0..n).step_by(width) {
-            let width = width.min(n - first);
-            let parts = lines.iter_mut().map(|line| line.split_off_mut(..width));
-            let lines = parts.map(|part| part.expect("the line is as long")).collect();
-            tasks.push(Task { matrix, products, first, lines });
+    write_parts(output, |mut out| {
+        let mut lines: Vec<_> = (0..out.len() / n).map(|_| Some(out.take(n))).collect();
+        let mut tasks = Vec::new();
+        for (matrix, products) in groups.iter() {
+            let rows = products.iter().flat_map(|&product| product * m..(product + 1) * m);
+            let mut lines: Vec<Unwritten<'_, T>> =
+                rows.map(|row| lines[row].take().expect("a product is in one group")).collect();
+            let width = cut.width(work(products), n, COLUMNS);
+            for first in (0..n).step_by(width) {
+                let width = width.min(n - first);
+                let lines = lines.iter_mut().map(|line| line.take(width)).collect();
+                tasks.push(Task { matrix, products, first, lines });
+            }
         }
-    }
-    run(tasks, &cut, |task: &mut Task<'_, T>, Buffers { rows: [rows, _], product }| {
-        let width = task.lines[0].len();
-        let rows = stacked(&a, task.products.iter().map(|&product| lhs[product]), rows);
-        multiply_into(product, rows, Matrix::at(&b, task.matrix).columns(task.first, width));
-        for (line, product) in task.lines.iter_mut().zip(product.chunks_exact(width)) {
-            line.copy_from_slice(product);
-        }
-    });
-    Ok(())
+        run(tasks, &cut, |task: &mut Task<'_, T>, Buffers { rows: [rows, _], product }| {
+            let width = task.lines[0].len();
+            let rows = stacked(&a, task.products.iter().map(|&product| lhs[product]), rows);
+            multiply_into(product, rows, Matrix::at(&b, task.matrix).columns(task.first, width));
+            for (line, product) in task.lines.iter_mut().zip(product.chunks_exact(width)) {
+                line.write(product);
+            }
+        });
+    })
 }
 
 /// Writes, for each matrix that `rhs` picks, the sum of the products `aᵀ g`.
@@ -119,25 +118,30 @@ pub(super) fn sum_products<T: Product>(
         return Err(KernelError::new("operands are matrices"));
     };
     let (m, k, n) = (*m as usize, *k as usize, *n as usize);
-    let out = output.as_mut_slice::<T>()?;
-    if out.is_empty() || m == 0 {
-        return Ok(());
+    if output.size() == 0 || m == 0 {
+        return output.as_mut_slice::<T>().map(drop);
     }
-    let groups = Groups::new(rhs, out.len() / (k * n));
+    let count = output.size() / (k * n);
+    let groups = Groups::new(rhs, count);
     let work = |products: &[usize]| tasks::work_of_rows(m * products.len(), k * n);
     let cut = Cut::new(groups.iter().map(|(_, products)| work(products)).sum());
-    let mut sums: Vec<&mut [T]> = out.chunks_exact_mut(k * n).collect();
-    let mut tasks = Vec::new();
-    for (matrix, products) in groups.iter() {
-        let rows = cut.width(work(products), k, COLUMNS).min(MOST_ROWS);
-        let sums = std::mem::take(&mut sums[matrix]).chunks_mut(rows * n).enumerate();
-        tasks.extend(sums.map(|(i, sums)| (products, i * rows, sums)));
-    }
-    run(tasks, &cut, |(products, first, sums), Buffers { rows: [left, right], product }| {
-        let left = stacked(&a, products.iter().map(|&product| lhs[product]), left);
-        let right = stacked(&g, products.iter().copied(), right);
-        multiply_into(product, left.transposed().rows(*first, sums.len() / n), right);
-        sums.copy_from_slice(product);
-    });
-    Ok(())
+    write_parts(output, |mut out| {
+        let mut sums: Vec<_> = (0..count).map(|_| Some(out.take(k * n))).collect();
+        let mut tasks = Vec::new();
+        for (matrix, products) in groups.iter() {
+            let rows = cut.width(work(products), k, COLUMNS).min(MOST_ROWS);
+            let mut sums = sums[matrix].take().expect("a matrix has one group");
+            for first in (0..k).step_by(rows) {
+                tasks.push((products, first, sums.take(rows.min(k - first) * n)));
+            }
+        }
+        // Of matrices that nothing is multiplied with.
+        sums.into_iter().flatten().for_each(Unwritten::write_zeros);
+        run(tasks, &cut, |(products, first, sums), Buffers { rows: [left, right], product }| {
+            let left = stacked(&a, products.iter().map(|&product| lhs[product]), left);
+            let right = stacked(&g, products.iter().copied(), right);
+            multiply_into(product, left.transposed().rows(*first, sums.len() / n), right);
+            sums.write(product);
+        });
+    })
 }
