@@ -7,9 +7,8 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
-#include <vector>
 
+#include "graft_graph.hpp"
 #include "graft_primitive.hpp"
 #include "mlx/c/error.h"
 #include "mlx/c/private/mlx.h"
@@ -19,20 +18,12 @@
 namespace {
 
 namespace mx = mlx::core;
+using graft::as;
+using graft::input;
 using mx::array;
 
 // Whether an operation can take its inputs, as far as its output does not tell.
 using Rule = bool (*)(const array&);
-
-const array& input(const array& a, size_t i) {
-  return a.inputs().at(i);
-}
-
-// The class is known by the name, and its state is inline: no symbol of it is needed.
-template <typename P>
-const P& as(const array& a) {
-  return static_cast<const P&>(a.primitive());
-}
 
 bool broadcasts(const array& from, const array& to) {
   if (from.ndim() > to.ndim()) {
@@ -339,25 +330,8 @@ void check(const array& a) {
 
 extern "C" int graft_check_shapes(const mlx_vector_array outputs, const mlx_vector_array inputs) {
   try {
-    std::unordered_set<std::uintptr_t> seen;
-    for (auto& input : mlx_vector_array_get_(inputs)) {
-      seen.insert(input.id());
-    }
-    std::vector<const array*> rest;
-    const auto visit = [&](const std::vector<array>& arrays) {
-      for (auto& a : arrays) {
-        if (a.has_primitive() && !a.inputs().empty() && seen.insert(a.id()).second) {
-          rest.push_back(&a);
-        }
-      }
-    };
-    visit(mlx_vector_array_get_(outputs));
-    while (!rest.empty()) {
-      const auto& a = *rest.back();
-      rest.pop_back();
-      check(a);
-      visit(a.inputs());
-    }
+    graft::visit_operations(
+        mlx_vector_array_get_(outputs), mlx_vector_array_get_(inputs), check);
   } catch (std::exception& e) {
     mlx_error(e.what());
     return 1;

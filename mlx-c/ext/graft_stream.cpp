@@ -1,11 +1,13 @@
 #include "graft_stream.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 
 #include <unistd.h>
 
@@ -85,6 +87,27 @@ void finish_at_exit(mx::Stream stream) {
   last = stream.index;
 }
 
+// How many tasks MLX lets wait before an evaluation waits too: MAX_ACTIVE_TASKS of transforms.cpp.
+constexpr int kMostTasks = 10;
+
+void uncount_lost_tasks() {
+  auto& scheduler = mx::scheduler::scheduler();
+  int lost = scheduler.n_active_tasks();
+  for (int i = 0; i < 20 && lost > kMostTasks; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    lost = std::min(lost, scheduler.n_active_tasks());
+  }
+  if (lost <= kMostTasks) {
+    return;
+  }
+  // Some of them may be of a thread that was busy all the time: then the count is too low when they
+  // end, and MLX lets as many more wait.
+  auto any = mx::default_stream(mx::Device::cpu);
+  for (; lost > 0; --lost) {
+    scheduler.notify_task_completion(any);
+  }
+}
+
 } // namespace
 
 extern "C" int graft_get_default_stream(mlx_stream* res) {
@@ -102,6 +125,16 @@ extern "C" int graft_get_default_stream(mlx_stream* res) {
 extern "C" int graft_stream_finish_at_exit(mlx_stream stream) {
   try {
     finish_at_exit(mlx_stream_get_(stream));
+  } catch (std::exception& e) {
+    mlx_error(e.what());
+    return 1;
+  }
+  return 0;
+}
+
+extern "C" int graft_uncount_lost_tasks(void) {
+  try {
+    uncount_lost_tasks();
   } catch (std::exception& e) {
     mlx_error(e.what());
     return 1;

@@ -22,6 +22,16 @@ int graft_get_default_stream(mlx_stream* res);
  */
 int graft_stream_finish_at_exit(mlx_stream stream);
 
+/**
+ * After an evaluation that failed: uncount the tasks that MLX counts and never ends. It counts a
+ * task before it hands it to a stream, which throws if the stream has failed meanwhile. With more
+ * than ten of these, after some hundreds of failures, each evaluation would wait for ever.
+ *
+ * With fewer it does nothing. Otherwise it takes a tenth of a second, to tell them from tasks of
+ * other threads, which end.
+ */
+int graft_uncount_lost_tasks(void);
+
 /**@}*/
 
 #ifdef __cplusplus

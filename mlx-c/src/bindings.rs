@@ -557,6 +557,41 @@ pub struct graft_fast_scalar_ {
 }
 /// An argument of a precompiled kernel that is no array; a double holds each type exactly.
 pub type graft_fast_scalar = graft_fast_scalar_;
+/// Slices of `sizes`, each from one place of an axis on; negative places count from the end.
+pub const GRAFT_INDEX_SLICES: graft_index_kind_ = 0;
+/// As above, of the sizes of the last dimensions of `updates`.
+pub const GRAFT_INDEX_UPDATED_SLICES: graft_index_kind_ = 1;
+/// One place of an axis each; negative ones count from the end.
+pub const GRAFT_INDEX_PLACES: graft_index_kind_ = 2;
+/// A slice of `sizes`, from a place of each axis on.
+pub const GRAFT_INDEX_SLICE: graft_index_kind_ = 3;
+/// As above, of the shape of `updates`.
+pub const GRAFT_INDEX_UPDATED_SLICE: graft_index_kind_ = 4;
+/// Matrices in the last two dimensions, counted over all others.
+pub const GRAFT_INDEX_MATRICES: graft_index_kind_ = 5;
+/// What indices select.
+pub type graft_index_kind_ = core::ffi::c_uint;
+/// What indices select.
+pub use self::graft_index_kind_ as graft_index_kind;
+/// An array of indices that an operation takes. What belongs to another kind is null.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct graft_index_use_ {
+    pub kind: graft_index_kind,
+    pub indices: mlx_array,
+    /// What they select from.
+    pub source: mlx_array,
+    pub updates: mlx_array,
+    pub axes: *const core::ffi::c_int,
+    pub num_axes: usize,
+    /// One for each dimension of the source.
+    pub sizes: *const core::ffi::c_int,
+    pub num_sizes: usize,
+    /// That of the operation.
+    pub stream: mlx_stream,
+}
+/// An array of indices that an operation takes. What belongs to another kind is null.
+pub type graft_index_use = graft_index_use_;
 /// An input of a running kernel. Valid during the call only.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -4271,6 +4306,22 @@ unsafe extern "C" {
         ensure_row_contiguous: bool,
         s: mlx_stream,
     ) -> core::ffi::c_int;
+    /// Give the operations between `inputs` and `outputs` other indices: what `replace` stores in `res`,
+    /// which is empty and may stay so. It is called for one array of indices after the other, on this
+    /// thread before this returns; it returns 0, or non-zero to end with a failure, and may not throw. It
+    /// may add to the graph, but not evaluate it. After a failure the graph is of no use.
+    pub fn graft_replace_indices(
+        outputs: mlx_vector_array,
+        inputs: mlx_vector_array,
+        replace: ::core::option::Option<
+            unsafe extern "C" fn(
+                res: *mut mlx_array,
+                use_: *const graft_index_use,
+                payload: *mut core::ffi::c_void,
+            ) -> core::ffi::c_int,
+        >,
+        payload: *mut core::ffi::c_void,
+    ) -> core::ffi::c_int;
     /// Append the shape and dtype of the next output.
     pub fn graft_primitive_specs_append(
         specs: graft_primitive_specs,
@@ -4325,4 +4376,11 @@ unsafe extern "C" {
     /// does for each stream of graft_get_default_stream. MLX's threads go on while its allocator is
     /// destroyed, and give memory back to it. A forked child does not wait.
     pub fn graft_stream_finish_at_exit(stream: mlx_stream) -> core::ffi::c_int;
+    /// After an evaluation that failed: uncount the tasks that MLX counts and never ends. It counts a
+    /// task before it hands it to a stream, which throws if the stream has failed meanwhile. With more
+    /// than ten of these, after some hundreds of failures, each evaluation would wait for ever.
+    ///
+    /// With fewer it does nothing. Otherwise it takes a tenth of a second, to tell them from tasks of
+    /// other threads, which end.
+    pub fn graft_uncount_lost_tasks() -> core::ffi::c_int;
 }

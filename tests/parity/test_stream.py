@@ -250,3 +250,27 @@ def test_a_forked_child_gets_errors() -> None:
         sys.exit(code)
     """)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+# Each fails on the thread that MLX was loaded on, where it loses count of its tasks.
+FAILURES = """
+import mlx.core as mx
+from mlx_graft import core
+
+failed = 0
+for _ in range(1_000):
+    x = mx.array([[1.0, 2.0], [2.0, 4.0]])
+    try:
+        core.eval(mx.linalg.inv(x + 0 + 0 + 0, stream=mx.cpu) + 1)
+    except (RuntimeError, ValueError):
+        failed += 1
+y = mx.zeros(3)
+for _ in range(100):
+    y = mx.abs(y + 1)
+print(failed, y.tolist())
+"""
+
+
+def test_evaluations_go_on_after_many_failures() -> None:
+    done = execute(sys.executable, "-c", FAILURES, timeout=60)
+    assert done.stdout == "1000 [100.0, 100.0, 100.0]\n", done.stderr

@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ import pytest
 
 import mlx_graft.core as mc
 from mlx_graft import kernels
-from support.leaks import repeat
+from support.leaks import counters, repeat
 
 REPETITIONS = int(os.environ.get("LEAK_REPETITIONS", "1000"))
 
@@ -238,3 +239,15 @@ def test_nothing_is_left_of_exported_files(tmp_path: Path) -> None:
             function(X, X)
 
     repeat(run, -(-REPETITIONS // 100))
+
+
+def test_what_another_thread_lets_go_of_is_freed(tmp_path: Path) -> None:
+    """On the thread that made it, when that next makes or uses something of the kind."""
+    file = str(tmp_path / "function.mlxfn")
+    mc.export_function(file, square_sum, X)
+    with ThreadPoolExecutor(1) as pool:
+        repeat(
+            lambda: pool.submit(mc.import_function, file).result(),
+            20,
+            lambda: pool.submit(counters).result(),
+        )

@@ -36,7 +36,13 @@ pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> 
 /// [`status`] of a call that evaluates arrays. MLX frees their graphs while it does, when it takes
 /// arrays for computed that are not yet; what the graphs held is dropped afterwards.
 pub(crate) fn evaluation(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
-    without_drops(|| status(op, f))
+    let done = without_drops(|| status(op, f));
+    if done.is_err() {
+        // SAFETY: takes no arguments, and is no part of an evaluation. Should it fail, the error of
+        // the evaluation is the one to tell.
+        unsafe { sys::graft_uncount_lost_tasks() };
+    }
+    done
 }
 
 /// [`status`] of a call during which MLX calls nobody back, so that nothing new is parked.

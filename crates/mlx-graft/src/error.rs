@@ -47,6 +47,9 @@ pub enum Error {
         file: String,
         /// What is wrong with it.
         message: String,
+        /// What the system or the stream said, if it refused; its `kind()` tells a missing file
+        /// from a full disk.
+        source: Option<std::io::Error>,
     },
     /// An index selects nothing: it is outside of the axis or count that it belongs to. If this
     /// came out of an evaluation, the array can still be read, but holds what index 0 selects.

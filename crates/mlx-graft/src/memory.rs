@@ -198,6 +198,7 @@ pub struct Limits {
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "the limits are put back as soon as the guard is dropped"]
 pub struct LimitGuard {
     former: Limits,
 }

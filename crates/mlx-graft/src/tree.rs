@@ -1,4 +1,5 @@
-//! Trees of arrays: what `mlx.utils.tree_flatten` and `tree_unflatten` do in Python.
+//! Trees of arrays: what `mlx.utils.tree_flatten` and `tree_unflatten` do in Python, but for levels
+//! whose numbers have gaps, see [`Tree::unflatten`].
 
 use std::collections::BTreeMap;
 
@@ -108,16 +109,36 @@ impl Tree {
         })
     }
 
-    /// Builds a tree from paths. A level whose keys are 0, 1, 2, … becomes a list.
+    /// Builds a tree from paths; a single one that is empty is that of a leaf alone.
+    ///
+    /// A level whose keys are 0, 1, 2, … becomes a list. If a number is missing, it stays a map, with
+    /// the numbers as keys, so that the paths of the result are those given; `tree_unflatten` of
+    /// Python makes a list with empty maps in the gaps.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if one path is a prefix of another.
+    ///
+    /// ```
+    /// use mlx_graft::{Array, Tree};
+    ///
+    /// let x = Array::scalar(1_i32)?;
+    /// let tree = |paths: &[&str]| Tree::unflatten(paths.iter().map(|p| (p.to_string(), x.clone())));
+    /// assert!(matches!(Tree::unflatten(Tree::from(x.clone()).flatten())?, Tree::Array(_)));
+    /// assert!(matches!(tree(&["1", "0"])?, Tree::List(items) if items.len() == 2));
+    /// assert!(matches!(tree(&["0", "2"])?, Tree::Map(items) if items.contains_key("2")));
+    /// # Ok::<(), mlx_graft::Error>(())
+    /// ```
     pub fn unflatten(leaves: impl IntoIterator<Item = (String, Array)>) -> Result<Self> {
         let mut root = BTreeMap::new();
         for (path, array) in leaves {
             insert(&mut root, &path, &path, array)?;
         }
-        Ok(Self::Map(root).with_lists())
+        match root.first_key_value() {
+            Some((path, Self::Array(leaf))) if path.is_empty() && root.len() == 1 => {
+                Ok(Self::Array(leaf.clone()))
+            }
+            _ => Ok(Self::Map(root).with_lists()),
+        }
     }
 
     fn with_lists(self) -> Self {

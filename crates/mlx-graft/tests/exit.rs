@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mlx_graft::primitive::{ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, apply};
 use mlx_graft::stream::on_stream;
-use mlx_graft::{Array, Device, Result, Stream, transforms};
+use mlx_graft::{Array, Device, Result, Stream, ThreadLocalStream, transforms};
 
 /// Set for the processes that end.
 const CHILD: &str = "MLX_GRAFT_TEST_EXIT";
@@ -54,6 +54,7 @@ fn begin_and_end(stream: &str) -> Result<()> {
             .join()
             .expect("no panic")
             .and_then(|_| begin())?,
+        "thread-local" => on_stream(&ThreadLocalStream::new(Device::cpu())?.stream()?, begin)?,
         _ => on_stream(&Stream::new(Device::cpu())?, begin)?,
     }
     exit(0)
@@ -65,7 +66,7 @@ fn a_process_ends_after_what_it_computes() -> Result<()> {
         return begin_and_end(&stream);
     }
     let program = env::current_exe().expect("this program has a path");
-    for stream in ["default", "of a thread", "new"] {
+    for stream in ["default", "of a thread", "new", "thread-local"] {
         let mut child = Command::new(&program);
         child.args(["--exact", "--nocapture", "a_process_ends_after_what_it_computes"]);
         let output = child.env(CHILD, stream).output().expect("the process starts");

@@ -106,6 +106,16 @@ fn a_failure_comes_out_as_itself_and_leaves_the_old_file() {
     drop(exporter);
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    // An error between two traces, by which `?` drops the exporter.
+    let abandoned = || -> Result<()> {
+        let mut exporter = Exporter::new(&path, second_fails, false)?;
+        exporter.call(&[&x])?;
+        exporter.call(&[ops::reshape(&x, &[7])?])?;
+        exporter.close()
+    };
+    assert!(abandoned().is_err());
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     let second_panics = |x: &[Array]| match x.len() {
         1 => Ok(vec![x[0].clone()]),
         _ => panic!("a bug"),

@@ -6,7 +6,7 @@ mod main_thread;
 mod numbers;
 
 use main_thread::away_from_the_main_thread;
-use mlx_graft::{Array, Dtype, Element, Error, ErrorKind, Result, index, ops, transforms};
+use mlx_graft::{Array, Dtype, Element, Error, ErrorKind, Result, fast, ops, transforms};
 use numbers::numbers;
 
 type Scatter = fn(&Array, &[Array], &Array, &[i32]) -> Result<Array>;
@@ -73,6 +73,35 @@ fn lookups() {
     assert_out_of_range(-4, 3, &indices(&[-4_i8]), |i| ops::take(&numbers(&[3]), i));
     assert!(ops::take(&numbers(&[0]), &indices(&[0])).is_err());
     assert_eq!(ops::take(&numbers(&[0]), &indices::<i32>(&[])).unwrap().shape(), [0]);
+}
+
+#[test]
+fn classes() -> Result<()> {
+    away_from_the_main_thread();
+    let loss = |i: &Array| fast::cross_entropy(&numbers(&[2, 3]), i);
+    for bad in [3_i64, -1, 1 << 32, i64::MIN] {
+        assert_out_of_range(bad, 3, &indices(&[0, bad]), loss);
+    }
+    // To MLX this is class 0, as it counts them in 32 bits.
+    assert_out_of_range(1 << 32, 3, &indices(&[2, 1_u64 << 32]), loss);
+    let found = loss(&lazy(&indices(&[2_u8, 0])))?.to_vec::<f32>()?;
+    let below = (1.0 + f32::exp(-1.0) + f32::exp(-2.0)).ln();
+    assert!((found[0] - below).abs() < 1e-5 && (found[1] - below - 2.0).abs() < 1e-5, "{found:?}");
+
+    // The gradient writes at the class.
+    let total = |v: &[Array]| Ok(vec![ops::sum(&fast::cross_entropy(&v[0], &v[1])?, false)?]);
+    let gradient = |i: &Array| transforms::grad(total, &[0], &[&numbers(&[2, 3]), i]);
+    let good = gradient(&indices(&[2, 0]))?.remove(0).to_vec::<f32>()?;
+    assert!((good.iter().sum::<f32>()).abs() < 1e-5 && good[2] < 0.0 && good[3] < 0.0, "{good:?}");
+    let result = gradient(&lazy(&indices(&[2, 1_000_000]))).and_then(|g| g[0].eval());
+    assert!(matches!(result, Err(Error::Index { index: 1_000_000, length: 3, .. })), "{result:?}");
+    assert!(loss(&indices(&[0.0_f32, 1.0])).is_err());
+    assert!(fast::cross_entropy(&Array::scalar(0.0_f32)?, &indices(&[0])).is_err());
+    assert_no_room(
+        fast::cross_entropy(&numbers(&[1, 0]), &lazy(&indices(&[0]))),
+        "a length of 0 has no index",
+    );
+    Ok(())
 }
 
 #[test]
@@ -293,17 +322,5 @@ fn an_array_that_failed_is_there_with_what_the_failure_left() -> Result<()> {
     let y = ops::take(&numbers(&[3]), &lazy(&indices(&[1, 7])))?;
     assert!(matches!(y.eval(), Err(Error::Index { index: 7, length: 3, .. })));
     assert_eq!(y.to_vec::<f32>()?, [0.0, 0.0]);
-    Ok(())
-}
-
-#[test]
-fn unchecked_builds_the_graph_of_mlx() -> Result<()> {
-    let index = lazy(&indices(&[1]));
-    // SAFETY: the array has two rows.
-    #[allow(unsafe_code)]
-    let row = unsafe { index::unchecked(|| ops::take_axis(&numbers(&[2, 2]), &index, 0)) }?;
-    assert_eq!(row.to_vec::<f32>()?, [2.0, 3.0]);
-    // The checks are back.
-    assert!(ops::take_axis(&numbers(&[2, 2]), &indices(&[2]), 0).is_err());
     Ok(())
 }

@@ -416,6 +416,26 @@ fn an_update_takes_the_dtype_of_the_array() -> Result<()> {
     assert_eq!((halves.dtype(), halves.to_vec::<f32>()?), (Dtype::Float32, vec![1.0, 1.0, 2.0]));
     let leading = x.at(1..).set(&Array::from_slice(&[7_i32, 8], &[1, 1, 2])?)?;
     assert_eq!(leading.to_vec::<f32>()?, [1.0, 7.0, 8.0]);
+    // Of a dtype without numbers below zero, or without numbers.
+    let one = Array::scalar(1)?;
+    for value in [ops::astype(&one, Dtype::Uint8)?, ops::astype(&one, Dtype::Bool)?] {
+        let less = Array::from_slice(&[5, 7], &[2])?.at(0).subtract(&value)?;
+        assert_eq!((less.dtype(), less.to_vec::<i32>()?), (Dtype::Int32, vec![4, 7]));
+        let picked = Array::from_slice(&[0, 0], &[2])?;
+        let less = Array::from_slice(&[5, 7], &[2])?.at(&picked).subtract(&value)?;
+        assert_eq!(less.to_vec::<i32>()?, [3, 7]);
+    }
+    let three = Array::from_slice(&[3_u32], &[1])?;
+    assert_eq!(x.at(1..2).subtract(&three)?.to_vec::<f32>()?, [1.0, -1.0, 4.0]);
+    let large = ops::greater(&x, &Array::scalar(1.5_f32)?)?;
+    let less = x.at(&large).subtract(&ops::squeeze(&three)?)?;
+    assert_eq!(less.to_vec::<f32>()?, [1.0, -1.0, 1.0]);
+    // To an array without them, modulo their number.
+    let bytes = Array::from_slice(&[1_u8, 9], &[2])?;
+    assert_eq!(bytes.at(..).subtract(&Array::scalar(2.0_f32)?)?.to_vec::<u8>()?, [255, 7]);
+    let error = large.at(0).subtract(&one).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("an update of bool"), "{error}");
     Ok(())
 }
 

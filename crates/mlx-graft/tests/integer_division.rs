@@ -124,8 +124,8 @@ fn quotient_and_remainder_in_traces() -> Result<()> {
     let ints = ints.map(|x| Array::from_slice(x, &[6])).into_iter().collect::<Result<Vec<_>>>()?;
     let floats = floats.map(|x| Array::from_slice(x, &[6]));
     let floats = floats.into_iter().collect::<Result<Vec<_>>>()?;
+    let f = |x: &[Array]| ops::divmod(&x[0], &x[1]);
     for inputs in [ints, floats] {
-        let f = |x: &[Array]| ops::divmod(&x[0], &x[1]);
         let wanted = f(&inputs)?;
         let mapped = transforms::vmap(f, &inputs, &[Some(0); 2], &[Some(0); 2])?;
         let compiled = transforms::compile(f, false)?.call(&inputs)?;
@@ -133,6 +133,14 @@ fn quotient_and_remainder_in_traces() -> Result<()> {
             assert_eq!(found.dtype(), wanted.dtype());
             assert_eq!(found.to_bytes()?, wanted.to_bytes()?);
         }
+    }
+    // Neither result has a derivative, as outside of a trace.
+    let [x, y] = [7.5_f32, 2.0].map(Array::scalar);
+    let inputs = [x?, y?];
+    let (_, tangents) = transforms::jvp(f, &inputs, &inputs)?;
+    let (_, gradients) = transforms::vjp(f, &inputs, &f(&inputs)?)?;
+    for derivative in tangents.iter().chain(&gradients) {
+        assert_eq!(derivative.item::<f32>()?.to_bits(), 0);
     }
     let flags = Array::from_slice(&[true, false], &[2])?;
     let f = |x: &[Array]| ops::divmod(&x[0], &x[0]);

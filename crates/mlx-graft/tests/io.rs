@@ -220,7 +220,7 @@ fn what_is_no_file_is_refused_by_name() {
     for (path, load) in formats(folder.path()) {
         let missing = path.with_file_name(format!("no-{}", path.file_name().unwrap().display()));
         let error = outcome(&|| load(&missing)).unwrap_err();
-        assert!(matches!(error, Error::File { .. }));
+        assert_eq!(refusal(&error), Some(io::ErrorKind::NotFound), "{error:?}");
         assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
@@ -230,9 +230,23 @@ fn what_is_no_file_is_refused_by_name() {
     }
     let taken = folder.path().join("taken.npy");
     fs::create_dir(&taken).unwrap();
-    assert!(matches!(mlx_graft::io::save(&taken, &x), Err(Error::File { .. })));
+    let error = mlx_graft::io::save(&taken, &x).unwrap_err();
+    assert_eq!(refusal(&error), Some(io::ErrorKind::IsADirectory), "{error:?}");
     let error = mlx_graft::io::save(folder.path().join("no/x.npy"), &x).unwrap_err();
     assert!(error.to_string().contains("no/x.npy"), "{error}");
+    assert_eq!(refusal(&error), Some(io::ErrorKind::NotFound), "{error:?}");
+    // What is read and broken is nothing that the system said.
+    let broken = folder.path().join("broken.npy");
+    fs::write(&broken, "no npy").unwrap();
+    let error = mlx_graft::io::load(&broken).unwrap_err();
+    assert!(matches!(error, Error::File { source: None, .. }), "{error:?}");
+}
+
+/// What the system said, as a caller finds it that knows nothing of the type of the error.
+fn refusal(error: &Error) -> Option<io::ErrorKind> {
+    assert!(matches!(error, Error::File { .. }), "{error:?}");
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
 fn npy(header: &str, data: &[u8]) -> Vec<u8> {

@@ -3,11 +3,14 @@
 #[macro_use]
 #[path = "common/no_transforms.rs"]
 mod no_transforms;
+#[path = "common/main_thread.rs"]
+mod main_thread;
 #[path = "common/numbers.rs"]
 mod numbers;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use main_thread::away_from_the_main_thread;
 use mlx_graft::primitive::{
     ArraySpec, InputBuffer, KernelError, OutputBuffer, Primitive, Strided, apply,
 };
@@ -274,6 +277,7 @@ impl Primitive for Changing {
 
 #[test]
 fn an_update_of_another_input_than_before_is_an_error() -> Result<()> {
+    away_from_the_main_thread();
     let run = |answers, length, dtype| -> Result<Vec<f32>> {
         // What nobody else needs, so that an output may lie there.
         let x = ops::astype(&ops::exp(&numbers(6, &[length])?)?, dtype)?;

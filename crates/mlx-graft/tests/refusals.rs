@@ -433,13 +433,22 @@ fn more_than_memory_is_an_error_and_a_view_of_it_is_none() {
     assert_eq!(turned.shape(), [1 << 20, 1 << 22, 1]);
     let first = ops::slice(&turned, &[0, 0, 0], &[2, 2, 1], &[1, 1, 1]).unwrap();
     assert_eq!(first.to_vec::<f32>().unwrap(), [0.0; 4]);
+    let (origin, one) = (Array::from_slice(&[0, 0], &[2]).unwrap(), zeros(&[1, 1]));
     let results = [
         ops::add(&huge, &zeros(&[1])),
         ops::contiguous(&huge, false),
         ops::cumsum_axis(&huge, 0, &ops::CumulativeOptions::default()),
+        // These are no views, whatever their names begin with.
+        ops::slice_update(&huge, &one, &[0, 0], &[1, 1], &[1, 1]),
+        ops::slice_update_add(&huge, &one, &[0, 0], &[1, 1], &[1, 1]),
+        ops::slice_update_dynamic(&huge, &one, &origin, &[0, 1]),
+        ops::slice_dynamic(&huge, &origin, &[0, 1], &[1 << 21, 1 << 20]),
     ];
-    for result in results {
-        assert_eq!(result.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    for (number, result) in results.into_iter().enumerate() {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::OutOfMemory, "{number}");
     }
+    let halves = ops::split(&huge, 2, 0).unwrap();
+    assert_eq!(halves[1].shape(), [1 << 21, 1 << 20]);
+    assert_eq!(ops::broadcast_arrays(&[&huge, &one]).unwrap()[1].shape(), huge.shape());
     assert_eq!(huge.as_slice::<f32>().unwrap_err().kind(), ErrorKind::OutOfMemory);
 }

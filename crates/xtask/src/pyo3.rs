@@ -238,7 +238,7 @@ fn function(group: &Group, op: &Op) -> Result<Option<String>> {
         Output::Arrays => ".map(|arrays| arrays.into_iter().map(Out).collect())",
     };
     let mut call = call(group, op, &signature);
-    if op.checks_indices() {
+    if op.checks_more() {
         call = format!("unchecked(|| {call})");
     }
     let _ = write!(text, "run({stream}, || {call}){wrapped}\n}}\n\n");

@@ -215,8 +215,18 @@ impl Table {
 impl Op {
     /// Whether the operation takes indices, which the Rust function checks.
     pub fn checks_indices(&self) -> bool {
-        let mut statements = self.check.iter().flat_map(|check| check.split(';'));
-        statements.any(|text| text.contains("check::") && !text.contains("check::steps"))
+        self.own_checks().any(|text| !text.contains("check::triangle"))
+    }
+
+    /// Whether the Rust function checks what `mlx.core` does not, so that the Python function leaves
+    /// it out.
+    pub fn checks_more(&self) -> bool {
+        self.own_checks().next().is_some()
+    }
+
+    fn own_checks(&self) -> impl Iterator<Item = &str> {
+        let statements = self.check.iter().flat_map(|check| check.split(';'));
+        statements.filter(|text| text.contains("check::") && !text.contains("check::steps"))
     }
 
     fn new(

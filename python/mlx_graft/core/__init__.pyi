@@ -1039,11 +1039,12 @@ def flatten(
     *,
     stream: _StreamOrDevice = None,
 ) -> array:
-    """Dimensions from `start_axis` to `end_axis` joined into one.
+    """Dimensions from `start_axis` to `end_axis` joined into one; a start before the first
+    counts as the first, and an end behind the last as the last.
 
-    Shape: the joined dimension has the product of their lengths.
+    Shape: the joined dimension has the product of their lengths; of no dimension, `(1,)`.
 
-    Raises: An axis is out of range, or the start is after the end.
+    Raises: The start is after the end.
     """
 
 def unflatten(
@@ -1239,7 +1240,8 @@ def pad(
 
     Shape: longer by the low and high sizes along `axes`.
 
-    Raises: A size is negative, or the lists differ in length.
+    Raises: A size is negative, the lists differ in length, an axis is out of range or given
+    twice, or the value has no element.
     """
 
 def flip(
@@ -1810,7 +1812,8 @@ def hadamard_transform(
 
     Shape: the shape of `a`.
 
-    Raises: The length is not `m * 2^k` with `m` of 1, 12, 20 or 28.
+    Raises: The length is not `m * 2^k` with `m` of 1, 12, 20 or 28 and `k` up to 26, or there
+    is no element.
     """
 
 def conv1d(
@@ -1884,12 +1887,12 @@ def conv_general(
     *,
     stream: _StreamOrDevice = None,
 ) -> array:
-    """Convolution over any number of dimensions; `flip` makes it a true convolution.
+    """Convolution over one to three dimensions; `flip` makes it a true convolution.
 
     Shape: input `(N, …, C)`, weight `(O, …, C / groups)`, result `(N, …, O)`.
 
-    Raises: The shapes do not fit, the window or its channels are empty, or `groups` is below
-    1.
+    Raises: The shapes do not fit, the window or its channels are empty, `groups` is below 1,
+    or a list has neither one number nor one for each dimension.
     """
 
 def conv_transpose1d(

@@ -11,7 +11,12 @@ from mlx_graft.core._self_test import run
 
 
 def main() -> int:
-    """Runs the self-test; 0 if every comparison came out equal or within tolerance."""
+    """Runs the self-test.
+
+    Returns:
+        0 if every comparison came out equal or within tolerance, 1 if one did not, and 3 if the
+        time was up before everything was compared once.
+    """
     parser = argparse.ArgumentParser(prog="python -m mlx_graft.core", description=__doc__)
     parser.add_argument(
         "--self-test",

@@ -152,7 +152,7 @@ OPS = [
             lambda f, x: f(x(2, 3), x(4)),
             lambda f, x: f(x(2), 'text'),
         ],
-        grad=False,
+        grad=True,
         c=("mlx_divmod",),
     ),
     Op(
@@ -2795,9 +2795,13 @@ OPS = [
         cases=[
             lambda f, x: f(x(2, 8)),
             lambda f, x: f(x(16), 1.0),
+            lambda f, x: f(x(2, 12)),
+            lambda f, x: f(x(40)),
+            lambda f, x: f(x(56)),
         ],
         bad=[
             lambda f, x: f(x(7)),
+            lambda f, x: f(x(0)),
         ],
         grad=True,
         c=("mlx_hadamard_transform",),
@@ -3452,6 +3456,7 @@ OPS = [
             lambda f, x: f(x(3, 3)),
             lambda f, x: f(x(2, 3, 3), 'U'),
             lambda f, x: f(x.t(3, 3)),
+            lambda f, x: f(x(3, 3), 'none'),
         ],
         bad=[
             lambda f, x: f(x(2, 3)),
@@ -3468,6 +3473,7 @@ OPS = [
             lambda f, x: f(x(3, 3)),
             lambda f, x: f(x(2, 3, 3), 'U'),
             lambda f, x: f(x.t(3, 3)),
+            lambda f, x: f(x(3, 3), 'none'),
         ],
         bad=[
             lambda f, x: f(x(2, 3)),

@@ -1,4 +1,4 @@
-"""Parts of the self-test that are no operations: transforms, streams, files, native kernels."""
+"""Parts of the self-test that are no operations of `mlx.core`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_graft import core, kernels
+from mlx_graft import core
 from mlx_graft.core._parity import Comparison, Maker, comparison, outcome
 from mlx_graft.core._self_test_files import files
+from mlx_graft.core._self_test_kernels import native_kernels
 from mlx_graft.core._self_test_transforms import transforms
 
 
@@ -43,18 +44,6 @@ def streams(seed: int) -> Iterator[Comparison]:
         thread.join()
     for number in range(4):
         yield comparison(f"thread {number}", expected, results[number])
-
-
-def native_kernels(seed: int) -> Iterator[Comparison]:
-    """The matrix product in Rust, which runs on the CPU."""
-    for dtype in (mx.float32, mx.float16, mx.bfloat16):
-        for rows, inner, columns in [(1, 64, 64), (33, 65, 17), (64, 128, 96)]:
-            make = Maker(dtype, seed=seed)
-            a, b = make(rows, inner), make(inner, columns)
-            with mx.stream(mx.cpu):
-                expected = outcome(lambda a=a, b=b: mx.matmul(a, b))  # type: ignore[misc]
-                found = outcome(lambda a=a, b=b: kernels.matmul(a, b))  # type: ignore[misc]
-            yield comparison(f"matmul {rows}x{inner}x{columns}, {dtype}", expected, found)
 
 
 SECTIONS: dict[str, Callable[[int], Iterator[Comparison]]] = {

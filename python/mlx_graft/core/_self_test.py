@@ -78,7 +78,7 @@ def run(seconds: float, seed: int) -> int:
     """Compares until the time is up, once through everything at least if it suffices.
 
     Returns:
-        The exit code: 1 if something failed.
+        The exit code: 1 if something failed, 3 if the time was up before all was compared once.
     """
     console = Console()
     device = mx.default_device()
@@ -95,7 +95,7 @@ def run(seconds: float, seed: int) -> int:
     if left:
         console.print(f"The time was up with {left} of {len(jobs())} parts to go: --seconds")
     console.print(f"{rounds} whole rounds in {time.monotonic() - start:.0f} s, seed {seed}")
-    return 1 if failures else 0
+    return 1 if failures else 3 if left else 0
 
 
 def sweep(

@@ -40,9 +40,9 @@ def layer_norm(
 def cross_entropy(logits: array, targets: array, *, stream: _StreamOrDevice = None) -> array:
     """Cross entropy of logits and class indices, without materialising probabilities.
 
-    Shape: the shape of `targets`.
+    Shape: the shape of `targets`, float32.
 
-    Raises: The leading lengths differ.
+    Raises: The leading lengths differ, or a class is negative.
     """
 
 def rope(

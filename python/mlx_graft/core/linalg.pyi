@@ -49,7 +49,7 @@ def svd(
 
 def eigh(a: array, UPLO: str = "L", *, stream: _StreamOrDevice = None) -> tuple[array, array]:
     """Eigenvalues, ascending, and eigenvectors of symmetric or Hermitian matrices, of which one
-    triangle is read.
+    triangle is read: the lower (`L`) or the upper (`U`).
 
     Shape: `(…, M)` and `(…, M, M)`.
 
@@ -58,7 +58,8 @@ def eigh(a: array, UPLO: str = "L", *, stream: _StreamOrDevice = None) -> tuple[
     """
 
 def eigvalsh(a: array, UPLO: str = "L", *, stream: _StreamOrDevice = None) -> array:
-    """Eigenvalues of symmetric or Hermitian matrices, ascending.
+    """Eigenvalues of symmetric or Hermitian matrices, ascending, of which one triangle is read:
+    the lower (`L`) or the upper (`U`).
 
     Shape: `(…, M)`.
 

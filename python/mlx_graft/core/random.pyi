@@ -15,7 +15,7 @@ def key(seed: int) -> array:
     """
 
 def seed(seed: int) -> None:
-    """Sets the key of the generator that is used when a function gets no key."""
+    """Sets the key of this thread's generator, from which a function that gets no key takes one."""
 
 def split(key: array, num: int = 2, stream: _StreamOrDevice = None) -> array:
     """New keys from one.

@@ -127,6 +127,29 @@ def graph_to_a_callback(f: Frame) -> Any:
     return found
 
 
+ROWS = mx.array([1, 0, -1])
+
+
+@against(lambda m, _: [m.take(X, ROWS, axis=0)])
+def graph_with_other_indices(f: Frame) -> Any:
+    """Indices out of range, which a callback replaces before anything is computed."""
+    x, far = f.array(X), f.array(mx.array([1, 70_000, -70_000]))
+    outputs = f.arrays(f.op("mlx_take_axis", x, far, 0))
+
+    def replace(result: Any, use: Any, _: Any) -> None:
+        assert use.kind == f.lib.GRAFT_INDEX_SLICES
+        assert list(use.axes[0 : use.num_axes]) == [0]
+        assert list(use.sizes[0 : use.num_sizes]) == [1, 3]
+        assert f.lib.mlx_array_ndim(use.source) == 2
+        assert f.read(use.indices) == f.read(far)
+        f.do("mlx_array_set", result, ROWS)
+
+    name = "graft_replace_indices"
+    pointer = f.callback(name, 2, replace)
+    f.do(name, outputs, f.arrays(x, far), pointer, f.ffi.NULL)
+    return f.read(outputs)
+
+
 def dot_of(m: Any, folder: Path) -> str:
     file = folder / "python.dot"
     m.export_to_dot(str(file), m.tanh(m.multiply(X, W)), x=X, w=W)

@@ -104,6 +104,13 @@ def new_streams(f: Frame) -> Any:
     return found
 
 
+@against(lambda m, _: m.exp(X))
+def lost_tasks(f: Frame) -> Any:
+    result = f.get("mlx_array", "mlx_exp", X, f.stream)
+    f.do("graft_uncount_lost_tasks")
+    return f.read(result)
+
+
 @against(lambda m, _: str(m.default_stream(m.default_device())))
 def default_stream(f: Frame) -> Any:
     return f.text("mlx_stream_tostring", f.get("mlx_stream", "graft_get_default_stream"))

@@ -13,7 +13,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::bridge::{In, Out, Owned};
+use crate::bridge::{In, Out, Owned, unchecked};
 use crate::error::to_py;
 use crate::ops::arguments::DtypeArg;
 
@@ -227,7 +227,8 @@ impl ImportedFunction {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
         let (positional, named) = inputs("import_function::call", args, kwargs)?;
-        let outputs = self.0.get()?.call_kwargs(&positional, &named).map_err(to_py)?;
+        let function = self.0.get()?;
+        let outputs = unchecked(|| function.call_kwargs(&positional, &named)).map_err(to_py)?;
         PyTuple::new(args.py(), outputs.into_iter().map(Out))
     }
 }
@@ -236,10 +237,20 @@ impl ImportedFunction {
 #[pyclass(frozen, module = "mlx_graft.core")]
 struct FunctionExporter {
     // None after the garbage collector broke a cycle through the function.
-    exporter: Owned<Mutex<Option<export::Exporter>>>,
+    exporter: Owned<Mutex<Option<Closing>>>,
     // The one reference to the function, which the exporter's closure shares: so that the garbage
     // collector sees every one of them.
     function: Arc<Py<PyAny>>,
+}
+
+/// An exporter that puts its file in its place when it goes, as that of `mlx.core` does.
+struct Closing(export::Exporter);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        // A drop cannot report: `close` does.
+        let _ = self.0.close();
+    }
 }
 
 impl FunctionExporter {
@@ -254,7 +265,7 @@ impl FunctionExporter {
         let exporter = exporter
             .as_mut()
             .ok_or_else(|| PyRuntimeError::new_err(format!("[{EXPORT}] the exporter is gone")))?;
-        f(exporter).map_err(to_py)
+        f(&mut exporter.0).map_err(to_py)
     }
 }
 
@@ -316,7 +327,7 @@ fn exporter(
     let exporter =
         export::Exporter::with_kwargs(file, traced, shapeless, metadata.unwrap_or_default())
             .map_err(to_py)?;
-    let exporter = Owned::new("function exporter", Mutex::new(Some(exporter)));
+    let exporter = Owned::new("function exporter", Mutex::new(Some(Closing(exporter))));
     Ok(FunctionExporter { exporter, function })
 }
 

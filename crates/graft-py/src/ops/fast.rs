@@ -3,7 +3,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use super::arguments::run;
-use crate::bridge::{In, Out};
+use crate::bridge::{In, Out, unchecked};
 use mlx_graft::fast;
 use pyo3::prelude::*;
 
@@ -50,11 +50,11 @@ fn layer_norm(
 
 /// Cross entropy of logits and class indices, without materialising probabilities.
 ///
-/// Shape: the shape of `targets`.
+/// Shape: the shape of `targets`, float32.
 ///
-/// Raises: The leading lengths differ.
+/// Raises: The leading lengths differ, or a class is negative.
 #[pyfunction]
 #[pyo3(signature = (logits, targets, *, stream=None), text_signature = "(logits, targets, *, stream=None)")]
 fn cross_entropy(logits: In, targets: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || fast::cross_entropy(&logits, &targets)).map(Out)
+    run(stream, || unchecked(|| fast::cross_entropy(&logits, &targets))).map(Out)
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use super::arguments::{Int, run};
-use crate::bridge::{In, Out};
+use crate::bridge::{In, Out, unchecked};
 use mlx_graft::linalg;
 use pyo3::prelude::*;
 
@@ -40,7 +40,7 @@ fn qr(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
 }
 
 /// Eigenvalues, ascending, and eigenvectors of symmetric or Hermitian matrices, of which one
-/// triangle is read.
+/// triangle is read: the lower (`L`) or the upper (`U`).
 ///
 /// Shape: `(…, M)` and `(…, M, M)`.
 ///
@@ -50,10 +50,12 @@ fn qr(a: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
 #[pyo3(signature = (a, UPLO="L", *, stream=None), text_signature = "(a, UPLO='L', *, stream=None)")]
 #[allow(non_snake_case)]
 fn eigh(a: In, UPLO: &str, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, Out)> {
-    run(stream, || linalg::eigh(&a, UPLO)).map(|(first, second)| (Out(first), Out(second)))
+    run(stream, || unchecked(|| linalg::eigh(&a, UPLO)))
+        .map(|(first, second)| (Out(first), Out(second)))
 }
 
-/// Eigenvalues of symmetric or Hermitian matrices, ascending.
+/// Eigenvalues of symmetric or Hermitian matrices, ascending, of which one triangle is read: the
+/// lower (`L`) or the upper (`U`).
 ///
 /// Shape: `(…, M)`.
 ///
@@ -63,7 +65,7 @@ fn eigh(a: In, UPLO: &str, stream: Option<&Bound<'_, PyAny>>) -> PyResult<(Out, 
 #[pyo3(signature = (a, UPLO="L", *, stream=None), text_signature = "(a, UPLO='L', *, stream=None)")]
 #[allow(non_snake_case)]
 fn eigvalsh(a: In, UPLO: &str, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {
-    run(stream, || linalg::eigvalsh(&a, UPLO)).map(Out)
+    run(stream, || unchecked(|| linalg::eigvalsh(&a, UPLO))).map(Out)
 }
 
 /// Eigenvalues and eigenvectors of square matrices; NaN for a matrix with NaN or infinity.

@@ -184,7 +184,8 @@ fn segmented_mm(a: In, b: In, segments: In, stream: Option<&Bound<'_, PyAny>>) -
 ///
 /// Shape: the shape of `a`.
 ///
-/// Raises: The length is not `m * 2^k` with `m` of 1, 12, 20 or 28.
+/// Raises: The length is not `m * 2^k` with `m` of 1, 12, 20 or 28 and `k` up to 26, or there is no
+/// element.
 #[pyfunction]
 #[pyo3(signature = (a, scale=None, stream=None), text_signature = "(a, scale=None, stream=None)")]
 fn hadamard_transform(

@@ -45,11 +45,12 @@ fn reshape(a: In, shape: Shape, stream: Option<&Bound<'_, PyAny>>) -> PyResult<O
     run(stream, || ops::reshape(&a, &shape.0)).map(Out)
 }
 
-/// Dimensions from `start_axis` to `end_axis` joined into one.
+/// Dimensions from `start_axis` to `end_axis` joined into one; a start before the first counts as
+/// the first, and an end behind the last as the last.
 ///
-/// Shape: the joined dimension has the product of their lengths.
+/// Shape: the joined dimension has the product of their lengths; of no dimension, `(1,)`.
 ///
-/// Raises: An axis is out of range, or the start is after the end.
+/// Raises: The start is after the end.
 #[pyfunction]
 #[pyo3(signature = (a, /, start_axis=Int(0), end_axis=Int(-1), *, stream=None), text_signature = "(a, /, start_axis=0, end_axis=-1, *, stream=None)")]
 fn flatten(

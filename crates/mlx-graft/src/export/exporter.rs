@@ -112,7 +112,9 @@ impl Signature {
     }
 }
 
-/// Exports several traces of one function to a file, which is there when this is closed or dropped.
+/// Exports several traces of one function to a file, which is there when this is closed.
+///
+/// Dropped before, as by an error between two traces, it leaves what was at the path as it was.
 ///
 /// ```
 /// use mlx_graft::{Array, export::{self, Exporter}, ops};
@@ -129,6 +131,7 @@ impl Signature {
 /// # let _ = std::fs::remove_file(path);
 /// # Ok::<(), mlx_graft::Error>(())
 /// ```
+#[must_use = "without `close` there is no file"]
 pub struct Exporter {
     // None once it is closed or a trace failed or panicked: MLX's own goes on writing after half a
     // trace.
@@ -279,7 +282,8 @@ impl Exporter {
         Ok(())
     }
 
-    /// Puts the file in its place. Again, or after a failure, it does nothing.
+    /// Puts the file in its place, without which there is none. Again, or after a failure, it does
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::File`] if the system refuses.
@@ -287,15 +291,6 @@ impl Exporter {
         let Some(Open { raw, file }) = self.open.take() else { return Ok(()) };
         drop(raw);
         file.commit().map_err(self.at.refused())
-    }
-}
-
-impl Drop for Exporter {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // A drop cannot report: `close` does.
-            let _ = self.close();
-        }
     }
 }
 

@@ -2,16 +2,22 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::io::Read;
 use std::marker::PhantomData;
 use std::path::Path;
+use std::ptr::null_mut;
 
+use crate::call::slice_of;
 use crate::containers::{MapStringToArray, Text};
 use crate::handles::Live;
+use crate::index::check;
 use crate::io::At;
+use crate::stream::on_stream;
 use crate::transforms::check_shapes;
-use crate::{Array, Error, ErrorKind, Result, VectorArray, call, sys};
+use crate::{
+    Array, BorrowedArray, Error, ErrorKind, Result, Stream, VectorArray, call, error, guard, sys,
+};
 
 const OP: &str = "import_function";
 
@@ -84,8 +90,12 @@ fn check(mut file: impl Read, length: u64, at: &At) -> Result<bool> {
 impl ImportedFunction {
     /// Calls the function: adds its graph to that of the inputs.
     ///
+    /// Its indices are checked as those of operations are, see [`index`](crate::index).
+    ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if no trace in the file is for such inputs.
+    /// [`ErrorKind::InvalidArgument`] if no trace in the file is for such inputs; [`Error::Index`]
+    /// for an index out of range, which is found at once if it is evaluated, and otherwise by the
+    /// evaluation; [`ErrorKind::OutOfMemory`] for a result that cannot be.
     pub fn call<A: AsRef<Array>>(&self, args: &[A]) -> Result<Vec<Array>> {
         let list = VectorArray::from_arrays(args)?;
         let mut res = VectorArray::new();
@@ -99,7 +109,7 @@ impl ImportedFunction {
     /// Calls the function with keyword arguments too.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if no trace in the file is for such inputs.
+    /// As for [`ImportedFunction::call`].
     pub fn call_kwargs<A: AsRef<Array>>(
         &self,
         args: &[A],
@@ -122,16 +132,21 @@ impl ImportedFunction {
         self.checked(res.to_vec()?, args.iter().map(AsRef::as_ref).chain(kwargs.values()))
     }
 
-    /// The outputs, if the operations of a shapeless trace can take the shapes of the inputs.
+    /// The outputs, if the operations of a shapeless trace can take the shapes of the inputs, and
+    /// with checks of the indices that they take.
     fn checked<'a>(
         &self,
         outputs: Vec<Array>,
         inputs: impl Iterator<Item = &'a Array>,
     ) -> Result<Vec<Array>> {
+        let inputs: Vec<&Array> = inputs.collect();
         if self.shapeless {
-            check_shapes(&outputs, &inputs.collect::<Vec<_>>())?;
+            check_shapes(&outputs, &inputs)?;
         }
-        Ok(outputs)
+        if check::are_on() {
+            check_indices(&outputs, &inputs)?;
+        }
+        outputs.into_iter().map(|out| guard::possible(OP, out)).collect()
     }
 
     /// The text that was saved beside the function, empty if there was none.
@@ -146,6 +161,74 @@ impl ImportedFunction {
         })?;
         Ok(text.to_string())
     }
+}
+
+/// Has the operations between arrays take nothing but indices in range: MLX reads and writes wherever
+/// one points.
+fn check_indices(outputs: &[Array], inputs: &[&Array]) -> Result<()> {
+    let outputs = VectorArray::from_arrays(outputs)?;
+    let inputs = VectorArray::from_arrays(inputs)?;
+    call::status(OP, || {
+        // SAFETY: both lists are live; the callback takes no payload.
+        unsafe {
+            sys::graft_replace_indices(
+                outputs.as_raw(),
+                inputs.as_raw(),
+                Some(replace_checked),
+                null_mut(),
+            )
+        }
+    })
+}
+
+unsafe extern "C" fn replace_checked(
+    res: *mut sys::mlx_array,
+    used: *const sys::graft_index_use,
+    _payload: *mut c_void,
+) -> c_int {
+    error::guarded(|| {
+        // SAFETY: C++ describes indices by what is live until this returns.
+        let checked = unsafe { with_check(&*used) }?;
+        call::status(OP, || {
+            // SAFETY: `res` is a slot, whose handle C++ frees; the array is copied.
+            unsafe { sys::mlx_array_set(res, checked.as_raw()) }
+        })
+    })
+}
+
+/// The indices with a check, on the stream of their operation.
+///
+/// # Safety
+/// What the description points to is live.
+unsafe fn with_check(used: &sys::graft_index_use) -> Result<Array> {
+    // SAFETY: the caller says so, here and below; nobody changes the arrays meanwhile.
+    let array = |raw: sys::mlx_array| unsafe { BorrowedArray::new(raw.ctx) };
+    let (indices, source) = (array(used.indices), array(used.source));
+    // SAFETY: as above.
+    let (axes, sizes) =
+        unsafe { (slice_of(used.axes, used.num_axes), slice_of(used.sizes, used.num_sizes)) };
+    // SAFETY: as above.
+    let stream = unsafe { Stream::copied(used.stream.ctx) }?;
+    on_stream(&stream, || {
+        Ok(match used.kind {
+            sys::GRAFT_INDEX_SLICES => {
+                check::starts(OP, &source, &[&*indices], axes, sizes)?.remove(0).into_owned()
+            }
+            sys::GRAFT_INDEX_UPDATED_SLICES => {
+                let updates = array(used.updates);
+                check::updates(OP, &source, &[&*indices], &updates, axes)?.remove(0).into_owned()
+            }
+            sys::GRAFT_INDEX_PLACES => check::along(OP, &source, &indices, axes[0])?.into_owned(),
+            sys::GRAFT_INDEX_SLICE => {
+                check::start(OP, &source, &indices, axes, sizes)?.into_owned()
+            }
+            sys::GRAFT_INDEX_UPDATED_SLICE => {
+                let updates = array(used.updates);
+                check::update_start(OP, &source, &updates, &indices, axes)?.into_owned()
+            }
+            _ => check::matrices(OP, &source, &indices)?.into_owned(),
+        })
+    })
 }
 
 impl Drop for ImportedFunction {

@@ -31,12 +31,14 @@ pub(crate) fn divisible<'a>(
 }
 
 /// The result of `divmod`; in a trace, from operations of their own. MLX's rule for a batch has one
-/// axis for both results, and reads that of the remainder from whatever lies behind it.
+/// axis for both results, and reads that of the remainder from whatever lies behind it. As there,
+/// neither has a derivative.
 pub(crate) fn divmod(out: Vec<Array>, a: &Array, b: &Array) -> Result<Vec<Array>> {
     if !a.is_tracer() && !b.is_tracer() {
         return Ok(out);
     }
     let dtype = a.dtype().promote(b.dtype());
+    let (a, b) = (&ops::stop_gradient(a)?, &ops::stop_gradient(b)?);
     let (quotient, remainder) = match dtype.category() {
         DtypeCategory::Floating => (ops::floor_divide(a, b)?, ops::remainder(a, b)?),
         DtypeCategory::Signedinteger | DtypeCategory::Unsignedinteger => {

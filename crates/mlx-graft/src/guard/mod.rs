@@ -9,6 +9,7 @@
 mod cumulative;
 mod division;
 mod linalg;
+mod pad;
 mod quantized;
 
 use std::sync::OnceLock;
@@ -18,6 +19,7 @@ pub(crate) use division::{divisible, divmod};
 pub(crate) use linalg::{
     finite, lu, named_norm, nan_for_infinity, nan_unless, nan_unless_pair, norm,
 };
+pub(crate) use pad::{everywhere, pad_value, pad_with, padding};
 pub(crate) use quantized::{packing, picked, product, scales};
 
 use crate::{Array, Dtype, Error, ErrorKind, Result, ops};
@@ -25,18 +27,19 @@ use crate::{Array, Dtype, Error, ErrorKind, Result, ops};
 /// The bytes that a process can address on the machines that MLX runs on.
 const ADDRESSABLE: u64 = 1 << 47;
 
-/// The beginnings of the names of operations whose result may lie where their input does.
-const VIEWS: [&str; 14] = [
+/// The names of operations whose result may lie where their input does.
+const VIEWS: [&str; 15] = [
     "as_strided",
-    "broadcast_",
+    "broadcast_arrays",
+    "broadcast_to",
     "diagonal",
     "expand_dims",
     "moveaxis",
     "slice",
     "split",
+    "split_sections",
     "squeeze",
     "stop_gradient",
-    "strided_view",
     "swapaxes",
     "transpose",
     "unstack",
@@ -49,7 +52,7 @@ const VIEWS: [&str; 14] = [
 #[inline]
 pub(crate) fn possible(op: &'static str, out: Array) -> Result<Array> {
     let bytes = possible_lengths(op, out.shape(), out.dtype(), out.itemsize())?;
-    if bytes > obtainable() && !VIEWS.iter().any(|view| op.starts_with(view)) {
+    if bytes > obtainable() && !VIEWS.contains(&op) {
         return Err(impossible(op, out.shape(), out.dtype()));
     }
     Ok(out)
@@ -154,6 +157,73 @@ pub(crate) fn convolution(op: &'static str, weight: &Array, groups: i32) -> Resu
         ));
     }
     Ok(())
+}
+
+/// Lists with a number for each dimension of a window, or one for all: of others, MLX compares the
+/// lengths only after it has read as many numbers as there are dimensions.
+pub(crate) fn per_dimension(
+    op: &'static str,
+    input: &Array,
+    lists: &[(&str, &[i32])],
+) -> Result<()> {
+    let Some(dimensions) = input.ndim().checked_sub(2) else {
+        // MLX says so in its own words.
+        return Ok(());
+    };
+    match lists.iter().find(|(_, list)| list.len() > 1 && list.len() != dimensions) {
+        Some((name, list)) => Err(Error::invalid_argument(
+            op,
+            format!(
+                "{name} of {list:?} for {dimensions} dimensions: give one number for all, or one \
+                 for each"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The length of a Walsh-Hadamard transform: MLX takes any multiple of 12, 20 or 28 for one times a
+/// power of two, and then writes behind the array.
+pub(crate) fn hadamard(op: &'static str, a: &Array) -> Result<()> {
+    let Some(&length) = a.shape().last().filter(|_| a.size() > 0) else {
+        // One element, or none, of which MLX says so in its own words.
+        return Ok(());
+    };
+    let twos = length.trailing_zeros();
+    let power = match length >> twos {
+        1 => Some(twos),
+        3 | 5 | 7 => twos.checked_sub(2),
+        _ => None,
+    };
+    if power.is_some_and(|power| power <= 26) {
+        return Ok(());
+    }
+    Err(Error::invalid_argument(
+        op,
+        format!(
+            "a last dimension of {length}: it must be m * 2^k with m of 1, 12, 20 or 28 and k up to \
+             26, so pad it"
+        ),
+    ))
+}
+
+/// The place of an axis, which counts from the end if it is negative.
+pub(crate) fn axis(op: &'static str, a: &Array, axis: i32) -> Result<usize> {
+    let ndim = a.ndim() as i32;
+    if (-ndim..ndim).contains(&axis) {
+        return Ok(axis.rem_euclid(ndim) as usize);
+    }
+    let allowed = match ndim {
+        0 => "there is none".to_string(),
+        _ => format!("give one from {} to {}", -ndim, ndim - 1),
+    };
+    let message = format!("axis {axis} of an array of {ndim} dimensions: {allowed}");
+    Err(Error::invalid_argument(op, message))
+}
+
+/// Axes: MLX divides by the number of dimensions.
+pub(crate) fn axes(op: &'static str, a: &Array, axes: &[i32]) -> Result<()> {
+    axes.iter().try_for_each(|&number| axis(op, a, number).map(drop))
 }
 
 /// The heads of keys: MLX divides by their number.

@@ -4,11 +4,18 @@ use super::Index;
 use super::plan::{Plan, Update};
 use crate::{Array, Dtype, Error, Result, ops};
 
+/// An update for which the dtype has no numbers.
+fn no_number(op: &'static str, dtype: Dtype) -> Error {
+    let message = format!("an update of {dtype}: convert the array with `ops::astype`");
+    Error::invalid_argument(op, message)
+}
+
 /// The elements of an array at an index, made by [`Array::at`].
 ///
 /// An update returns the whole array with these elements changed. The value is converted to the
 /// array's dtype and broadcast to the shape of the elements. Where arrays of indices name a place
 /// more than once, all updates count; of several values that are set, one stays.
+#[must_use = "updates return a new array and leave this one as it is"]
 pub struct At<'a> {
     array: &'a Array,
     indices: Vec<Index>,
@@ -54,9 +61,23 @@ impl<'a> At<'a> {
     /// The array with the value subtracted from the elements.
     ///
     /// # Errors
-    /// As for [`At::set`].
+    /// As for [`At::set`], or the array holds booleans, of which there is no difference.
+    ///
+    /// ```
+    /// # use mlx_graft::Array;
+    /// let x = Array::from_slice(&[10, 20], &[2])?;
+    /// let one = Array::from_slice(&[1_u8], &[1])?;
+    /// assert_eq!(x.at(0).subtract(&one)?.to_vec::<i32>()?, [9, 20]);
+    /// # Ok::<(), mlx_graft::Error>(())
+    /// ```
     pub fn subtract(&self, value: &Array) -> Result<Array> {
-        self.update("subtract", &ops::negative(value)?, Update::Add)
+        const OP: &str = "subtract";
+        let dtype = self.array.dtype();
+        if dtype == Dtype::Bool {
+            return Err(no_number(OP, dtype));
+        }
+        // In the dtype of the array: that of the value may have no numbers below zero.
+        self.update(OP, &ops::negative(&ops::astype(value, dtype)?)?, Update::Add)
     }
 
     /// The array with the elements multiplied by the value.
@@ -75,10 +96,7 @@ impl<'a> At<'a> {
         const OP: &str = "divide";
         let dtype = self.array.dtype();
         if dtype.is_integer() || dtype == Dtype::Bool {
-            return Err(Error::invalid_argument(
-                OP,
-                format!("an update of {dtype}: convert the array with `ops::astype`"),
-            ));
+            return Err(no_number(OP, dtype));
         }
         self.update(OP, &ops::reciprocal(&ops::astype(value, dtype)?)?, Update::Multiply)
     }

@@ -30,6 +30,11 @@ pub(super) fn without<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Whether there are checks.
+pub(crate) fn are_on() -> bool {
+    !UNCHECKED.get()
+}
+
 /// Indices of the flat array.
 pub(crate) fn flat<'i>(op: &'static str, a: &Array, indices: &'i Array) -> Result<Cow<'i, Array>> {
     let limit = Limit::new(Extent::Leading { without: 0 }, Size::Fixed(1), true);
@@ -51,6 +56,21 @@ pub(crate) fn along<'i>(
     let axis = axis.rem_euclid(ndim) as usize;
     let limit = Limit::new(Extent::Axis(axis), Size::Fixed(1), true);
     check(op, a, None, indices, vec![limit])
+}
+
+/// Classes along the last axis. MLX counts negative ones from the end on a CPU, and reads in front of
+/// the array on a GPU, so none is allowed.
+pub(crate) fn classes<'i>(
+    op: &'static str,
+    logits: &Array,
+    targets: &'i Array,
+) -> Result<Cow<'i, Array>> {
+    let Some(axis) = logits.ndim().checked_sub(1) else {
+        // MLX says so in its own words.
+        return Ok(Cow::Borrowed(targets));
+    };
+    let limit = Limit::new(Extent::Axis(axis), Size::Fixed(1), false);
+    check(op, logits, None, targets, vec![limit])
 }
 
 /// Where slices of `sizes` start, one array for each axis.
@@ -169,8 +189,17 @@ pub(crate) fn batch<'i>(
     a: &Array,
     indices: Option<&'i Array>,
 ) -> Result<Option<Cow<'i, Array>>> {
+    indices.map(|indices| matrices(op, a, indices)).transpose()
+}
+
+/// [`batch`] of indices that are there.
+pub(crate) fn matrices<'i>(
+    op: &'static str,
+    a: &Array,
+    indices: &'i Array,
+) -> Result<Cow<'i, Array>> {
     let limit = Limit::new(Extent::Leading { without: 2 }, Size::Fixed(1), false);
-    indices.map(|indices| check(op, a, None, indices, vec![limit])).transpose()
+    check(op, a, None, indices, vec![limit])
 }
 
 /// Starts and ends of segments of the inner dimension of a matrix product.
@@ -198,6 +227,17 @@ pub(crate) fn steps(op: &'static str, strides: &[i32]) -> Result<()> {
         return Err(Error::invalid_argument(op, format!("steps of {strides:?}: one is zero")));
     }
     Ok(())
+}
+
+/// Which triangle of a matrix is read: MLX takes any other name for the upper one.
+pub(crate) fn triangle(op: &'static str, uplo: &str) -> Result<()> {
+    if matches!(uplo, "L" | "U") || UNCHECKED.get() {
+        return Ok(());
+    }
+    Err(Error::invalid_argument(
+        op,
+        format!("{uplo:?} is no triangle: give \"L\" for the lower one or \"U\" for the upper one"),
+    ))
 }
 
 fn integers(op: &'static str, indices: &Array) -> Result<()> {

@@ -102,6 +102,8 @@ pub(crate) fn in_range<R>(f: impl FnOnce() -> R) -> R {
 
 /// Runs `f` without the checks of indices, as MLX itself works, on this thread.
 ///
+/// The name of a matrix's triangle is not looked at either: MLX takes all others than `L` for `U`.
+///
 /// # Safety
 /// Every index that an operation takes in `f` is in range: at least `-length`, if the operation
 /// counts negative ones from the end, or zero, and below `length`, less the size of a slice that

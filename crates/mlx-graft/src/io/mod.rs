@@ -18,6 +18,18 @@
 //!
 //! An error or a panic of a stream comes out of the call or of the evaluation that met it as
 //! itself.
+//!
+//! # What the system says
+//! is the source of the error:
+//!
+//! ```
+//! use mlx_graft::{Error, io};
+//!
+//! let Err(Error::File { source: Some(refusal), .. }) = io::load("no such file.npy") else {
+//!     panic!("it is there")
+//! };
+//! assert_eq!(refusal.kind(), std::io::ErrorKind::NotFound);
+//! ```
 
 mod gguf;
 mod header;
@@ -78,18 +90,24 @@ impl At {
         let at = self.clone();
         move |error| match error.downcast::<Error>() {
             Ok(own) => own,
-            Err(error) => at.broken(error.to_string()),
+            Err(error) => at.of_system(ErrorKind::Runtime, error),
         }
     }
 
     pub(crate) fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error::File { kind, op: self.op, file: self.file.clone(), message: message.into() }
+        let (file, message) = (self.file.clone(), message.into());
+        Error::File { kind, op: self.op, file, message, source: None }
+    }
+
+    fn of_system(&self, kind: ErrorKind, source: std::io::Error) -> Error {
+        let (file, message) = (self.file.clone(), source.to_string());
+        Error::File { kind, op: self.op, file, message, source: Some(source) }
     }
 
     /// Opens a regular file; `missing` is the kind of the error if there is none.
     pub(crate) fn open(&self, path: &Path, missing: ErrorKind) -> Result<(File, u64)> {
         // Before opening: that would wait for a writer if this is a pipe.
-        let found = fs::metadata(path).map_err(|error| self.error(missing, error.to_string()))?;
+        let found = fs::metadata(path).map_err(|error| self.of_system(missing, error))?;
         if !found.is_file() {
             let what = if found.is_dir() { "a folder" } else { "no regular file" };
             return Err(self.error(missing, format!("is {what}")));

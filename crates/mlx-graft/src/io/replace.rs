@@ -17,7 +17,8 @@ const RANDOM: usize = 6;
 ///
 /// That path is an empty temporary file in the same folder and with the same extension. After
 /// `write` it is synced and renamed to `path`, and the folder is synced, so that a crash leaves
-/// the old file or the new one. A link is followed: what it points to is replaced. What a process
+/// the old file or the new one. A link is followed: what it points to is replaced. On Unix the new
+/// file has the permissions of the old, and while it is written no others may read it. What a process
 /// that was killed has left, the next one removes that replaces a file in the folder.
 ///
 /// # Errors
@@ -48,12 +49,14 @@ pub(crate) struct Pending {
     /// Locked as long as its writer lives, where the system has locks.
     temporary: NamedTempFile,
     target: PathBuf,
+    /// Those of the file that is replaced, if there is one.
+    permissions: Option<fs::Permissions>,
 }
 
 impl Pending {
     /// An empty file beside `path` with the same extension.
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
-        let target = target(path)?;
+        let (target, permissions) = target(path)?;
         let folder = folder_of(&target);
         remove_left_behind(folder);
         let suffix =
@@ -63,8 +66,10 @@ impl Pending {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            // As for any new file: the process's mask takes its share away.
-            builder.permissions(fs::Permissions::from_mode(0o666));
+            // Those of any new file, or those of the old one and what writing needs; of both, the
+            // process's mask takes its share away.
+            let mode = permissions.as_ref().map_or(0o666, |old| old.mode() | 0o600);
+            builder.permissions(fs::Permissions::from_mode(mode));
         }
         loop {
             let temporary = builder.tempfile_in(folder)?;
@@ -73,7 +78,7 @@ impl Pending {
             let taken = lock(temporary.as_file())
                 .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
             if !taken && temporary.path().exists() {
-                return Ok(Self { temporary, target });
+                return Ok(Self { temporary, target, permissions });
             }
         }
     }
@@ -86,7 +91,12 @@ impl Pending {
     /// Puts the file in the place of the other.
     pub(crate) fn commit(self) -> io::Result<()> {
         // Opened for writing, as syncing a read-only handle is refused on some systems.
-        File::options().write(true).open(self.path())?.sync_all()?;
+        let file = File::options().write(true).open(self.path())?;
+        if let Some(permissions) = self.permissions {
+            // Where the system refuses, they are as narrow as they were when the file was made.
+            let _ = file.set_permissions(permissions);
+        }
+        file.sync_all()?;
         self.temporary.persist(&self.target).map_err(|error| error.error)?;
         // The rename is done and stands; syncing a folder is refused by some file systems.
         let _ = File::open(folder_of(&self.target)).and_then(|folder| folder.sync_all());
@@ -132,14 +142,25 @@ fn is_temporary(name: &OsStr) -> bool {
     })
 }
 
-/// What a path leads to, which must be a file if it is there.
-fn target(path: &Path) -> io::Result<PathBuf> {
+/// What a path leads to, which must be a file if it is there, and its permissions.
+fn target(path: &Path) -> io::Result<(PathBuf, Option<fs::Permissions>)> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(io::Error::from(io::ErrorKind::IsADirectory)),
         Ok(found) if !found.is_file() => Err(io::Error::other("is no regular file")),
-        Ok(_) => fs::canonicalize(path),
-        Err(_) => Ok(path.to_path_buf()),
+        Ok(found) => Ok((fs::canonicalize(path)?, Some(permissions(&found)))),
+        Err(_) => Ok((path.to_path_buf(), None)),
     }
+}
+
+/// Who may read, write and run a file, but not as whom it runs: that was said of the old content.
+fn permissions(found: &fs::Metadata) -> fs::Permissions {
+    let permissions = found.permissions();
+    #[cfg(unix)]
+    let permissions = {
+        use std::os::unix::fs::PermissionsExt;
+        fs::Permissions::from_mode(permissions.mode() & 0o777)
+    };
+    permissions
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -154,6 +175,7 @@ mod tests {
     use std::env;
     use std::fs::{self, File};
     use std::io;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
     use std::process::{self, Command};
 
@@ -188,6 +210,33 @@ mod tests {
         assert!(super::is_temporary(left.as_ref()), "{left}");
         replace(&path, |path| fs::write(path, "x"), |error| error).unwrap();
         assert_eq!(names(folder.path()), ["x.npy"]);
+    }
+
+    #[test]
+    fn permissions_stay() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        fs::write(&path, "old").unwrap();
+        let of_new_files = mode(&path);
+        for wanted in [0o600, 0o400, 0o640, 0o666, 0o755, 0o4700] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(wanted)).unwrap();
+            let write = |temporary: &Path| {
+                assert_eq!(
+                    mode(temporary) & !(wanted | 0o600),
+                    0,
+                    "{wanted:o} while it is written"
+                );
+                fs::write(temporary, "new")
+            };
+            replace(&link, write, |error| error).unwrap();
+            assert_eq!(mode(&path), wanted & 0o777, "{wanted:o}");
+        }
+        let other = folder.path().join("y");
+        replace(&other, |path| fs::write(path, "new"), |error| error).unwrap();
+        assert_eq!(mode(&other), of_new_files);
     }
 
     #[test]

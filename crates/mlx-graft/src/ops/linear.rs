@@ -375,7 +375,8 @@ pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
 /// Shape: the shape of `a`.
 ///
 /// # Errors
-/// The length is not `m * 2^k` with `m` of 1, 12, 20 or 28.
+/// The length is not `m * 2^k` with `m` of 1, 12, 20 or 28 and `k` up to 26, or there is no
+/// element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -384,6 +385,7 @@ pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
 /// ```
 #[inline]
 pub fn hadamard_transform(a: &Array, scale: Option<f32>) -> Result<Array> {
+    guard::hadamard("hadamard_transform", a)?;
     let scale =
         sys::mlx_optional_float { value: scale.unwrap_or_default(), has_value: scale.is_some() };
     call::array("hadamard_transform", |res, stream| {
@@ -781,12 +783,13 @@ impl<'a> ConvGeneralOptions<'a> {
     }
 }
 
-/// Convolution over any number of dimensions; `flip` makes it a true convolution.
+/// Convolution over one to three dimensions; `flip` makes it a true convolution.
 ///
 /// Shape: input `(N, …, C)`, weight `(O, …, C / groups)`, result `(N, …, O)`.
 ///
 /// # Errors
-/// The shapes do not fit, the window or its channels are empty, or `groups` is below 1.
+/// The shapes do not fit, the window or its channels are empty, `groups` is below 1, or a list has
+/// neither one number nor one for each dimension.
 ///
 /// ```
 /// # use mlx_graft::{Array, Dtype, ops};
@@ -811,6 +814,17 @@ pub fn conv_general(
         flip,
     } = options;
     guard::convolution("conv_general", weight, groups)?;
+    guard::per_dimension(
+        "conv_general",
+        input,
+        &[
+            ("steps", stride),
+            ("zeros before", padding_lo),
+            ("zeros after", padding_hi),
+            ("distances in the window", kernel_dilation),
+            ("distances in the input", input_dilation),
+        ],
+    )?;
     call::array("conv_general", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {

@@ -1319,6 +1319,7 @@ pub fn diff(a: &Array, n: i32, axis: i32) -> Result<Array> {
 /// ```
 #[inline]
 pub fn number_of_elements(a: &Array, axes: &[i32], inverted: bool, dtype: Dtype) -> Result<Array> {
+    guard::axes("number_of_elements", a, axes)?;
     call::array("number_of_elements", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
         unsafe {

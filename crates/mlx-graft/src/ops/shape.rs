@@ -25,12 +25,13 @@ pub fn reshape(a: &Array, shape: &[i32]) -> Result<Array> {
     })
 }
 
-/// Dimensions from `start_axis` to `end_axis` joined into one.
+/// Dimensions from `start_axis` to `end_axis` joined into one; a start before the first counts as
+/// the first, and an end behind the last as the last.
 ///
-/// Shape: the joined dimension has the product of their lengths.
+/// Shape: the joined dimension has the product of their lengths; of no dimension, `(1,)`.
 ///
 /// # Errors
-/// An axis is out of range, or the start is after the end.
+/// The start is after the end.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -558,7 +559,8 @@ pub fn tile(arr: &Array, reps: &[i32]) -> Result<Array> {
 /// Shape: longer by the low and high sizes along `axes`.
 ///
 /// # Errors
-/// A size is negative, or the lists differ in length.
+/// A size is negative, the lists differ in length, an axis is out of range or given twice, or the
+/// value has no element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -575,6 +577,11 @@ pub fn pad(
     pad_value: &Array,
     mode: &str,
 ) -> Result<Array> {
+    let (axes, low_pad_size, high_pad_size) =
+        guard::padding(a, axes, low_pad_size, high_pad_size, pad_value)?;
+    if mode == "constant" && pad_value.is_tracer() {
+        return guard::pad_with(a, &axes, &low_pad_size, &high_pad_size, pad_value);
+    }
     let mode = call::c_string("pad", mode)?;
     call::array("pad", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.
@@ -601,7 +608,7 @@ pub fn pad(
 /// Shape: longer by `2 * pad_width` along each dimension.
 ///
 /// # Errors
-/// The width is negative.
+/// The width is negative, or the value has no element.
 ///
 /// ```
 /// # use mlx_graft::{Array, ops};
@@ -611,6 +618,11 @@ pub fn pad(
 /// ```
 #[inline]
 pub fn pad_symmetric(a: &Array, pad_width: i32, pad_value: &Array, mode: &str) -> Result<Array> {
+    guard::pad_value("pad_symmetric", pad_value)?;
+    if mode == "constant" && pad_value.is_tracer() {
+        let (axes, width) = guard::everywhere(a, pad_width);
+        return guard::pad_with(a, &axes, &width, &width, pad_value);
+    }
     let mode = call::c_string("pad_symmetric", mode)?;
     call::array("pad_symmetric", |res, stream| {
         // SAFETY: every handle and pointer is live for the length of the call.

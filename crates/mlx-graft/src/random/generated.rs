@@ -23,7 +23,7 @@ pub fn key(seed: u64) -> Result<Array> {
     })
 }
 
-/// Sets the key of the generator that is used when a function gets no key.
+/// Sets the key of this thread's generator, from which a function that gets no key takes one.
 ///
 /// ```
 /// # use mlx_graft::random;

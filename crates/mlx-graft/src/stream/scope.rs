@@ -301,6 +301,12 @@ pub(crate) fn with_current<R>(
     let stream = STREAMS.with(|streams| {
         let explicit = streams.explicit.get();
         if !explicit.ctx.is_null() {
+            // Whoever made it: the end of the process waits for what is computed on it.
+            let noted = call::plain_status(op, || {
+                // SAFETY: the scope keeps the handle live.
+                unsafe { sys::graft_stream_finish_at_exit(explicit) }
+            });
+            failed = noted.err();
             return explicit;
         }
         let default = streams.default.get();
