@@ -120,3 +120,5 @@ def test_one_version_of_this_project(root: Path) -> None:
     rust = tomllib.loads((root / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     assert python == rust
     assert f"## {python}" in (root / "CHANGELOG.md").read_text()
+    package = (root / "python/mlx_graft/__init__.py").read_text()
+    assert f'__version__ = "{python}"' in package

@@ -230,9 +230,18 @@ class Tokenizer:
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = False,
         tokenize: Literal[True] = True,
+        *,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """Returns the ids of a chat, or its text with `tokenize=False`."""
+        """Returns the ids of a chat, or its text with `tokenize=False`.
+
+        With `continue_final_message` they end within the last message, for the model to go on from
+        there. `chat_template` is Jinja in the place of the tokenizer's own; `kwargs` are further
+        variables of the template. What asks for another result, such as `return_tensors`, is a
+        `NotImplementedError`.
+        """
     @overload
     def apply_chat_template(
         self,
@@ -241,6 +250,8 @@ class Tokenizer:
         add_generation_prompt: bool = False,
         *,
         tokenize: Literal[False],
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
         **kwargs: Any,
     ) -> str: ...
     @property
@@ -280,7 +291,8 @@ class Dataset:
     def from_tokens(rows: Sequence[Sequence[int]]) -> Dataset:
         """Takes rows that are tokenized already."""
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> tuple[list[int], int]: ...
+    def __getitem__(self, index: int, /) -> tuple[list[int], int]:
+        """The tokens of a row and how many of them are the prompt's."""
 
 @final
 class Trainer:

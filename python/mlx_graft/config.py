@@ -38,9 +38,11 @@ def _plain(value: object, key: str = "") -> Any:
     return value
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
     """The options of a `Trainer`: names and defaults of `mlx_lm.lora`, where none is told below.
+
+    A configuration does not change, as trainers hold it; `dataclasses.replace` makes another one.
 
     Attributes:
         learning_rate: The learning rate when there is no `lr_schedule`.

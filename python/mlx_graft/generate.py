@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import mlx.core as mx
 
 from mlx_graft._core import Generation, GenerationResponse, Model, Tokenizer
 
@@ -32,10 +34,19 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool
 
 
+def plain_tokens(tokens: Sequence[int] | mx.array) -> list[int]:
+    """Returns tokens, a sequence or an array of one dimension of MLX or NumPy, as a list."""
+    found: Any = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
+    if not isinstance(found, list) or any(isinstance(token, list) for token in found):
+        shape = mx.array(found).shape
+        raise ValueError(f"found tokens of shape {tuple(shape)}, wanted one dimension: one row")
+    return found
+
+
 def stream_generate(
     model: Model,
     tokenizer: Tokenizer,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | mx.array,
     max_tokens: int = 256,
     *,
     temp: float = 0.0,
@@ -57,7 +68,7 @@ def stream_generate(
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        prompt: Text, or tokens such as a chat template's.
+        prompt: Text, or tokens such as a chat template's, a sequence or an array.
         max_tokens: The most tokens; -1 for no limit.
         temp: The temperature; 0 takes the likeliest token.
         top_p: Sample from the likeliest tokens that hold this much probability; 0 and 1 mean all.
@@ -89,7 +100,7 @@ def stream_generate(
     yield from Generation(
         model,
         tokenizer,
-        list(prompt),
+        plain_tokens(prompt),
         max_tokens=max_tokens,
         temp=temp,
         top_p=top_p,
@@ -110,7 +121,7 @@ def stream_generate(
 def generate(
     model: Model,
     tokenizer: Tokenizer,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | mx.array,
     **options: Unpack[GenerateOptions],
 ) -> str:
     """Generates text: mlx-lm's `generate`. The arguments are those of `stream_generate`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from mlx_graft import hub
 from mlx_graft._core import Dataset, Model, Tokenizer
@@ -40,6 +40,28 @@ def load_tokenizer(path_or_hf_repo: str | os.PathLike[str]) -> Tokenizer:
     return Tokenizer(hub.resolve(os.fspath(path_or_hf_repo)))
 
 
+@overload
+def load_dataset(
+    data: str | os.PathLike[str],
+    tokenizer: Tokenizer,
+    *,
+    mask_prompt: bool = False,
+    prompt_feature: str | None = None,
+    completion_feature: str | None = None,
+    text_feature: str | None = None,
+    chat_feature: str | None = None,
+) -> tuple[Dataset | None, Dataset | None, Dataset | None]: ...
+@overload
+def load_dataset(
+    data: Sequence[dict[str, Any]],
+    tokenizer: Tokenizer,
+    *,
+    mask_prompt: bool = False,
+    prompt_feature: str | None = None,
+    completion_feature: str | None = None,
+    text_feature: str | None = None,
+    chat_feature: str | None = None,
+) -> Dataset: ...
 def load_dataset(
     data: str | os.PathLike[str] | Sequence[dict[str, Any]],
     tokenizer: Tokenizer,
@@ -49,7 +71,7 @@ def load_dataset(
     completion_feature: str | None = None,
     text_feature: str | None = None,
     chat_feature: str | None = None,
-) -> Any:
+) -> Dataset | tuple[Dataset | None, ...]:
     """Tokenizes training data.
 
     Args:

@@ -11,16 +11,21 @@ import mlx.core as mx
 from mlx_graft._core import Dataset, Model
 from mlx_graft._core import Trainer as _Trainer
 from mlx_graft.config import TrainConfig
+from mlx_graft.generate import plain_tokens
 
 __all__ = ["Trainer"]
 
-Rows: TypeAlias = Dataset | Sequence[Sequence[int]]
+Rows: TypeAlias = Dataset | Sequence[Sequence[int] | mx.array]
 
 
-def _dataset(rows: Rows) -> Dataset:
+def _dataset(rows: Rows | None) -> Dataset:
     if isinstance(rows, Dataset):
         return rows
-    return Dataset.from_tokens([list(row) for row in rows])
+    if rows is None:
+        raise ValueError(
+            "found no data set: `load_dataset` gives None for a file that its folder lacks"
+        )
+    return Dataset.from_tokens([plain_tokens(row) for row in rows])
 
 
 class Trainer:
@@ -59,10 +64,12 @@ class Trainer:
             IndexError: A token is outside the vocabulary.
             FloatingPointError: The loss or a gradient is NaN or infinite; the parameters are then
                 as before, and gradients that were accumulated are dropped.
+            RuntimeError: The evaluation of an earlier step failed, so that the parameters are of no
+                use: load the model again.
         """
         return self._trainer.step(tokens, lengths)
 
-    def evaluate(self, data: Rows, num_batches: int = -1) -> float:
+    def evaluate(self, data: Rows | None, num_batches: int = -1) -> float:
         """Returns the mean loss per token over a data set, or over some batches of it.
 
         Args:
@@ -70,13 +77,14 @@ class Trainer:
             num_batches: How many batches, -1 for all.
 
         Raises:
-            ValueError: `num_batches` is 0 or below -1, or a batch has nothing to learn.
+            ValueError: `num_batches` is 0 or below -1, a batch has nothing to learn, or `data` is
+                `None`, as `load_dataset` gives for a file that is missing.
         """
         return self._trainer.evaluate(_dataset(data), num_batches)
 
     def fit(
         self,
-        train: Rows,
+        train: Rows | None,
         valid: Rows | None = None,
         callbacks: Sequence[Any] = (),
         *,
@@ -99,7 +107,8 @@ class Trainer:
             FloatingPointError: The loss or a gradient is NaN or infinite.
             ValueError: A batch has nothing to learn; the message names the file and the line. Or
                 the training to go on with had other data, options or adapters, or there is no
-                `adapter_path` to find it in.
+                `adapter_path` to find it in; or that has the states of two earlier trainings, of
+                which a third would replace one.
             OSError: `adapter_path` cannot be made or written; the message names it.
         """
         folder = self.config.adapter_path

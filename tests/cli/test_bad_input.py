@@ -187,6 +187,17 @@ class TestModel:
         (bench.model / "model-00002-of-00003.safetensors").unlink()
         bench.assert_refused("model-00002-of-00003.safetensors")
 
+    @pytest.mark.parametrize(("part", "wanted"), [("weight", "uint32"), ("scales", "float32")])
+    def test_a_packed_weight_of_another_dtype(
+        self, part: str, wanted: str, bench: Bench, checkpoint
+    ) -> None:
+        shutil.rmtree(bench.model)
+        shutil.copytree(checkpoint("llama", bits=4), bench.model)
+        name = f"model.layers.0.mlp.up_proj.{part}"
+        tensor = mx.load(str(bench.model / "model.safetensors"))[name]
+        bench.edit_weights(**{name: tensor.astype(mx.int32)})
+        bench.assert_refused(f'tensor "{name}" is of int32, wanted', wanted)
+
     def test_unknown_architecture(self, bench: Bench) -> None:
         bench.edit_config(model_type="mamba")
         bench.assert_refused("mamba", "llama", "mistral", "qwen2", "qwen3")

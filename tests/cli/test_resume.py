@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -59,6 +60,64 @@ def test_ctrl_c_and_the_same_command_again(any_graft_train, flags, graft, tmp_pa
     assert snapshot(adapters) == before
 
 
+def test_a_template_that_prints_the_time(
+    graft, graft_train, flags, checkpoint, data, tmp_path
+) -> None:
+    """The rows are those of the time when the training began, whenever it goes on."""
+    folder = shutil.copytree(checkpoint("qwen3"), tmp_path / "model")
+    path = folder / "tokenizer_config.json"
+    template = "{{ strftime_now('%H:%M:%S.%f') }} {{ messages[0]['content'] }}"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template}))
+    where = ["--model", folder, "--data", data("chat"), "--adapter-path", tmp_path / "out"]
+    for iters, command in ((2, graft_train), (4, lambda *given: graft("train", *given))):
+        run = command(*flags, *where, "--iters", iters)
+        assert run.returncode == 0, run.stderr
+    assert "Going on after iteration 2, iters: 4\n" in run.stdout
+
+
+def test_weights_of_another_dtype_to_begin_with(graft_train, flags, tmp_path) -> None:
+    """They are trained in the dtype of their file, as in mlx-lm, and go on in it."""
+    first = tmp_path / "first"
+    run = graft_train(*flags, "--iters", 1, "--adapter-path", first)
+    assert run.returncode == 0, run.stderr
+    weights = mx.load(str(first / "adapters.safetensors"))
+    assert isinstance(weights, dict)
+    half = {name: value.astype(mx.bfloat16) for name, value in weights.items()}
+    mx.save_safetensors(str(tmp_path / "half.safetensors"), half)
+    # Without validation the order of batches does not depend on where a run ends.
+    begin = [*flags, "--val-batches", 0, "--resume-adapter-file", tmp_path / "half.safetensors"]
+    for name, parts in (("whole", [6]), ("parts", [3, 6])):
+        for iters in parts:
+            run = graft_train(*begin, "--iters", iters, "--adapter-path", tmp_path / name)
+            assert run.returncode == 0, run.stderr
+    for name in ("adapters.safetensors", STATE):
+        ours, theirs = (mx.load(str(tmp_path / part / name)) for part in ("parts", "whole"))
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert value.dtype == mx.bfloat16 or key == "key"
+            assert mx.array_equal(ours[key], value).item(), key
+
+
+def test_a_forgotten_resume(any_graft_train, graft, flags, tmp_path) -> None:
+    """The log says what becomes of the earlier training, and a stop loses nothing of it."""
+    adapters = tmp_path / "adapters"
+    run = graft("train", *flags, "--iters", 3, "--adapter-path", adapters)
+    assert run.returncode == 0, run.stderr
+    before = snapshot(adapters)
+    (adapters / "metrics.jsonl").unlink()
+    flags.remove("--resume")
+    command = [*any_graft_train, *flags, "--iters", 1_000_000, "--adapter-path", adapters]
+    command += ["--save-every", 1_000_000, "--seed", 1]
+    stopped = interrupt_after_first_report(command, adapters)
+    assert stopped.returncode == 130, stopped.stderr
+    assert f"{adapters} has the state of an earlier training" in stopped.stdout
+    assert "in files that begin with earlier_" in stopped.stdout
+    after = snapshot(adapters)
+    for name in ("adapters.safetensors", "adapter_config.json", STATE):
+        assert after[f"earlier_{name}"] == before[name]
+        assert after[name] != before[name]
+
+
 class TestRefused:
     """One message, exit code 2, and all files as they were."""
 
@@ -101,6 +160,15 @@ class TestRefused:
         where = ["--iters", 5, "--adapter-path", adapters, "--model", checkpoint("qwen3")]
         run = graft("train", *flags, *where)
         assert_refused(run, str(adapters / STATE), "has frozen weights", "Give it the same")
+        assert snapshot(adapters) == before
+
+    def test_only_the_state_of_an_earlier_training(self, adapters, flags, graft) -> None:
+        """As a training without `--resume` leaves it that was killed before it saved."""
+        (adapters / STATE).rename(adapters / f"earlier_{STATE}")
+        before = snapshot(adapters)
+        run = graft("train", *flags, "--iters", 5, "--adapter-path", adapters)
+        ways = (f"rename it to {STATE}", "leave out --resume")
+        assert_refused(run, f"{adapters / STATE} is not there", f"earlier_{STATE}", *ways)
         assert snapshot(adapters) == before
 
     def test_half_a_file(self, adapters, flags, graft) -> None:

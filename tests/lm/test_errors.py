@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten, tree_unflatten
 
 import mlx_graft as mg
 
@@ -41,6 +43,22 @@ def test_truncated_weights(folder) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"model\.safetensors"):
+        mg.load(folder)
+
+
+def test_shards_that_the_index_does_not_name(checkpoint, tmp_path) -> None:
+    """They are left of another version; without an index nobody can tell which."""
+    folder = shutil.copytree(checkpoint("llama", shards=3), tmp_path / "model")
+    old = mx.load(str(checkpoint("llama", seed=1) / "model.safetensors"))
+    assert isinstance(old, dict)
+    mx.save_safetensors(str(folder / "model-00001-of-00001.safetensors"), old)
+    tokens = mx.array([[5, 17, 280]], mx.int32)
+    model, _ = mg.load(folder)
+    expected, _ = mg.load(checkpoint("llama"))
+    assert mx.array_equal(model(tokens), expected(tokens)).item()
+    (folder / "model.safetensors.index.json").unlink()
+    says = r"00001-of-00003\.safetensors: has the tensor .*00001-of-00001\.safetensors has it too"
+    with pytest.raises(ValueError, match=says):
         mg.load(folder)
 
 
@@ -94,6 +112,44 @@ def test_adapter_of_another_model(checkpoint, tmp_path) -> None:
     one.save_adapters(tmp_path)
     with pytest.raises(ValueError, match=r"lora_[ab].*shape"):
         mg.load(checkpoint("mistral"), adapter_path=tmp_path)
+
+
+def test_adapters_that_do_not_fit_leave_the_model_as_it_was(checkpoint, tmp_path) -> None:
+    one, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(one, num_layers=2)
+    one.save_adapters(tmp_path / "one")
+    model, _ = mg.load(checkpoint("mistral"))
+
+    def names() -> list[list[str]]:
+        trees = (model.parameters(), model.trainable_parameters())
+        return [[name for name, _ in tree_flatten(tree)] for tree in trees]
+
+    before = names()
+    with pytest.raises(ValueError, match=r"lora_[ab].*shape"):
+        model.load_adapters(tmp_path / "one")
+    assert names() == before
+    mg.apply_lora(model, num_layers=2)
+
+
+def test_adapters_of_a_model_that_has_some(checkpoint, tmp_path) -> None:
+    """Those that were made alike take other values; the error about others says what is wrong."""
+    for name, value in (("zeros", 0.0), ("twos", 2.0)):
+        model, _ = mg.load(checkpoint("llama"))
+        mg.apply_lora(model, rank=4, num_layers=1, keys=["mlp.up_proj"])
+        names = dict(tree_flatten(model.trainable_parameters()))
+        filled = [(key, mx.full(array.shape, value)) for key, array in names.items()]
+        model.update(tree_unflatten(filled))
+        model.save_adapters(tmp_path / name)
+    model.load_adapters(tmp_path / "zeros")
+    values = dict(tree_flatten(model.trainable_parameters()))
+    assert values.keys() == names.keys()
+    assert all(not value.any().item() for value in values.values())
+    other, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(other, rank=8, num_layers=1, keys=["mlp.up_proj"])
+    says = r"mlp\.up_proj has an adapter already, made with other .*load the model again"
+    with pytest.raises(ValueError, match=says) as refused:
+        other.load_adapters(tmp_path / "twos")
+    assert "another model" not in str(refused.value)
 
 
 @pytest.mark.parametrize("lacking", ["lora_a", "lora_b", ""])
@@ -268,7 +324,7 @@ def test_a_folder_that_cannot_be_made(checkpoint, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     model, _ = mg.load(checkpoint("llama"))
     trainer = mg.Trainer(model, mg.TrainConfig(adapter_path=tmp_path / "file/adapters"))
-    with pytest.raises(OSError, match="file/adapters: "):
+    with pytest.raises(OSError, match=r"Not a directory: .*file/adapters"):
         trainer.fit([[1, 2, 3]] * 4)
 
 
@@ -312,3 +368,37 @@ def test_an_empty_prompt(checkpoint) -> None:
     model, tokenizer = mg.load(checkpoint("qwen3"))
     with pytest.raises(ValueError, match="prompt"):
         mg.generate(model, tokenizer, "", max_tokens=2)
+
+
+def test_a_refusal_of_the_system_is_the_error_of_its_kind(checkpoint, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    model, _ = mg.load(checkpoint("llama"))
+    mg.apply_lora(model, num_layers=2)
+    with pytest.raises(NotADirectoryError) as refused:
+        model.save_adapters(tmp_path / "file" / "adapters")
+    assert refused.value.errno == errno.ENOTDIR
+    assert Path(refused.value.filename).is_relative_to(tmp_path / "file")
+
+
+def test_tokens_are_a_sequence_or_an_array(checkpoint) -> None:
+    model, tokenizer = mg.load(checkpoint("llama"))
+    wanted = mg.generate(model, tokenizer, [5, 6, 7], max_tokens=4)
+    for tokens in ((5, 6, 7), mx.array([5, 6, 7]), np.array([5, 6, 7])):
+        assert mg.generate(model, tokenizer, tokens, max_tokens=4) == wanted
+    for tokens in (mx.array([[5, 6, 7]]), np.array(5), [[5, 6, 7]]):
+        with pytest.raises(ValueError, match="wanted one dimension"):
+            mg.generate(model, tokenizer, tokens, max_tokens=4)
+
+
+def test_rows_of_a_data_set(checkpoint, tmp_path) -> None:
+    model, tokenizer = mg.load(checkpoint("llama"))
+    rows = mg.load_dataset([{"text": "a"}, {"text": "b"}], tokenizer)
+    assert rows[-1] == rows[1] != rows[0] == rows[-2]
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"row {index} of a data set with 2 rows"):
+            rows[index]
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    _, _, test = mg.load_dataset(tmp_path, tokenizer)
+    mg.apply_lora(model, num_layers=2)
+    with pytest.raises(ValueError, match="`load_dataset` gives None for a file"):
+        mg.Trainer(model).evaluate(test)

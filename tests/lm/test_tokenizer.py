@@ -99,6 +99,40 @@ def test_templates(template: str, chat: str, tools: Any, generation: bool, folde
     assert ours.apply_chat_template(CHATS[chat], tools=tools, **options) == expected
 
 
+OTHER_TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}> {{ message.content }}\n{% endfor %}"
+    "{{ documents | tojson }}"
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"continue_final_message": True},
+        {"chat_template": OTHER_TEMPLATE},
+        {"chat_template": OTHER_TEMPLATE, "documents": [{"title": "a", "text": "b"}]},
+    ],
+    ids=["continue", "template", "documents"],
+)
+def test_options_of_templates(options: Any, folder: Any) -> None:
+    path = folder("byte_level", "chatml_tools.jinja")
+    ours, theirs = mg.load_tokenizer(path), transformers.AutoTokenizer.from_pretrained(path)
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well, "}]
+    expected = theirs.apply_chat_template(chat, return_dict=False, **options)
+    assert ours.apply_chat_template(chat, return_dict=False, **options) == expected
+    expected = theirs.apply_chat_template(chat, tokenize=False, **options)
+    assert ours.apply_chat_template(chat, tokenize=False, **options) == expected
+
+
+def test_options_that_are_missing(folder: Any) -> None:
+    tokenizer = mg.load_tokenizer(folder("byte_level", "plain.jinja"))
+    for name, value in [("return_tensors", "np"), ("return_dict", True), ("max_length", 9)]:
+        with pytest.raises(NotImplementedError, match=f"`{name}`: found .*; a chat template gives"):
+            tokenizer.apply_chat_template(CHATS["thinking"], **{name: value})
+    with pytest.raises(ValueError, match="the chat template is not Jinja"):
+        tokenizer.apply_chat_template(CHATS["thinking"], chat_template="{% if %}")
+
+
 def test_end_tokens(folder: Any) -> None:
     """The ids that end a text are those of the configuration and of the tokenizer."""
     assert set(mg.load_tokenizer(folder("byte_level")).eos_token_ids) == {0, 2}

@@ -125,11 +125,13 @@ def test_evaluate_equals_mlx_lm(checkpoint, data) -> None:
     assert trainer.evaluate(valid) == pytest.approx(expected, rel=1e-5)
 
 
-def of_many_lengths() -> tuple[list[list[int]], tuple[mx.array, mx.array]]:
-    """Six rows, one of them full, and the same as mlx-lm pads them."""
+def of_many_lengths(
+    lengths: tuple[int, ...] = (5, 97, 30, 64, 8, 51), width: int = 97
+) -> tuple[list[list[int]], tuple[mx.array, mx.array]]:
+    """Rows of these lengths, by default six of which one is full, and as mlx-lm pads them."""
     rng = np.random.default_rng(5)
-    rows = [rng.integers(3, 320, length).tolist() for length in (5, 97, 30, 64, 8, 51)]
-    tokens = np.zeros((len(rows), 97), np.int32)
+    rows = [rng.integers(3, 320, length).tolist() for length in lengths]
+    tokens = np.zeros((len(rows), width), np.int32)
     for padded, row in zip(tokens, rows, strict=True):
         padded[: len(row)] = row
     return rows, (mx.array(tokens), mx.array([[0, len(row)] for row in rows]))
@@ -143,13 +145,9 @@ def fit(model: mg.Model, rows: list[list[int]], **options: Any) -> list[float]:
         def on_train_loss_report(self, info: dict[str, Any]) -> None:
             losses.append(info["train_loss"])
 
-    config = mg.TrainConfig(
-        learning_rate=RATE,
-        batch_size=len(rows),
-        max_seq_length=max(len(row) for row in rows),
-        steps_per_report=1,
-        **options,
-    )
+    longest = max(len(row) for row in rows)
+    given = {"max_seq_length": longest, "batch_size": len(rows), "steps_per_report": 1, **options}
+    config = mg.TrainConfig(learning_rate=RATE, **given)
     mg.Trainer(model, config).fit(rows, callbacks=[Losses()])
     return losses
 
@@ -168,8 +166,12 @@ def test_rows_of_many_lengths(family: str, grad_checkpoint: bool, checkpoint, tm
     assert_same(ours, theirs, losses, expected)
 
 
-def test_angles_that_depend_on_the_length(checkpoint, tmp_path) -> None:
-    """Rows of such a model stay side by side: in one row, they would all be longer."""
+@pytest.mark.parametrize(("lengths", "width"), [((5, 97, 30, 64, 8, 51), 97), ((270, 30, 64), 289)])
+def test_angles_that_depend_on_the_length(
+    lengths: tuple[int, ...], width: int, checkpoint, tmp_path
+) -> None:
+    """Rows of such a model stay side by side: in one row, they would all be longer. And they are
+    padded as in mlx-lm, where batches of other models have fewer widths: 270 tokens get 321."""
     folder = shutil.copytree(checkpoint("llama"), tmp_path / "dynamic")
     config = json.loads((folder / "config.json").read_text())
     config["rope_scaling"] = {"type": "dynamic", "factor": 2.0}
@@ -178,6 +180,8 @@ def test_angles_that_depend_on_the_length(checkpoint, tmp_path) -> None:
     theirs = peer.with_lora(peer.load(folder))
     ours, _ = mg.load(folder)
     ours.load_adapters(peer.save_adapters(theirs, tmp_path / "adapters"))
-    rows, padded = of_many_lengths()
+    rows, padded = of_many_lengths(lengths, width)
     expected = peer.train(theirs, optim.Adam(learning_rate=RATE), [padded] * STEPS)
-    assert_same(ours, theirs, fit(ours, rows, iters=STEPS), expected)
+    longest = width if width in lengths else 2048
+    losses = fit(ours, rows, iters=STEPS, max_seq_length=longest)
+    assert_same(ours, theirs, losses, expected)

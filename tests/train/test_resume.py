@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,6 +216,7 @@ def test_a_run_that_saved_nothing_does_not_go_on_from_an_earlier_one(checkpoint,
     folder = tmp_path / "used"
     trainer, train, valid = trainer_of(checkpoint("llama"), folder, lora, iters=3)
     trainer.fit(train, valid)
+    before = snapshot(folder)
     changes = {"iters": 3, "lr_schedule": None}
     trainer, train, valid = trainer_of(
         checkpoint("llama"), folder, lora, learning_rate=1e30, **changes
@@ -221,13 +224,72 @@ def test_a_run_that_saved_nothing_does_not_go_on_from_an_earlier_one(checkpoint,
     with pytest.raises(FloatingPointError):
         trainer.fit(train, valid)
     assert not (folder / STATE).exists()
-    assert (folder / EARLIER).exists(), "nobody has asked to remove it yet"
-    for name, resume in (("used", True), ("new", False)):
+    kept = snapshot(folder)
+    for name in ("adapters.safetensors", "adapter_config.json", STATE):
+        assert kept[f"earlier_{name}"] == before[name], "nobody has asked to remove it yet"
+    made = trainer_of(checkpoint("llama"), folder, lora, **changes)
+    trainer, train, valid = made
+    with pytest.raises(ValueError, match=rf"rename it to {STATE}; .* leave out resume"):
+        trainer.fit(train, valid, resume=True)
+    assert snapshot(folder) == kept
+    for name in ("used", "new"):
         made = trainer_of(checkpoint("llama"), tmp_path / name, lora, **changes)
         trainer, train, valid = made
-        trainer.fit(train, valid, resume=resume)
+        trainer.fit(train, valid)
         assert trainer.step_count == 3
-    assert not (folder / EARLIER).exists()
+    assert not [name for name in snapshot(folder) if name.startswith("earlier_")]
     for name in ("adapters.safetensors", STATE):
         ours, theirs = (mx.load(str(tmp_path / run / name)) for run in ("used", "new"))
         assert all(mx.array_equal(ours[key], value).item() for key, value in theirs.items())
+
+
+@pytest.mark.parametrize("stop", [0, 2])
+def test_a_forgotten_resume_loses_nothing(stop: int, checkpoint, tmp_path) -> None:
+    """A new run in the folder of an earlier one is stopped before its first planned save."""
+
+    class Stop(StopAt):
+        def on_val_loss_report(self, val_info: dict[str, Any]) -> None:
+            if val_info["iteration"] == stop == 0:
+                raise StoppedError
+
+    trainer, train, valid = trainer_of(checkpoint("llama"), tmp_path, lora, iters=12)
+    trainer.fit(train, valid)
+    names = ["adapters.safetensors", "adapter_config.json", STATE]
+    before = snapshot(tmp_path)
+    trainer, train, valid = trainer_of(checkpoint("llama"), tmp_path, lora)
+    with pytest.raises(StoppedError):
+        trainer.fit(train, valid, callbacks=[Stop(stop)])
+    after = snapshot(tmp_path)
+    prefix = "earlier_" if stop else ""
+    assert all(after[prefix + name] == before[name] for name in names)
+    assert (EARLIER in after) == bool(stop)
+    if stop:
+        # What was reached is there too, until a third run would take its place.
+        trainer, train, valid = trainer_of(checkpoint("llama"), tmp_path, lora)
+        with pytest.raises(ValueError, match=rf"{STATE}: found beside {EARLIER}.*adapter_path"):
+            trainer.fit(train, valid)
+        for name in names:
+            (tmp_path / f"earlier_{name}").replace(tmp_path / name)
+    trainer, train, valid = trainer_of(checkpoint("llama"), tmp_path, lora, iters=13)
+    trainer.fit(train, valid, resume=True)
+    assert trainer.step_count == 13
+
+
+def test_rows_of_another_time_are_told(checkpoint, tmp_path) -> None:
+    """The chat template prints the time, and Python code has tokenized the rows once more."""
+    folder = shutil.copytree(checkpoint("qwen3"), tmp_path / "model")
+    path = folder / "tokenizer_config.json"
+    template = "{{ strftime_now('%H:%M:%S.%f') }} {{ messages[0]['content'] }}"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template}))
+    rows = [{"messages": [{"role": "user", "content": f"the parser {i}"}]} for i in range(8)]
+    for resume in (False, True):
+        model, tokenizer = mg.load(folder)
+        lora(model)
+        config = mg.TrainConfig(iters=2, adapter_path=tmp_path / "out", save_every=1)
+        trainer, train = mg.Trainer(model, config), mg.load_dataset(rows, tokenizer)
+        if resume:
+            says = r"has training rows .* The chat template prints the time: 20\d\d-.*graft train"
+            with pytest.raises(ValueError, match=says):
+                trainer.fit(train, resume=True)
+        else:
+            trainer.fit(train)

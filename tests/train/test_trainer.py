@@ -179,6 +179,23 @@ def test_dropout_in_checkpointed_layers(checkpoint) -> None:
     assert losses[0][-1] < losses[0][0]
 
 
+def test_checkpointed_layers_drop_what_others_drop(checkpoint) -> None:
+    """With other masks in the backward pass than in the forward one, gradients would differ."""
+    losses, weights = [], []
+    for grad_checkpoint in (False, True):
+        mx.random.seed(0)
+        model, _ = mg.load(checkpoint("llama"))
+        mg.apply_lora(model, dropout=0.3, num_layers=2)
+        log = Log()
+        trainer = mg.Trainer(model, config(grad_checkpoint=grad_checkpoint, steps_per_report=1))
+        trainer.fit([list(range(3, 40))] * 4, callbacks=[log])
+        losses.append([info["train_loss"] for info in log.train])
+        weights.append(flat(model.trainable_parameters()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for (name, plain), (_, checkpointed) in zip(*weights, strict=True):
+        assert mx.allclose(plain, checkpointed, rtol=1e-3, atol=1e-5), name
+
+
 def test_an_error_leaves_what_was_reached(checkpoint, tmp_path) -> None:
     """Here a frozen weight becomes NaN in the middle of a run."""
 
@@ -247,6 +264,30 @@ def test_a_step_that_is_refused_is_no_update(checkpoint) -> None:
         assert trainer.learning_rate == pytest.approx(1e-3)
     trainer.step(tokens, mx.array([31, 31], mx.int32))
     assert trainer.learning_rate == pytest.approx(9e-4)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize(("at", "token"), [((1, 0), 320), ((0, 0), -1), ((1, 31), 400)])
+def test_a_token_outside_the_vocabulary_changes_nothing(
+    at: tuple[int, int], token: int, accumulated: int, checkpoint
+) -> None:
+    """In the first column it is an input only, which another operation meets than a target."""
+    good, lengths = mx.arange(64, dtype=mx.int32).reshape(2, 32), mx.array([31, 31], mx.int32)
+    bad = mx.array(good)
+    bad[at] = token
+    reached = []
+    for spoil in (False, True):
+        model, _ = fresh(checkpoint("llama"))
+        trainer = mg.Trainer(model, config(grad_accumulation_steps=accumulated))
+        for _ in range(3):
+            trainer.step(good, lengths)
+            if spoil:
+                with pytest.raises(IndexError, match=f"token {token} is outside .* of 320"):
+                    trainer.step(bad, lengths)
+        assert trainer.step_count == 3
+        reached.append(dict(flat(model.trainable_parameters())))
+    for name, value in reached[0].items():
+        assert mx.array_equal(reached[1][name], value).item(), name
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::args::keys::{Keys, Origins};
 use crate::args::{FineTuneType, LoraParameters, TrainArgs};
-use crate::fsutil::write_bytes_atomic;
+use crate::fsutil::{sync, write_atomic};
 use crate::{Error, Result};
 
 /// The name of the file, in the folder of the adapters.
@@ -59,11 +59,12 @@ impl AdapterConfig {
         }
     }
 
-    /// Writes the file into `folder`, atomically, with sorted keys as upstream.
+    /// Writes the file into `folder`, atomically, with sorted keys as upstream, unless it is there
+    /// with the same content. `before` is called when all is written but the old file in its place.
     ///
     /// # Errors
-    /// [`Error::Io`] when the system refuses; the old file is then as it was.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    /// [`Error::Io`] when the system refuses, and those of `before`; the old file is then as it was.
+    pub fn write(&self, folder: &Path, before: impl FnOnce() -> Result<()>) -> Result<()> {
         let path = folder.join(ADAPTER_CONFIG);
         let json = |value: Result<Value, serde_json::Error>| {
             value.map_err(|error| Error::invalid(&path, error.to_string()))
@@ -80,7 +81,22 @@ impl AdapterConfig {
         let mut serializer =
             Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b"    "));
         all.serialize(&mut serializer).map_err(|e| Error::invalid(&path, e.to_string()))?;
-        write_bytes_atomic(&path, &bytes)
+        if fs::read(&path).is_ok_and(|old| old == bytes) {
+            return Ok(());
+        }
+        write_atomic(&path, |temporary| {
+            fs::write(temporary, &bytes).map_err(Error::io(&path))?;
+            sync(temporary).map_err(Error::io(&path))?;
+            before()
+        })
+    }
+
+    /// Whether adapters of both lie in the same layers of a model and do the same with their weights.
+    pub fn places_alike(&self, other: &Self) -> bool {
+        let placed = |config: &Self| {
+            (config.fine_tune_type, config.num_layers, config.lora_parameters.clone())
+        };
+        placed(self) == placed(other)
     }
 
     /// Reads the file in `folder`, mlx-lm's or ours.
@@ -178,7 +194,7 @@ mod tests {
     fn writes_all_options_sorted_and_reads_them_back() {
         let folder = tempfile::tempdir().unwrap();
         let config = AdapterConfig::from_args(&TrainArgs::default());
-        config.write(folder.path()).unwrap();
+        config.write(folder.path(), || Ok(())).unwrap();
         let text = fs::read_to_string(folder.path().join(ADAPTER_CONFIG)).unwrap();
         assert!(text.starts_with("{\n    \"adapter_path\": \"adapters\",\n"), "{text}");
         let keys: Vec<String> = serde_json::from_str::<serde_json::Map<_, Value>>(&text)
@@ -194,11 +210,37 @@ mod tests {
     }
 
     #[test]
+    fn another_content_is_announced_before_it_takes_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(ADAPTER_CONFIG);
+        let mut config = AdapterConfig::full();
+        let count = |config: &AdapterConfig, wanted: Option<&[u8]>| {
+            let mut calls = 0;
+            let before = || {
+                calls += 1;
+                assert_eq!(fs::read(&path).ok().as_deref(), wanted);
+                Ok(())
+            };
+            config.write(folder.path(), before).unwrap();
+            calls
+        };
+        assert_eq!(count(&config, None), 1);
+        assert_eq!(count(&config, None), 0, "it is there already");
+        let old = fs::read(&path).unwrap();
+        config.other.insert("iters".into(), json!(3));
+        assert_eq!(count(&config, Some(&old)), 1);
+        let stop = || Err(crate::Error::Interrupted("stop".into()));
+        let new = fs::read(&path).unwrap();
+        assert!(AdapterConfig::full().write(folder.path(), stop).is_err());
+        assert_eq!(fs::read(&path).unwrap(), new, "what was refused changes nothing");
+    }
+
+    #[test]
     fn full_fine_tuning_has_no_adapters_as_upstream() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = AdapterConfig::from_args(&TrainArgs::default());
         config.fine_tune_type = FineTuneType::Full;
-        config.write(folder.path()).unwrap();
+        config.write(folder.path(), || Ok(())).unwrap();
         let text = fs::read_to_string(folder.path().join(ADAPTER_CONFIG)).unwrap();
         assert!(text.contains("\"lora_parameters\": null"), "{text}");
         assert_eq!(AdapterConfig::read(folder.path()).unwrap().fine_tune_type, FineTuneType::Full);

@@ -47,6 +47,9 @@ pub enum Error {
     /// The loss or a gradient became NaN or infinite, so that going on would destroy the weights.
     #[error("{0}")]
     NonFiniteLoss(String),
+    /// An earlier failure left something that must not be used any more.
+    #[error("{0}")]
+    Broken(String),
     /// There is not enough memory for what was asked.
     #[error("{0}")]
     OutOfMemory(String),
@@ -100,6 +103,7 @@ impl Error {
                 _ => ErrorKind::Runtime,
             },
             Self::NonFiniteLoss(_) => ErrorKind::FloatingPoint,
+            Self::Broken(_) => ErrorKind::Runtime,
             Self::OutOfMemory(_) => ErrorKind::Memory,
             Self::Interrupted(_) => ErrorKind::Interrupt,
         }

@@ -1,7 +1,7 @@
 //! Writing files so that a reader finds either the old content or the new, whole.
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use crate::{Error, Result};
@@ -20,10 +20,16 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
 /// # Errors
 /// As [`write_atomic`].
 pub fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomic(path, |temporary| {
-        let mut file = File::create(temporary).map_err(Error::io(path))?;
-        file.write_all(bytes).map_err(Error::io(path))
-    })
+    write_atomic(path, |temporary| fs::write(temporary, bytes).map_err(Error::io(path)))
+}
+
+/// Waits until a file that was written is on the disk.
+///
+/// # Errors
+/// What the system reports, such as that there is no room.
+pub fn sync(path: &Path) -> io::Result<()> {
+    // Opened for writing, as syncing a read-only handle is refused on some systems.
+    File::options().write(true).open(path)?.sync_all()
 }
 
 #[cfg(test)]

@@ -17,9 +17,12 @@ pub mod lora;
 pub mod metrics;
 pub mod models;
 pub mod nn;
+mod procfs;
 pub mod profile;
 pub mod progress;
 pub mod schedule;
+#[cfg(test)]
+mod tiny;
 pub mod tokenizer;
 pub mod trainer;
 

@@ -1,5 +1,7 @@
 //! Low-rank adapters (Hu et al., 2021), applied as mlx-lm's `linear_to_lora_layers` does.
 
+use std::collections::BTreeMap;
+
 use mlx_graft::random::UniformOptions;
 use mlx_graft::{Array, Dtype, ops, random};
 
@@ -125,6 +127,23 @@ fn leaves(module: &dyn Module) -> Vec<(String, Leaf)> {
     collect.0
 }
 
+/// The shapes of the weights of the adapters that [`apply_lora`] would add to a model that has none.
+///
+/// # Errors
+/// As [`apply_lora`].
+pub(crate) fn lora_shapes(
+    model: &Decoder,
+    options: &LoraOptions,
+) -> Result<BTreeMap<String, [i32; 2]>> {
+    let mut shapes = BTreeMap::new();
+    for (path, leaf) in places(model, options)? {
+        let (inputs, outputs) = leaf.dims()?;
+        shapes.insert(format!("{path}.lora_a"), [inputs, options.rank]);
+        shapes.insert(format!("{path}.lora_b"), [options.rank, outputs]);
+    }
+    Ok(shapes)
+}
+
 /// Freezes a model and adds adapters to it, which are then its only trainable weights.
 ///
 /// The same seed and options give the adapters of `mlx_lm.lora`.
@@ -133,37 +152,47 @@ fn leaves(module: &dyn Module) -> Vec<(String, Leaf)> {
 /// [`Error::Usage`] for more layers than there are, for a key that matches no layer, for a rank that
 /// no array can have, and for a model that has adapters already.
 pub fn apply_lora(model: &Decoder, options: &LoraOptions, keys: &mut KeySequence) -> Result<()> {
-    let first = first_layer(model, options.num_layers)?;
-    let blocks: Vec<Vec<(String, Leaf)>> =
-        (0..model.num_layers()).map(|i| leaves(model.layer(i))).collect();
+    let places = places(model, options)?;
+    for (_, param) in model.params() {
+        param.set_trainable(false);
+    }
+    for (_, leaf) in &places {
+        leaf.adapt(options, keys)?;
+    }
+    Ok(())
+}
+
+/// The layers to adapt with their paths, in mlx-lm's order: those of the blocks by their names in the
+/// block, then those named by their paths.
+fn places(model: &Decoder, options: &LoraOptions) -> Result<Vec<(String, Leaf)>> {
     let all = leaves(model);
     if all.iter().any(|(_, leaf)| leaf.is_adapted()) {
         return Err(Error::Usage(
             "the model has adapters already; load it again to adapt it anew".into(),
         ));
     }
-    check_keys(options, &blocks[0], &all)?;
+    let first = first_layer(model, options.num_layers)?;
+    check_keys(options, &leaves(model.layer(0)), &all)?;
     let wanted =
         |path: &str| options.keys.as_ref().is_none_or(|keys| keys.iter().any(|k| k == path));
-    let by_path = if options.keys.is_some() { &all[..] } else { &[] };
-    for (path, leaf) in blocks[first..].iter().flatten().chain(by_path) {
-        if wanted(path) {
-            leaf.check_rank(path, options.rank)?;
+    let mut places = Vec::new();
+    for index in first..model.num_layers() {
+        for (path, leaf) in leaves(model.layer(index)).into_iter().filter(|(path, _)| wanted(path))
+        {
+            leaf.check_rank(&path, options.rank)?;
+            places.push((format!("model.layers.{index}.{path}"), leaf));
         }
     }
-    for (_, param) in model.params() {
-        param.set_trainable(false);
-    }
-    for block in &blocks[first..] {
-        for (_, leaf) in block.iter().filter(|(path, _)| wanted(path)) {
-            leaf.adapt(options, keys)?;
+    if options.keys.is_some() {
+        for (path, leaf) in all.into_iter().filter(|(path, _)| wanted(path)) {
+            // A layer that its name in the block has chosen may be named by its path too.
+            if places.iter().all(|(chosen, _)| *chosen != path) {
+                leaf.check_rank(&path, options.rank)?;
+                places.push((path, leaf));
+            }
         }
     }
-    // A layer that its name in the block has adapted may be named by its path too.
-    for (_, leaf) in by_path.iter().filter(|(path, leaf)| wanted(path) && !leaf.is_adapted()) {
-        leaf.adapt(options, keys)?;
-    }
-    Ok(())
+    Ok(places)
 }
 
 /// Freezes a model but for the last `num_layers` blocks: mlx-lm's full fine-tuning.

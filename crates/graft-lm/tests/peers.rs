@@ -122,6 +122,7 @@ fn templates_render_as_in_transformers() {
             add_generation_prompt: case["mode"] == "generate",
             continue_final_message: case["mode"] == "continue",
             variables: serde_json::from_value(variables).unwrap(),
+            ..ChatOptions::default()
         };
         let messages = &expected["chats"][case["chat"].as_str().unwrap()];
         let found = template.render(messages, &options, &special);

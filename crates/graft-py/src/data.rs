@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use graft_lm::data::{Dataset, DatasetOptions, Row};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use serde_json::{Map, Value};
 
@@ -89,13 +89,13 @@ impl PyDataset {
         self.0.len()
     }
 
-    /// The tokens of a row and how many of them are the prompt's.
-    fn __getitem__(&self, index: usize) -> PyResult<(Vec<i32>, usize)> {
-        let row = self.0.rows().get(index).ok_or_else(|| {
-            pyo3::exceptions::PyIndexError::new_err(format!(
-                "row {index} of a data set with {} rows",
-                self.0.len()
-            ))
+    /// The tokens of a row and how many of them are the prompt's. Rows are counted from the end if
+    /// `index` is negative.
+    fn __getitem__(&self, index: isize) -> PyResult<(Vec<i32>, usize)> {
+        let rows = self.0.rows();
+        let at = if index < 0 { index.checked_add_unsigned(rows.len()) } else { Some(index) };
+        let row = at.and_then(|at| rows.get(usize::try_from(at).ok()?)).ok_or_else(|| {
+            PyIndexError::new_err(format!("row {index} of a data set with {} rows", rows.len()))
         })?;
         Ok((row.tokens.clone(), row.offset))
     }

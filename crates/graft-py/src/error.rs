@@ -18,6 +18,12 @@ pub(crate) fn lm_to_py(error: graft_lm::Error) -> PyErr {
     let kind = error.kind();
     let message = match error {
         graft_lm::Error::Mlx(error) => return mlx_graft_pyo3::Error::from(error).into(),
+        // With a number, Python makes it a `PermissionError` or what else fits.
+        graft_lm::Error::Io { path, source } if source.raw_os_error().is_some() => {
+            let text = source.to_string();
+            let reason = text.split(" (os error").next().unwrap_or(&text).to_owned();
+            return PyOSError::new_err((source.raw_os_error(), reason, path.into_os_string()));
+        }
         error => with_keywords(&error.to_string()),
     };
     match kind {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use graft_lm::chat_template::ChatOptions;
 use graft_lm::tokenizer::Tokenizer;
+use pyo3::exceptions::PyNotImplementedError;
 use pyo3::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::lm_to_py;
 use crate::json::from_python;
@@ -14,6 +15,38 @@ use crate::json::from_python;
 /// The tokenizer of a model folder, with the ids of transformers' ``AutoTokenizer``.
 #[pyclass(name = "Tokenizer", module = "mlx_graft", frozen)]
 pub(crate) struct PyTokenizer(pub(crate) Arc<Tokenizer>);
+
+/// Options of transformers' `apply_chat_template` that ask for another result than text or ids. In
+/// its place a template would get them as variables.
+const OTHER_RESULTS: [&str; 8] = [
+    "max_length",
+    "padding",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_offsets_mapping",
+    "return_tensors",
+    "tokenizer_kwargs",
+    "truncation",
+];
+
+/// What is left of the keywords of `apply_chat_template`, variables of the template.
+fn template_variables(kwargs: Option<&Bound<'_, PyAny>>) -> PyResult<Map<String, Value>> {
+    let Some(Value::Object(mut variables)) = kwargs.map(from_python).transpose()? else {
+        return Ok(Map::new());
+    };
+    for name in OTHER_RESULTS {
+        match variables.remove(name) {
+            None | Some(Value::Null | Value::Bool(false)) => {}
+            Some(value) => {
+                return Err(PyNotImplementedError::new_err(format!(
+                    "`{name}`: found {value}; a chat template gives ids, or text with \
+                     tokenize=False"
+                )));
+            }
+        }
+    }
+    Ok(variables)
+}
 
 #[pymethods]
 impl PyTokenizer {
@@ -35,7 +68,11 @@ impl PyTokenizer {
     }
 
     /// The text of a chat, or its ids with `tokenize`.
-    #[pyo3(signature = (messages, tools=None, add_generation_prompt=false, tokenize=true, **kwargs))]
+    #[pyo3(signature = (
+        messages, tools=None, add_generation_prompt=false, tokenize=true, *,
+        continue_final_message=false, chat_template=None, **kwargs
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "those of transformers")]
     fn apply_chat_template<'py>(
         &self,
         py: Python<'py>,
@@ -43,17 +80,16 @@ impl PyTokenizer {
         tools: Option<&Bound<'py, PyAny>>,
         add_generation_prompt: bool,
         tokenize: bool,
+        continue_final_message: bool,
+        chat_template: Option<String>,
         kwargs: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let variables = match kwargs.map(from_python).transpose()? {
-            Some(Value::Object(variables)) => variables,
-            _ => serde_json::Map::new(),
-        };
         let options = ChatOptions {
             tools: tools.map(from_python).transpose()?,
             add_generation_prompt,
-            variables,
-            ..ChatOptions::default()
+            continue_final_message,
+            chat_template,
+            variables: template_variables(kwargs)?,
         };
         let messages = from_python(messages)?;
         if tokenize {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::keys::{Keys, Origins};
+use crate::generate::Accepted;
 use crate::models::KvQuantization;
 use crate::{Error, Result};
 
@@ -63,7 +64,9 @@ impl GenerateArgs {
         refuse_unsupported(&mut keys)?;
         // Upstream parses the flag and, as transformers dropped default templates, ignores it.
         keys.boolean("use_default_chat_template", false)?;
-        let share = |value: f64| (0.0..=1.0).contains(&value);
+        let number = |keys: &mut Keys, key, default, accepted: Accepted| {
+            keys.number(key, default, accepted.words, |number| accepted.has(number))
+        };
         let prompt = keys.text("prompt")?.unwrap_or_else(|| "hello".to_owned());
         let args = Self {
             model: keys
@@ -75,14 +78,12 @@ impl GenerateArgs {
             prompt: prompt.replace("\\n", "\n").replace("\\t", "\t"),
             prefill_response: keys.text("prefill_response")?,
             max_tokens: keys.integer("max_tokens", 100, -1..=i64::MAX)?,
-            temp: keys.number("temp", 0.0, "a number of at least 0", |temp| temp >= 0.0)?,
-            top_p: keys.number("top_p", 1.0, "a number from 0 to 1", share)?,
-            min_p: keys.number("min_p", 0.0, "a number from 0 to 1", share)?,
+            temp: number(&mut keys, "temp", 0.0, Accepted::TEMP)?,
+            top_p: number(&mut keys, "top_p", 1.0, Accepted::SHARE)?,
+            min_p: number(&mut keys, "min_p", 0.0, Accepted::SHARE)?,
             top_k: keys.integer("top_k", 0, 0..=i64::MAX)?,
-            xtc_probability: keys.number("xtc_probability", 0.0, "a number from 0 to 1", share)?,
-            xtc_threshold: keys.number("xtc_threshold", 0.1, "a number from 0 to 0.5", |t| {
-                (0.0..=0.5).contains(&t)
-            })?,
+            xtc_probability: number(&mut keys, "xtc_probability", 0.0, Accepted::SHARE)?,
+            xtc_threshold: number(&mut keys, "xtc_threshold", 0.1, Accepted::XTC_THRESHOLD)?,
             min_tokens_to_keep: keys.integer("min_tokens_to_keep", 1, 1..=i64::MAX)?,
             seed: keys.take("seed").and_then(|seed| seed.as_u64()),
             ignore_chat_template: keys.boolean("ignore_chat_template", false)?,

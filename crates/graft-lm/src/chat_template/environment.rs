@@ -3,8 +3,11 @@
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-/// An environment with the functions, filters and whitespace rules that transformers sets.
-pub(super) fn new() -> Environment<'static> {
+use super::Time;
+
+/// An environment with the functions, filters and whitespace rules that transformers sets. The time
+/// is the present unless there is another.
+pub(super) fn new(time: Option<Time>) -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     if let Ok(syntax) = syntax {
@@ -14,22 +17,18 @@ pub(super) fn new() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", strftime_now);
+    environment.add_function("strftime_now", move |format: String| {
+        let time = time.unwrap_or_else(Time::now);
+        time.strftime(&format).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no format of a time"))
+        })
+    });
     environment.add_filter("tojson", super::json::tojson);
     environment
 }
 
 fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// The local time, formatted as `datetime.now().strftime(format)`.
-#[expect(clippy::needless_pass_by_value, reason = "the signature of a template function")]
-fn strftime_now(format: String) -> Result<String, Error> {
-    let items = chrono::format::StrftimeItems::new(&format).parse().map_err(|_| {
-        Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no format of a time"))
-    })?;
-    Ok(chrono::Local::now().format_with_items(items.iter()).to_string())
 }
 
 /// The template with `{% generation %}` blocks, which mark the assistant's tokens for transformers,

@@ -2,10 +2,13 @@
 
 mod environment;
 mod json;
+mod time;
 
 use minijinja::value::Serde;
 use minijinja::{Environment, Value as Jinja};
 use serde_json::{Map, Value};
+
+pub use time::Time;
 
 use crate::{Error, Result};
 
@@ -18,7 +21,9 @@ pub struct ChatOptions {
     pub add_generation_prompt: bool,
     /// Whether the text ends within the last message, for the model to go on from there.
     pub continue_final_message: bool,
-    /// Further variables of the template, such as `enable_thinking`.
+    /// The text of a template to take in the place of the tokenizer's own.
+    pub chat_template: Option<String>,
+    /// Further variables of the template, such as `enable_thinking` or `documents`.
     pub variables: Map<String, Value>,
 }
 
@@ -41,7 +46,15 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Usage`] with the line in the template, if it is not Jinja.
     pub fn new(source: &str) -> Result<Self> {
-        let mut environment = environment::new();
+        Self::at(source, None)
+    }
+
+    /// [`ChatTemplate::new`] with a time that `strftime_now` prints in the place of the present.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn at(source: &str, time: Option<Time>) -> Result<Self> {
+        let mut environment = environment::new(time);
         environment
             .add_template_owned(NAME, environment::without_generation_tags(source))
             .map_err(|error| Error::Usage(format!("the chat template is not Jinja: {error}")))?;
@@ -76,10 +89,10 @@ impl ChatTemplate {
             None
         };
         let mut variables = special_tokens.clone();
+        variables.insert("documents".into(), Value::Null);
         variables.extend(options.variables.clone());
         variables.insert("messages".into(), Value::Array(messages));
         variables.insert("tools".into(), options.tools.clone().unwrap_or_default());
-        variables.insert("documents".into(), Value::Null);
         variables.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
         let text = self
             .environment

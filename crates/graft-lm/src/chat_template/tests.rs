@@ -1,6 +1,6 @@
 use serde_json::{Map, Value, json};
 
-use super::{ChatOptions, ChatTemplate};
+use super::{ChatOptions, ChatTemplate, Time};
 
 fn render(source: &str, messages: &Value, options: &ChatOptions) -> crate::Result<String> {
     ChatTemplate::new(source)?.render(messages, options, &Map::new())
@@ -13,6 +13,12 @@ fn strftime_now_formats_the_local_time() {
     assert_eq!(year, chrono::Local::now().format("%Y").to_string());
     let error = render("{{ strftime_now('%!') }}", &messages, &ChatOptions::default());
     assert!(error.unwrap_err().to_string().contains("\"%!\" is no format of a time"));
+    let time: Time = serde_json::from_value(json!("2001-02-03T04:05:06+00:00")).unwrap();
+    // In a macro too, which does not see what the template is given.
+    let source = "{% macro day() %}{{ strftime_now('%d %b %Y') }}{% endmacro %}{{ day() }}";
+    let template = ChatTemplate::at(source, Some(time)).unwrap();
+    let text = template.render(&messages, &ChatOptions::default(), &Map::new()).unwrap();
+    assert_eq!(text, "03 Feb 2001");
 }
 
 #[test]

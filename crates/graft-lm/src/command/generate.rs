@@ -122,10 +122,10 @@ pub fn prompt_tokens(args: &GenerateArgs, tokenizer: &Tokenizer) -> Result<Vec<u
         messages.push(json!({"role": "assistant", "content": prefill}));
     }
     let options = ChatOptions {
-        tools: None,
         add_generation_prompt: prefill.is_none(),
         continue_final_message: prefill.is_some(),
         variables: args.chat_template_config.clone(),
+        ..ChatOptions::default()
     };
     tokenizer.encode_chat(&Value::Array(messages), &options)
 }

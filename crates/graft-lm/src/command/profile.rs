@@ -98,7 +98,7 @@ fn first_batch(
     let tokenizer = Tokenizer::load(folder)?;
     let train = load_datasets(&args.train, &tokenizer)?.train.expect("training is asked for");
     check_tokens(&train, model)?;
-    let mut batches = training_batches(&train, &args.train)?;
+    let mut batches = training_batches(&train, &args.train, model)?;
     let batch = batches.next(&train, &mut BatchRng::new(args.train.seed));
     let (tokens, lengths) = arrays(&batch.expect("it repeats for ever"), model, reporter)?;
     Ok(Batch { tokens, lengths, random: false })

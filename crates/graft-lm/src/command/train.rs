@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::{Resolve, check_interrupted, refuse_many_processes};
 use crate::adapters::{load_adapters, prepare, resume};
 use crate::args::{FineTuneType, TrainArgs};
+use crate::chat_template::Time;
 use crate::data::{BatchRng, Dataset, check_folder, load_datasets};
 use crate::lora::KeySequence;
 use crate::models::Model;
@@ -15,6 +16,7 @@ use crate::progress::Reporter;
 use crate::tokenizer::Tokenizer;
 use crate::trainer::{
     EARLIER_FILE, Hooks, STATE_FILE, Trainer, TrainingState, evaluate, evaluation_batches,
+    limit_memory,
 };
 use crate::{Error, Result};
 
@@ -35,9 +37,16 @@ pub fn run_train(
     }
     refuse_many_processes()?;
     check_folder(&args.data)?;
+    let resumes = args.train && args.resume;
+    let state = if resumes { training_state(&args.adapter_path, reporter)? } else { None };
+    // For a test too, with which the trainer has nothing to do.
+    let _limits = limit_memory(args)?;
     reporter.message("Loading pretrained model");
     let folder = resolve(&args.model)?;
-    let tokenizer = Tokenizer::load(&folder)?;
+    let mut tokenizer = Tokenizer::load(&folder)?;
+    // The rows of a training that goes on are those with which it began, on whatever day.
+    let began = state.as_ref().and_then(TrainingState::rendered);
+    tokenizer.set_time(began.unwrap_or_else(Time::now));
     let model = Rc::new(Model::load(&folder)?);
     check_interrupted(interrupted)?;
     reporter.message("Loading datasets");
@@ -49,7 +58,7 @@ pub fn run_train(
         check_tokens(set, &model)?;
     }
     if let Some(test) = &data.test {
-        evaluation_batches(test, args)?;
+        evaluation_batches(test, args, &model)?;
     }
     check_interrupted(interrupted)?;
     // As in mlx-lm, whose numbers come from one generator, the test goes on from the training's.
@@ -57,7 +66,6 @@ pub fn run_train(
     if let Some(train) = &data.train {
         reporter.message("Training");
         let folder = args.adapter_path.clone();
-        let state = if args.resume { training_state(&folder, reporter)? } else { None };
         // The state has the weights that training has made of those of the file.
         let weights = args.resume_adapter_file.as_deref().filter(|_| state.is_none());
         prepare_for_training(&model, args, weights, reporter)?;
@@ -84,19 +92,23 @@ pub fn run_train(
 /// is none, so that one and the same command can start a training and go on with it.
 ///
 /// # Errors
-/// As [`TrainingState::read`].
+/// As [`TrainingState::read`]; [`Error::Usage`] if there is none but that of a training in whose
+/// place another one began, as both could be meant.
 pub fn training_state(folder: &Path, reporter: &mut dyn Reporter) -> Result<Option<TrainingState>> {
     let state = TrainingState::read(folder)?;
+    let file = folder.join(STATE_FILE);
+    if state.is_none() && folder.join(EARLIER_FILE).exists() {
+        return Err(Error::Usage(format!(
+            "{} is not there: the last training in this folder ended before it had saved one. The \
+             one before it has left {EARLIER_FILE}: to go on with that, rename it to {STATE_FILE}; \
+             to start from the beginning, leave out --resume",
+            file.display()
+        )));
+    }
     if state.is_none() {
-        let file = folder.join(STATE_FILE);
         reporter.warning(&format!(
-            "{} is not there, so there is nothing to resume: training starts from the beginning{}",
-            file.display(),
-            if folder.join(EARLIER_FILE).exists() {
-                format!("; {EARLIER_FILE} is of the training before, and goes at the first save")
-            } else {
-                String::new()
-            }
+            "{} is not there, so there is nothing to resume: training starts from the beginning",
+            file.display()
         ));
     }
     Ok(state)
@@ -173,4 +185,77 @@ fn trainable_parameters(model: &Model) -> String {
     let (total, trained) = (total as f64 / 1e6, trained as f64 / 1e6);
     let share = trained * 100.0 / total;
     format!("Trainable parameters: {share:.3}% ({trained:.3}M/{total:.3}M)")
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_graft::memory::memory_limit;
+
+    use super::*;
+    use crate::progress::Silent;
+    use crate::tiny;
+
+    fn data(name: &str, row: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(name), format!("{row}\n").repeat(4)).unwrap();
+        folder
+    }
+
+    fn run(args: &TrainArgs, model: &Path, seen: &mut dyn FnMut()) -> Result<()> {
+        let mut interrupted = || {
+            seen();
+            false
+        };
+        run_train(args, &mut |_| Ok(model.to_path_buf()), &mut Silent, &mut interrupted)
+    }
+
+    #[test]
+    fn limits_of_memory_hold_while_testing() {
+        let (model, data) = (tiny::folder("x"), data("test.jsonl", r#"{"text": "a b a b"}"#));
+        let limit = || memory_limit().unwrap() as u64;
+        let (before, wanted) = (limit(), 1 << 41);
+        let args = TrainArgs {
+            test: true,
+            batch_size: 2,
+            data: data.path().to_string_lossy().into_owned(),
+            adapter_path: "".into(),
+            memory_limit: Some(wanted),
+            ..TrainArgs::default()
+        };
+        let mut seen = Vec::new();
+        run(&args, model.path(), &mut || seen.push(limit())).unwrap();
+        // After the last batch of the test.
+        assert_eq!(seen.last(), Some(&wanted));
+        assert_eq!(limit(), before);
+    }
+
+    #[test]
+    fn a_training_goes_on_with_rows_of_the_time_when_it_began() {
+        // Other digits in every run.
+        let model = tiny::folder("{{ strftime_now('%f') | list | join(' ') }}");
+        let row = r#"{"messages": [{"role": "user", "content": "a"}]}"#;
+        let (data, adapters) = (data("train.jsonl", row), tempfile::tempdir().unwrap());
+        let args = |iters: u64| TrainArgs {
+            train: true,
+            batch_size: 2,
+            num_layers: 1,
+            iters,
+            resume: iters > 1,
+            data: data.path().to_string_lossy().into_owned(),
+            adapter_path: adapters.path().to_path_buf(),
+            ..TrainArgs::default()
+        };
+        let mut began = None;
+        for iters in 1..=3 {
+            run(&args(iters), model.path(), &mut || ()).unwrap();
+            let state = TrainingState::read(adapters.path()).unwrap().unwrap();
+            let rendered = state.rendered();
+            assert!(rendered.is_some());
+            assert_eq!(*began.get_or_insert(rendered), rendered);
+        }
+        // A training that begins anew has another time.
+        run(&TrainArgs { resume: false, ..args(3) }, model.path(), &mut || ()).unwrap();
+        let state = TrainingState::read(adapters.path()).unwrap().unwrap();
+        assert_ne!(Some(state.rendered()), began);
+    }
 }

@@ -26,19 +26,27 @@ impl Batch {
     }
 }
 
-/// The width of a batch whose longest row has `longest` ids: one more than a multiple of 32, as in
-/// mlx-lm, and at most `max_seq_length`.
-///
-/// Up to 1 + 256 the multiple is the next one, as upstream. Beyond, there are four widths an
-/// octave, so that a compiled step is traced for few: at most 20 up to 2048. The loss doesn't
-/// change, as it leaves out what is behind a row's end.
-pub fn length_bucket(longest: usize, max_seq_length: usize) -> usize {
-    let upstream = longest.next_multiple_of(32);
-    let step = match upstream.saturating_sub(1).checked_ilog2() {
-        Some(octave) if upstream > 256 => 1 << (octave - 2),
-        _ => 32,
-    };
-    (1 + upstream.next_multiple_of(step)).min(max_seq_length)
+/// Which widths batches have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Widths {
+    /// One more than the next multiple of 32, as in mlx-lm.
+    Upstream,
+    /// The same up to 1 + 256. Beyond, there are four widths an octave, so that a compiled step is
+    /// traced for few: at most 20 up to 2048. The loss doesn't change, as it leaves out what is
+    /// behind a row's end, unless a model's angles depend on the width.
+    Few,
+}
+
+impl Widths {
+    /// The width of a batch whose longest row has `longest` ids, at most `max_seq_length`.
+    pub fn width(self, longest: usize, max_seq_length: usize) -> usize {
+        let upstream = longest.next_multiple_of(32);
+        let step = match upstream.saturating_sub(1).checked_ilog2() {
+            Some(octave) if self == Self::Few && upstream > 256 => 1 << (octave - 2),
+            _ => 32,
+        };
+        (1 + upstream.next_multiple_of(step)).min(max_seq_length)
+    }
 }
 
 /// An iteration over the batches of a dataset, which may repeat for ever.
@@ -50,6 +58,7 @@ pub fn length_bucket(longest: usize, max_seq_length: usize) -> usize {
 pub struct Batches {
     groups: Vec<Vec<usize>>,
     max_seq_length: usize,
+    widths: Widths,
     repeat: bool,
     /// The groups in the order of this epoch; empty before the first.
     order: Vec<usize>,
@@ -89,7 +98,15 @@ impl Batches {
         }
         let groups = groups(dataset, batch_size, |row| row.sort_key);
         let position = BatchPosition { per_epoch: groups.len(), epoch: None, given: 0 };
-        Ok(Self { groups, max_seq_length, repeat, order: Vec::new(), position })
+        let (widths, order) = (Widths::Few, Vec::new());
+        Ok(Self { groups, max_seq_length, widths, repeat, order, position })
+    }
+
+    /// Has the batches other widths than [`Widths::Few`].
+    #[must_use]
+    pub fn with_widths(mut self, widths: Widths) -> Self {
+        self.widths = widths;
+        self
     }
 
     /// Groups rows of similar lengths instead, so that fewer positions are padding. They are other
@@ -113,8 +130,8 @@ impl Batches {
         };
         for group in &self.groups {
             let rows = || group.iter().map(|index| &dataset.rows()[*index]);
-            let width =
-                length_bucket(rows().map(|row| row.tokens.len()).max().unwrap_or(0), longest);
+            let ids = rows().map(|row| row.tokens.len()).max().unwrap_or(0);
+            let width = self.widths.width(ids, longest);
             if rows().any(|row| has_target(row, width)) {
                 continue;
             }
@@ -184,7 +201,7 @@ impl Batches {
         }
         let group = &self.groups[self.order[self.position.given]];
         self.position.given += 1;
-        Some(assemble(dataset, group, self.max_seq_length))
+        Some(assemble(dataset, group, self.max_seq_length, self.widths))
     }
 }
 
@@ -195,7 +212,7 @@ fn groups<K: Ord>(dataset: &Dataset, size: usize, key: impl Fn(&Row) -> K) -> Ve
     order.chunks_exact(size).map(<[usize]>::to_vec).collect()
 }
 
-fn assemble(dataset: &Dataset, group: &[usize], max_seq_length: usize) -> Batch {
+fn assemble(dataset: &Dataset, group: &[usize], max_seq_length: usize, widths: Widths) -> Batch {
     let rows: Vec<_> = group.iter().map(|index| &dataset.rows()[*index]).collect();
     let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
     let warning = (longest > max_seq_length).then(|| {
@@ -205,7 +222,7 @@ fn assemble(dataset: &Dataset, group: &[usize], max_seq_length: usize) -> Batch 
              to save memory."
         )
     });
-    let width = length_bucket(longest, max_seq_length);
+    let width = widths.width(longest, max_seq_length);
     let mut tokens = vec![0; width * rows.len()];
     let mut lengths = Vec::with_capacity(rows.len());
     for (row, padded) in rows.iter().zip(tokens.chunks_exact_mut(width)) {

@@ -6,7 +6,7 @@ mod packed;
 mod rng;
 mod rows;
 
-pub use batches::{Batch, BatchPosition, Batches, length_bucket};
+pub use batches::{Batch, BatchPosition, Batches, Widths};
 pub use folder::{Datasets, check_folder, load_datasets};
 pub use packed::PackedBatch;
 pub use rng::{BatchRng, RngPosition};

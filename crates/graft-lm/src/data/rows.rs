@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::TrainArgs;
 use crate::args::keys::{Keys, Origins, describe};
-use crate::chat_template::ChatOptions;
+use crate::chat_template::{ChatOptions, Time};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -88,12 +88,13 @@ impl DatasetOptions {
 pub struct Dataset {
     rows: Vec<Row>,
     source: PathBuf,
+    rendered: Option<Time>,
 }
 
 impl Dataset {
     /// A dataset of `rows` that are tokenized already; `source` names it in errors.
     pub fn new(rows: Vec<Row>, source: impl Into<PathBuf>) -> Self {
-        Self { rows, source: source.into() }
+        Self { rows, source: source.into(), rendered: None }
     }
 
     /// Reads and tokenizes a file of one JSON object per line. The first row decides the format,
@@ -128,8 +129,9 @@ impl Dataset {
                 message,
             }
         };
-        let reader =
-            Reader { format: Format::of(first, options).map_err(at(1))?, tokenizer, options };
+        let format = Format::of(first, options).map_err(at(1))?;
+        let rendered = tokenizer.printed_time().filter(|_| format != Format::Text);
+        let reader = Reader { format, tokenizer, options };
         // Collected one by one, so that the error is the first in the file.
         let tokenized: Vec<Result<Row>> = rows
             .par_iter()
@@ -144,7 +146,7 @@ impl Dataset {
             })
             .collect();
         let rows = tokenized.into_iter().collect::<Result<Vec<Row>>>()?;
-        Ok(Self { rows, source: source.to_path_buf() })
+        Ok(Self { rows, source: source.to_path_buf(), rendered })
     }
 
     /// A checksum of all rows.
@@ -164,6 +166,11 @@ impl Dataset {
     /// The rows.
     pub fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// The time that the chat template has printed into the rows, if it prints one.
+    pub fn rendered(&self) -> Option<Time> {
+        self.rendered
     }
 
     /// Where the rows come from.

@@ -4,25 +4,23 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{
-    BatchPosition, BatchRng, Batches, Dataset, DatasetOptions, Row, length_bucket, load_datasets,
+    BatchPosition, BatchRng, Batches, Dataset, DatasetOptions, Row, Widths, load_datasets,
 };
 use crate::args::TrainArgs;
+use crate::chat_template::Time;
+use crate::tiny;
 use crate::tokenizer::Tokenizer;
 
 /// A tokenizer of whole words, with a chat template that refuses the role `robot`.
 fn tokenizer() -> Tokenizer {
-    let folder = tempfile::tempdir().unwrap();
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
-        "decoder": null,
-        "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "end": 1, "a": 2, "b": 3}}
-    });
     let template = "{% for m in messages %}{% if m.role == 'robot' %}\
          {{ raise_exception('unknown role: robot') }}{% endif %}{{ m.content }} {% endfor %}";
-    let config = json!({"eos_token": "end", "chat_template": template});
-    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    tokenizer_with(template)
+}
+
+fn tokenizer_with(template: &str) -> Tokenizer {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_tokenizer(folder.path(), template);
     Tokenizer::load(folder.path()).unwrap()
 }
 
@@ -136,6 +134,35 @@ fn masking_needs_a_message_before_the_last() {
 }
 
 #[test]
+fn the_time_that_a_template_prints_can_be_set() {
+    let printing = "{{ strftime_now('%M') | list | join(' ') }} {{ messages[0].content }}";
+    let mut tokenizer = tokenizer_with(printing);
+    let load = |tokenizer: &Tokenizer, row: &serde_json::Value| {
+        let rows = [row.as_object().unwrap().clone()];
+        let options = DatasetOptions::default();
+        Dataset::from_json(&rows, Path::new("rows"), tokenizer, &options).unwrap()
+    };
+    let chat = json!({"messages": [{"role": "user", "content": "a"}]});
+    assert!(load(&tokenizer, &chat).rendered().is_some());
+    for minute in ["05", "37"] {
+        let text = format!("2026-11-30T23:{minute}:00+00:00");
+        let time: Time = serde_json::from_value(json!(text)).unwrap();
+        // Set after the template was compiled, too.
+        tokenizer.set_time(time);
+        let found = load(&tokenizer, &chat);
+        assert_eq!(found.rendered(), Some(time));
+        let digits = minute.bytes().map(|digit| 4 + i32::from(digit - b'0'));
+        assert_eq!(found.rows()[0].tokens, digits.chain([2]).collect::<Vec<_>>());
+        assert_eq!(load(&tokenizer, &json!({"text": "a"})).rendered(), None);
+    }
+    assert_eq!(
+        tokenizer.printed_time().map(|time| time.to_string()).as_deref(),
+        Some("2026-11-30T23:37:00+00:00")
+    );
+    assert_eq!(load(&self::tokenizer(), &chat).rendered(), None, "it prints no time");
+}
+
+#[test]
 fn keys_can_be_renamed() {
     let options = DatasetOptions { text_feature: "body".to_owned(), ..DatasetOptions::default() };
     let row = serde_json::from_value(json!({"body": "a"})).unwrap();
@@ -176,10 +203,15 @@ fn folders_files_and_hub_names_that_are_missing_are_told_apart() {
 
 #[test]
 fn buckets_are_few_and_wide_enough() {
+    let few = |longest, most| Widths::Few.width(longest, most);
     for longest in 0..=256 {
-        assert_eq!(length_bucket(longest, 2048), 1 + longest.div_ceil(32) * 32);
+        assert_eq!(few(longest, 2048), 1 + longest.div_ceil(32) * 32);
     }
-    let mut widths: Vec<usize> = (1..=2048).map(|longest| length_bucket(longest, 2048)).collect();
+    for longest in 0..=2048 {
+        let upstream = Widths::Upstream.width(longest, 2048);
+        assert_eq!(upstream, (1 + longest.div_ceil(32) * 32).min(2048));
+    }
+    let mut widths: Vec<usize> = (1..=2048).map(|longest| few(longest, 2048)).collect();
     for (longest, width) in (1..).zip(&widths) {
         // One more than upstream's multiple at least, or the most there is.
         assert!(*width > longest || *width == 2048);
@@ -188,8 +220,18 @@ fn buckets_are_few_and_wide_enough() {
     assert_eq!(widths[256..320], [1 + 320; 64]);
     widths.dedup();
     assert_eq!(widths.len(), 20);
-    assert_eq!(length_bucket(5000, 100), 100);
-    assert_eq!(length_bucket(4000, 1 << 20), 4097);
+    assert_eq!(few(5000, 100), 100);
+    assert_eq!(few(4000, 1 << 20), 4097);
+}
+
+#[test]
+fn batches_have_the_widths_that_are_asked_for() {
+    let dataset = rows(&[260, 270]);
+    let width =
+        |batches: Batches| batches.clone().next(&dataset, &mut BatchRng::new(0)).unwrap().width;
+    let batches = Batches::new(&dataset, 2, 2048, false).unwrap();
+    assert_eq!(width(batches.clone()), 1 + 320);
+    assert_eq!(width(batches.with_widths(Widths::Upstream)), 1 + 288);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use mlx_graft::{Array, Dtype, ops, transforms};
 
+pub(crate) use sampler::Accepted;
 pub use sampler::SamplerOptions;
 
 use crate::lora::KeySequence;

@@ -6,6 +6,29 @@ use crate::lora::KeySequence;
 use crate::nn::constant;
 use crate::{Error, Result};
 
+/// What an option of sampling may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accepted {
+    /// It in words.
+    pub words: &'static str,
+    /// The largest; the least is 0.
+    most: f64,
+}
+
+impl Accepted {
+    /// Of a temperature.
+    pub const TEMP: Self = Self { words: "a number of at least 0", most: f64::INFINITY };
+    /// Of a probability or a share.
+    pub const SHARE: Self = Self { words: "a number from 0 to 1", most: 1.0 };
+    /// Of the threshold of XTC.
+    pub const XTC_THRESHOLD: Self = Self { words: "a number from 0 to 0.5", most: 0.5 };
+
+    /// Whether it may be this.
+    pub fn has(self, number: f64) -> bool {
+        (0.0..=self.most).contains(&number)
+    }
+}
+
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerOptions {
@@ -48,14 +71,16 @@ impl SamplerOptions {
         let bad = |name: &str, found: String, wanted: &str| {
             Err(Error::Usage(format!("{name}: found {found}, wanted {wanted}")))
         };
-        if self.temp.is_nan() || self.temp < 0.0 {
-            return bad("temp", self.temp.to_string(), "a number of at least 0");
-        }
-        if !(0.0..=1.0).contains(&self.top_p) {
-            return bad("top_p", self.top_p.to_string(), "a number from 0 to 1");
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return bad("min_p", self.min_p.to_string(), "a number from 0 to 1");
+        for (name, number, accepted) in [
+            ("temp", self.temp, Accepted::TEMP),
+            ("top_p", self.top_p, Accepted::SHARE),
+            ("min_p", self.min_p, Accepted::SHARE),
+            ("xtc_probability", self.xtc_probability, Accepted::SHARE),
+            ("xtc_threshold", self.xtc_threshold, Accepted::XTC_THRESHOLD),
+        ] {
+            if !accepted.has(f64::from(number)) {
+                return bad(name, number.to_string(), accepted.words);
+            }
         }
         if !(1..=vocab).contains(&self.min_tokens_to_keep) {
             let wanted = format!("from 1 to the {vocab} tokens of the vocabulary");
@@ -64,13 +89,6 @@ impl SamplerOptions {
         if self.top_k < 0 || self.top_k >= vocab {
             let wanted = format!("0, or less than the {vocab} tokens of the vocabulary");
             return bad("top_k", self.top_k.to_string(), &wanted);
-        }
-        if !(0.0..=1.0).contains(&self.xtc_probability) {
-            let found = self.xtc_probability.to_string();
-            return bad("xtc_probability", found, "a number from 0 to 1");
-        }
-        if !(0.0..=0.5).contains(&self.xtc_threshold) {
-            return bad("xtc_threshold", self.xtc_threshold.to_string(), "a number from 0 to 0.5");
         }
         Ok(())
     }
@@ -111,8 +129,11 @@ impl SamplerOptions {
         let infinite = constant(f32::INFINITY, probs.dtype())?;
         let least = ops::min_axis(&ops::where_(&above, &probs, &infinite)?, -1, true)?;
         let mut mask = ops::greater(&probs, &least)?;
+        // A tokenizer may have tokens that the model has not, such as one that ends a text.
+        let known = 0..logprobs.dim(-1)?;
+        let special: Vec<i32> = special.iter().copied().filter(|id| known.contains(id)).collect();
         if !special.is_empty() {
-            let spared = Array::from_slice(special, &[1, special.len() as i32])?;
+            let spared = Array::from_slice(&special, &[1, special.len() as i32])?;
             mask = ops::put_along_axis(&mask, &spared, &Array::scalar(false)?, -1)?;
         }
         let draw = random::uniform(&[], &random::UniformOptions::default().key(key))?;
@@ -165,4 +186,53 @@ fn top_k(logprobs: &Array, top_k: i32) -> Result<Array> {
     let rest = ops::take_axis(&order, &indices, -1)?;
     let lowest = constant(f32::NEG_INFINITY, logprobs.dtype())?;
     Ok(ops::put_along_axis(logprobs, &rest, &lowest, -1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        let message = |options: SamplerOptions| options.check(10).unwrap_err().to_string();
+        let given = SamplerOptions::default();
+        given.check(10).unwrap();
+        SamplerOptions { temp: 1e9, top_p: 1.0, xtc_threshold: 0.5, ..given }.check(10).unwrap();
+        for (options, wanted) in [
+            (SamplerOptions { temp: -0.5, ..given }, "temp: found -0.5, wanted a number of at"),
+            (SamplerOptions { temp: f32::NAN, ..given }, "temp: found NaN, wanted a number"),
+            (
+                SamplerOptions { top_p: 1.5, ..given },
+                "top_p: found 1.5, wanted a number from 0 to 1",
+            ),
+            (SamplerOptions { min_p: -1.0, ..given }, "min_p: found -1, wanted a number from 0 to"),
+            (SamplerOptions { xtc_probability: 2.0, ..given }, "xtc_probability: found 2, wanted"),
+            (SamplerOptions { xtc_threshold: 0.6, ..given }, "xtc_threshold: found 0.6, wanted"),
+            (
+                SamplerOptions { top_k: 10, ..given },
+                "top_k: found 10, wanted 0, or less than the 10",
+            ),
+        ] {
+            let message = message(options);
+            assert!(message.starts_with(wanted), "{message}");
+        }
+    }
+
+    #[test]
+    fn xtc_spares_the_special_tokens_that_the_model_has() -> Result<()> {
+        let probs = Array::from_slice(&[0.4_f32, 0.3, 0.2, 0.1], &[1, 4])?;
+        let options = SamplerOptions { xtc_probability: 1.0, ..SamplerOptions::default() };
+        let kept = |special: &[i32]| -> Result<Vec<bool>> {
+            let key = random::key(0)?;
+            let logprobs = options.xtc(&ops::log(&probs)?, &key, special)?;
+            Ok(logprobs.to_vec::<f32>()?.into_iter().map(f32::is_finite).collect())
+        };
+        // 0.1 is the threshold, so that 0.2 is the least likely one above.
+        assert_eq!(kept(&[])?, [false, false, true, true]);
+        assert_eq!(kept(&[0])?, [true, false, true, true]);
+        // Of a larger vocabulary: one beyond the end, and one that is negative as an i32.
+        assert_eq!(kept(&[4, 0, 7, -1])?, [true, false, true, true]);
+        assert_eq!(kept(&[4])?, [false, false, true, true]);
+        Ok(())
+    }
 }

@@ -239,6 +239,22 @@ impl Block {
         Ok([h, self.mlp.forward(&normal, ctx)?])
     }
 
+    /// What a pass through the block needs. It draws from a key of its own, so that a block that is
+    /// computed again drops what others do; without dropout no key is split.
+    fn context(&self, ctx: &Context) -> Result<Context> {
+        struct Find(bool);
+        impl Visitor for Find {
+            fn linear(&mut self, _path: &str, linear: &Linear) {
+                self.0 |= linear.dropout() > 0.0;
+            }
+        }
+        let mut drops = Find(false);
+        if ctx.is_training() {
+            self.visit(&mut String::new(), &mut drops);
+        }
+        if drops.0 { ctx.part() } else { Ok(Context::eval()) }
+    }
+
     /// The same as [`Block::forward`], keeping nothing but its input for the backward pass.
     fn forward_checkpointed(
         self: &Rc<Self>,
@@ -248,7 +264,7 @@ impl Block {
     ) -> Result<Array> {
         let trained: Vec<Param> =
             self.params().into_iter().map(|(_, p)| p).filter(Param::is_trainable).collect();
-        let key = ctx.next_key()?;
+        let key = ctx.key();
         // Gradients flow to the inputs of a checkpointed function only, not to what it captures.
         let mut inputs = vec![x.clone()];
         inputs.extend(trained.iter().map(Param::get));
@@ -430,10 +446,15 @@ impl Decoder {
         self.blocks(tokens, None, Some(starts), ctx)
     }
 
+    /// Whether what a token gets depends on the width of its batch, by way of rotary angles.
+    pub fn depends_on_width(&self) -> bool {
+        self.model.layers.iter().any(|block| block.self_attn.rope.depends_on_length())
+    }
+
     /// Whether rows may lie one behind the other: what a token gets depends on how far it is from
     /// those that it sees, and not on where its row begins.
     pub fn can_pack(&self) -> bool {
-        !self.model.layers.iter().any(|block| block.self_attn.rope.depends_on_length())
+        !self.depends_on_width()
     }
 
     fn blocks(
@@ -453,10 +474,11 @@ impl Decoder {
                 Some(cache) => cache.mask(length)?,
                 None => mask(length, starts, *window)?,
             };
+            let ctx = block.context(ctx)?;
             if self.grad_checkpoint.get() && cache.is_none() {
-                h = block.forward_checkpointed(&h, &mask, ctx)?;
+                h = block.forward_checkpointed(&h, &mask, &ctx)?;
             } else {
-                let [sum, out] = block.forward((&h, y.as_ref()), &mask, cache, ctx)?;
+                let [sum, out] = block.forward((&h, y.as_ref()), &mask, cache, &ctx)?;
                 (h, y) = (sum, Some(out));
             }
         }

@@ -28,14 +28,10 @@ pub(super) struct Config {
     rope_traditional: bool,
     rope_scaling: Option<RopeScaling>,
     rope_parameters: Option<RopeScaling>,
-    #[serde(default = "yes")]
+    #[serde(default = "super::yes")]
     tie_word_embeddings: bool,
     layer_types: Option<Vec<String>>,
     sliding_window: Option<i32>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl TryFrom<Config> for DecoderConfig {

@@ -19,7 +19,7 @@ use serde_json::Value;
 pub use cache::{Cache, KvCache, KvQuantization, QuantizedKvCache, RotatingKvCache};
 pub use decoder::{Decoder, DecoderConfig, Head};
 pub use weights::Weights;
-pub(crate) use weights::{files, read, read_all, wrong_shape};
+pub(crate) use weights::{FLOATING, files, read, read_all, wrong_dtype, wrong_shape};
 
 use crate::adapter_config::AdapterConfig;
 use crate::nn::Module;
@@ -41,6 +41,11 @@ const REGISTRY: &[(&str, Configure)] = &[
 
 fn parse<C: DeserializeOwned>(value: Value) -> Result<C> {
     serde_json::from_value(value).map_err(|e| Error::Usage(format!("config.json: {e}")))
+}
+
+/// The value of a key that is true where config.json lacks it.
+fn yes() -> bool {
+    true
 }
 
 /// A model with the configuration that it was loaded from.

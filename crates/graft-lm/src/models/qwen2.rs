@@ -22,16 +22,12 @@ pub(super) struct Config {
     rope_traditional: bool,
     rope_scaling: Option<RopeScaling>,
     rope_parameters: Option<RopeScaling>,
-    #[serde(default = "yes")]
+    #[serde(default = "super::yes")]
     tie_word_embeddings: bool,
 }
 
 fn max_position_embeddings() -> f32 {
     32768.0
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl From<Config> for DecoderConfig {

@@ -1,6 +1,6 @@
 //! Reading the weights of a Hugging Face folder, with every name and shape checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -27,16 +27,28 @@ struct Index {
 }
 
 impl Weights {
-    /// Opens all `model*.safetensors` of a folder. Nothing but the headers is read yet.
+    /// Opens the shards that the index of a folder names, or without one all of its
+    /// `model*.safetensors`. Nothing but the headers is read yet.
     ///
     /// # Errors
     /// [`Error::NotFound`] without weights or with a shard missing, [`Error::Invalid`] for a file
-    /// that is truncated or not safetensors.
+    /// that is truncated or not safetensors, or that has a tensor of another.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
+        let mut tensors: BTreeMap<String, (Array, PathBuf)> = BTreeMap::new();
         for file in files(folder)? {
-            let arrays = read(&file)?;
-            tensors.extend(arrays.into_iter().map(|(name, a)| (name, (a, file.clone()))));
+            for (name, array) in read(&file)? {
+                if let Some((_, other)) = tensors.get(&name) {
+                    return Err(Error::invalid(
+                        &file,
+                        format!(
+                            "has the tensor {name:?}, and {} has it too. One of the files is left of \
+                             another version of the model: remove it, or download the model again",
+                            other.display()
+                        ),
+                    ));
+                }
+                tensors.insert(name, (array, file.clone()));
+            }
         }
         Ok(Self { folder: folder.to_path_buf(), tensors, path: String::new() })
     }
@@ -120,25 +132,34 @@ impl Weights {
             return Ok(None);
         }
         let (scales, file) = self.take_any("scales", &[rows, -1])?;
-        let weight = self.take_any("weight", &[rows, -1])?.0;
-        let bad = |name: &str, array: &Array| {
+        let (weight, weight_file) = self.take_any("weight", &[rows, -1])?;
+        let bad = |file: &Path, name: &str, array: &Array| {
             let wanted = format!("({rows}, a divisor of {columns})");
             Error::invalid(
-                &file,
+                file,
                 format!("tensor {name:?} has shape {:?}, wanted {wanted}", array.shape()),
             )
         };
+        if weight.dtype() != Dtype::Uint32 {
+            let name = self.full("weight");
+            let wanted = "uint32, as a weight that has scales is packed";
+            return Err(wrong_dtype(&weight_file, &name, weight.dtype(), wanted));
+        }
+        if scales.dtype() != Dtype::Uint8 && !scales.dtype().is_floating() {
+            let wanted = format!("{FLOATING}, or uint8");
+            return Err(wrong_dtype(&file, &self.full("scales"), scales.dtype(), &wanted));
+        }
         let groups = match scales.shape() {
             &[r, groups] if r == rows && groups > 0 && columns % groups == 0 => groups,
-            _ => return Err(bad(&self.full("scales"), &scales)),
+            _ => return Err(bad(&file, &self.full("scales"), &scales)),
         };
         let bits = match weight.shape() {
-            &[r, words] if r == rows && weight.dtype() == Dtype::Uint32 => words * 32 / columns,
+            &[r, words] if r == rows => words * 32 / columns,
             _ => 0,
         };
         let group_size = columns / groups;
         let mode = match (scales.dtype(), bits, group_size) {
-            (_, 0, _) => return Err(bad(&self.full("weight"), &weight)),
+            (_, 0, _) => return Err(bad(&weight_file, &self.full("weight"), &weight)),
             (Dtype::Uint8, 4, 16) => "nvfp4",
             (Dtype::Uint8, 4, 32) => "mxfp4",
             (Dtype::Uint8, 8, 32) => "mxfp8",
@@ -186,25 +207,36 @@ pub(crate) fn wrong_shape(file: &Path, name: &str, found: &[i32], wanted: &[i32]
     Error::invalid(file, format!("tensor {name:?} has shape {found:?}, wanted {wanted:?}"))
 }
 
-/// The weight files of a folder, as mlx-lm finds them.
+/// What [`wrong_dtype`] says is wanted where any floating-point dtype is.
+pub(crate) const FLOATING: &str = "a floating-point dtype, such as float32";
+
+pub(crate) fn wrong_dtype(file: &Path, name: &str, found: Dtype, wanted: &str) -> Error {
+    Error::invalid(file, format!("tensor {name:?} is of {found}, wanted {wanted}"))
+}
+
+/// The weight files of a folder: those that its index names, as others are left of an earlier
+/// version; without an index all that mlx-lm finds.
 ///
 /// # Errors
-/// [`Error::NotFound`] without weights, or without a shard that the index names.
+/// [`Error::NotFound`] without weights, or without a shard that the index names;
+/// [`Error::Invalid`] for an index that is none.
 pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join("model.safetensors.index.json");
     if index.exists() {
         let text = fs::read_to_string(&index).map_err(Error::io(&index))?;
         let parsed: Index = serde_json::from_str(&text)
             .map_err(|e| Error::invalid(&index, format!("is no index of shards: {e}")))?;
-        for name in parsed.weight_map.values() {
-            let shard = folder.join(name);
-            if !shard.exists() {
-                return Err(Error::not_found(
-                    shard,
-                    "this shard is named in model.safetensors.index.json and is not there. \
-                     Download the model again.",
-                ));
-            }
+        let named: BTreeSet<PathBuf> =
+            parsed.weight_map.values().map(|name| folder.join(name)).collect();
+        if let Some(shard) = named.iter().find(|shard| !shard.exists()) {
+            return Err(Error::not_found(
+                shard,
+                "this shard is named in model.safetensors.index.json and is not there. \
+                 Download the model again.",
+            ));
+        }
+        if !named.is_empty() {
+            return Ok(named.into_iter().collect());
         }
     }
     let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
@@ -247,4 +279,66 @@ pub(crate) fn read_all(file: &Path, remedy: &str) -> Result<Safetensors> {
         }
         other => Error::invalid(file, format!("cannot be read: {other}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_graft::ops;
+
+    use super::*;
+    use crate::adapters::save;
+
+    fn tensor(name: &str, shape: &[i32], dtype: Dtype) -> (String, Array) {
+        (name.to_owned(), ops::zeros(shape, dtype).unwrap())
+    }
+
+    fn message<T>(result: Result<T>) -> String {
+        result.err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn what_the_index_does_not_name_is_not_read() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path();
+        let shard = |name: &str, tensors: Vec<(String, Array)>| {
+            save(tensors, &[], &folder.join(name)).unwrap();
+        };
+        let float = |name: &str, length: i32| tensor(name, &[length], Dtype::Float32);
+        shard("model-00001-of-00002.safetensors", vec![float("a", 2)]);
+        shard("model-00002-of-00002.safetensors", vec![float("b", 2)]);
+        // Left of the time when it had three.
+        shard("model-00003-of-00003.safetensors", vec![float("b", 3), float("c", 3)]);
+        let found = message(Weights::open(folder));
+        let (one, other) = ("model-00002-of-00002.safetensors", "model-00003-of-00003.safetensors");
+        assert!(found.contains(&format!("{other}: has the tensor \"b\", and ")), "{found}");
+        assert!(found.contains(&format!("{one} has it too")), "{found}");
+
+        let index = serde_json::json!({"weight_map": {
+            "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"
+        }});
+        fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        let names: Vec<String> = Weights::open(folder).unwrap().tensors.into_keys().collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_packed_weight_of_another_dtype_is_told_so() {
+        let temporary = tempfile::tempdir().unwrap();
+        let linear = |weight: Dtype, scales: Dtype| {
+            let tensors = [
+                tensor("l.weight", &[4, 8], weight),
+                tensor("l.scales", &[4, 2], scales),
+                tensor("l.biases", &[4, 2], Dtype::Float32),
+            ];
+            save(tensors, &[], &temporary.path().join("model.safetensors")).unwrap();
+            Weights::open(temporary.path()).unwrap().linear("l", 4, 64, false)
+        };
+        linear(Dtype::Uint32, Dtype::Float32).unwrap();
+        let found = message(linear(Dtype::Float16, Dtype::Float16));
+        let wanted = "model.safetensors: tensor \"l.weight\" is of float16, wanted uint32";
+        assert!(found.contains(wanted), "{found}");
+        let found = message(linear(Dtype::Uint32, Dtype::Int32));
+        let wanted = "tensor \"l.scales\" is of int32, wanted a floating-point dtype";
+        assert!(found.contains(wanted), "{found}");
+    }
 }

@@ -30,6 +30,17 @@ impl Context {
         self.key.is_some()
     }
 
+    /// A context for a part of the pass, with randomness of its own: what the part draws does not
+    /// depend on what others do.
+    pub(crate) fn part(&self) -> Result<Self> {
+        Ok(Self { key: self.next_key()?.map(RefCell::new) })
+    }
+
+    /// What the randomness goes on from, `None` without any.
+    pub(crate) fn key(&self) -> Option<Array> {
+        self.key.as_ref().map(|key| key.borrow().clone())
+    }
+
     /// A key for one dropout, `None` when there is to be none.
     pub(crate) fn next_key(&self) -> Result<Option<Array>> {
         let Some(cell) = &self.key else { return Ok(None) };

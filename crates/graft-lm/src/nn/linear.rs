@@ -257,6 +257,14 @@ impl Linear {
         matches!(&*self.kind.borrow(), LinearKind::Adapted(_))
     }
 
+    /// The probability that an input of the update is zeroed in training, 0 if there is no update.
+    pub fn dropout(&self) -> f32 {
+        match &*self.kind.borrow() {
+            LinearKind::Adapted(adapted) => adapted.dropout,
+            LinearKind::Dense(_) | LinearKind::Quantized(_) => 0.0,
+        }
+    }
+
     /// Adds a low-rank update in place. `lora_a` is `(I, R)`, `lora_b` is `(R, O)`.
     pub fn adapt(&self, lora_a: &Array, lora_b: &Array, scale: f32, dropout: f32) {
         self.kind.replace_with(|kind| {
@@ -339,5 +347,45 @@ fn add_bias(y: Array, bias: Option<&Param>) -> Result<Array> {
     match bias {
         Some(bias) => Ok(ops::add(&y, &bias.get())?),
         None => Ok(y),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an update gets of 4,000 ones.
+    fn dropped(dropout: f32, ctx: &Context) -> Result<Vec<f32>> {
+        let ones = ops::ones(&[40, 100], Dtype::Float32)?;
+        Ok(low_rank(&ones, dropout, ctx, |x| Ok(x.clone()))?.to_vec()?)
+    }
+
+    #[test]
+    fn dropout_zeroes_a_share_and_keeps_the_mean() -> Result<()> {
+        for dropout in [0.1_f32, 0.5] {
+            let ctx = Context::train(random::key(7)?);
+            let values = dropped(dropout, &ctx)?;
+            let kept = 1.0 / (1.0 - dropout);
+            assert!(values.iter().all(|&value| value == 0.0 || (value - kept).abs() < 1e-6));
+            let zeros = values.iter().filter(|value| **value == 0.0).count();
+            let share = zeros as f32 / values.len() as f32;
+            // Six standard deviations of the share, which is random but the same in each run.
+            let bound = 6.0 * (dropout * (1.0 - dropout) / values.len() as f32).sqrt();
+            assert!((share - dropout).abs() < bound, "{share}");
+            assert_ne!(values, dropped(dropout, &ctx)?, "each draws from a key of its own");
+            let again = Context::train(random::key(7)?);
+            assert_eq!(values, dropped(dropout, &again)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn without_training_or_dropout_nothing_is_dropped_or_drawn() -> Result<()> {
+        assert_eq!(dropped(0.5, &Context::eval())?, vec![1.0; 4000]);
+        let ctx = Context::train(random::key(7)?);
+        assert_eq!(dropped(0.0, &ctx)?, vec![1.0; 4000]);
+        let untouched = Context::train(random::key(7)?);
+        assert_eq!(dropped(0.5, &ctx)?, dropped(0.5, &untouched)?);
+        Ok(())
     }
 }

@@ -59,8 +59,12 @@ pub fn bytes(operation: &Operation) -> u64 {
 pub fn flops(operation: &Operation) -> Option<u64> {
     let shape = |i: usize| operation.inputs.get(i).map(|input| input.shape.as_slice());
     let product = match operation.name.as_str() {
-        "matmul"
-        | "Matmul"
+        // One, or the sum of several of operands in pairs.
+        "matmul" => {
+            let inner = operation.inputs.iter().step_by(2).filter_map(|input| input.shape.last());
+            elements(&operation.outputs.first()?.shape) * inner.sum::<i32>() as u64
+        }
+        "Matmul"
         | "AddMM"
         | "quantized_matmul"
         | "QuantizedMatmul"
@@ -144,6 +148,19 @@ mod tests {
         let operation = only(&graft_kernels::linear_each(&a, &[&v, &w])?[0])?;
         assert_eq!(flops(&operation), Some(2 * 2 * 3 * 5 * (7 + 9)));
         assert_eq!(bytes(&operation), 4 * (2 * 3 * 5 + 5 * (7 + 9) + 2 * 3 * (7 + 9)));
+        Ok(())
+    }
+
+    /// The derivative of several layers with respect to their rows is one operation.
+    #[test]
+    fn sums_of_products_are_counted_as_each_of_them() -> Result<()> {
+        let (x, v, w) = (ones(&[64, 128])?, ones(&[256, 128])?, ones(&[300, 128])?);
+        let cotangents = [ones(&[64, 256])?, ones(&[64, 300])?];
+        let layers = move |x: &[Array]| graft_kernels::linear_each(&x[0], &[&v, &w]);
+        let gradient = mlx_graft::transforms::vjp(layers, &[x], &cotangents)?.1.remove(0);
+        let operations = eval(&[&gradient], Timing::Apart)?.operations;
+        let products: u64 = operations.iter().filter_map(flops).sum();
+        assert_eq!(products, 2 * 64 * 128 * (256 + 300));
         Ok(())
     }
 

@@ -1,12 +1,12 @@
 //! Where the memory of a step goes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 
 use mlx_graft::profile::Operation;
 use serde::Serialize;
 
 use super::cost::is_view;
+use crate::procfs;
 
 /// The memory of a step, in bytes.
 #[derive(Debug, Clone, Serialize)]
@@ -118,11 +118,7 @@ fn pieces(operations: &[Operation]) -> Vec<Piece> {
 
 /// What the system counts for this process: now, and the most so far.
 pub fn resident() -> (Option<u64>, Option<u64>) {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| -> Option<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-    };
+    let field = |name: &str| procfs::bytes("/proc/self/status", name);
     (field("VmRSS:"), field("VmHWM:"))
 }
 

@@ -8,7 +8,7 @@ use tokenizers::AddedToken;
 
 use super::family::Family;
 use super::stream::Streaming;
-use crate::chat_template::ChatTemplate;
+use crate::chat_template::{ChatTemplate, Time};
 use crate::{Error, Result};
 
 pub(super) const TOKENIZER: &str = "tokenizer.json";
@@ -233,6 +233,7 @@ pub(super) struct Templates {
     /// The template for chats.
     pub default: Option<Sourced>,
     tool_use: Option<Sourced>,
+    time: Option<Time>,
     compiled: [std::sync::OnceLock<Result<ChatTemplate, String>>; 2],
 }
 
@@ -243,8 +244,24 @@ impl Templates {
         let index = usize::from(tool_use.is_some());
         let (path, source) = tool_use.or(self.default.as_ref())?;
         let compiled = self.compiled[index]
-            .get_or_init(|| ChatTemplate::new(source).map_err(|error| error.to_string()));
+            .get_or_init(|| ChatTemplate::at(source, self.time).map_err(|error| error.to_string()));
         Some(compiled.as_ref().map_err(|message| Error::invalid(path, message.clone())))
+    }
+
+    /// The time that they print, if it is not the present.
+    pub(super) fn time(&self) -> Option<Time> {
+        self.time
+    }
+
+    /// Has them print this time.
+    pub(super) fn set_time(&mut self, time: Time) {
+        (self.time, self.compiled) = (Some(time), Default::default());
+    }
+
+    /// Whether one of them prints the time.
+    pub(super) fn print_time(&self) -> bool {
+        let mut templates = self.default.iter().chain(&self.tool_use);
+        templates.any(|(_, source)| source.contains("strftime_now"))
     }
 
     /// Source: `PreTrainedTokenizerBase._from_pretrained` and `get_chat_template` of transformers;
@@ -276,7 +293,7 @@ impl Templates {
                 object.and_then(|object| object.get("chat_template")?.as_str().map(Into::into));
             default = text.map(|text| (path, text));
         }
-        Ok(Self { default, tool_use, compiled: Default::default() })
+        Ok(Self { default, tool_use, time: None, compiled: Default::default() })
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::chat_template::{ChatOptions, ChatTemplate};
+use crate::chat_template::{ChatOptions, ChatTemplate, Time};
 use crate::{Error, Result};
 
 use files::Templates;
@@ -99,10 +99,15 @@ impl Tokenizer {
     /// tokens for thinking, unless `options` set it.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the folder has no chat template, with the remedy; [`Error::Usage`]
-    /// if it is broken or refuses the messages.
+    /// [`Error::NotFound`] if neither the folder nor `options` have a chat template, with the
+    /// remedy; [`Error::Usage`] if it is broken or refuses the messages.
     pub fn apply_chat_template(&self, messages: &Value, options: &ChatOptions) -> Result<String> {
-        let template = self.template(options.tools.is_some())?;
+        let compile = |source| ChatTemplate::at(source, self.templates.time());
+        let given = options.chat_template.as_deref().map(compile).transpose()?;
+        let template = match &given {
+            Some(template) => template,
+            None => self.template(options.tools.is_some())?,
+        };
         let mut options = options.clone();
         options.variables.entry("enable_thinking").or_insert(self.has_thinking.into());
         template.render(messages, &options, &self.special_tokens)
@@ -120,6 +125,18 @@ impl Tokenizer {
     /// The chat template's text, if there is one.
     pub fn chat_template(&self) -> Option<&str> {
         self.templates.default.as_ref().map(|(_, source)| source.as_str())
+    }
+
+    /// Has chat templates print this time where they print the present (`strftime_now`).
+    pub fn set_time(&mut self, time: Time) {
+        self.templates.set_time(time);
+    }
+
+    /// The time that the tokenizer's chat templates print: the one that was set, or the present;
+    /// `None` if they print none.
+    pub fn printed_time(&self) -> Option<Time> {
+        let time = || self.templates.time().unwrap_or_else(Time::now);
+        self.templates.print_time().then(time)
     }
 
     /// Whether the vocabulary has tokens around a model's thinking.

@@ -7,11 +7,13 @@ use std::time::Instant;
 use mlx_graft::memory;
 use serde_json::{Map, Value, json};
 
-use super::state::{Header, Position, TrainingState, VERSION};
+use super::earlier::{self, EARLIER_FILE};
+use super::state::{Header, Position, ROWS, STATE_FILE, TrainingState, VERSION};
 use super::{Trainer, arrays, evaluation_batches, interruption, training_batches};
 use crate::adapter_config::AdapterConfig;
 use crate::adapters::{self, ADAPTER_FILE};
 use crate::args::OptimizerOptions;
+use crate::chat_template::Time;
 use crate::data::{BatchRng, Batches, Dataset};
 use crate::metrics::{Loss, Metrics, MetricsWriter};
 use crate::progress::{Reporter, TrainReport, ValReport};
@@ -42,8 +44,12 @@ struct Window {
 struct Progress {
     at: Position,
     saved: u64,
+    /// Whether it began anew and has saved nothing yet.
+    fresh: bool,
     /// What the run has to be known by when it goes on.
     options: Map<String, Value>,
+    /// The time that is printed into its rows.
+    rendered: Option<Time>,
 }
 
 impl Trainer {
@@ -59,21 +65,34 @@ impl Trainer {
         valid: Option<&Dataset>,
         mut hooks: Hooks,
     ) -> Result<()> {
-        let mut batches = training_batches(train, &self.args)?;
+        self.reached.check()?;
+        let mut batches = training_batches(train, &self.args, &self.model)?;
         let options = match &hooks.folder {
             Some(_) => self.fixed_options(train)?,
             None => Map::new(),
         };
-        let at = if let Some(state) = hooks.resume.take() {
-            self.resume(state, train, &mut batches)?
-        } else {
-            hooks.folder.as_deref().map(TrainingState::put_aside).transpose()?;
-            self.position(0, 0, &batches)
+        let resumed = hooks.resume.take();
+        let fresh = resumed.is_none();
+        let at = match resumed {
+            Some(state) => self.resume(state, train, &mut batches)?,
+            None => self.position(0, 0, &batches),
         };
-        let mut progress = Progress { at, saved: at.iteration, options };
-        let done = self.iterate(train, valid, batches, &mut hooks, &mut progress);
+        let (done, iters) = (at.iteration, self.args.iters);
+        if done > 0 && done >= iters {
+            let text = format!("iteration {done} is done, and iters is {iters}");
+            hooks.reporter.message(&format!("Nothing is left to do: {text}"));
+            return Ok(());
+        }
+        // The system may refuse the file: then the state of an earlier training keeps its name.
+        let metrics = hooks.folder.as_deref().map(MetricsWriter::open).transpose()?;
+        if let Some(folder) = hooks.folder.as_deref().filter(|_| fresh) {
+            put_aside(folder, hooks.reporter)?;
+        }
+        let rendered = train.rendered();
+        let mut progress = Progress { at, saved: done, fresh, options, rendered };
+        let ended = self.iterate(train, valid, batches, metrics, &mut hooks, &mut progress);
         hooks.reporter.done();
-        done.map_err(|error| self.rescue(error, &progress, hooks))
+        ended.map_err(|error| self.rescue(error, &mut progress, hooks))
     }
 
     /// Checks that the data sets have enough rows and something to learn in each batch, and that
@@ -87,12 +106,12 @@ impl Trainer {
         valid: Option<&Dataset>,
         resume: Option<&TrainingState>,
     ) -> Result<()> {
-        let mut batches = training_batches(train, &self.args)?;
+        let mut batches = training_batches(train, &self.args, &self.model)?;
         if let Some(valid) = valid.filter(|_| self.args.val_batches != 0) {
-            evaluation_batches(valid, &self.args)?;
+            evaluation_batches(valid, &self.args, &self.model)?;
         }
         if let Some(state) = resume {
-            state.check_options(&self.fixed_options(train)?)?;
+            state.check_options(&self.fixed_options(train)?, train.rendered())?;
             batches.go_to(state.header.position.batches, train)?;
         }
         Ok(())
@@ -141,29 +160,43 @@ impl Trainer {
             "group_by_length": args.group_by_length,
             "seed": args.seed,
             "frozen weights": checksum(self.step.frozen_checksum()?),
-            "training rows": checksum(train.checksum()),
+            ROWS: checksum(train.checksum()),
         }) else {
             unreachable!("an object was written");
         };
         Ok(options)
     }
 
-    /// Saves what a run that ended with `error` has reached since the last save, and says so.
-    fn rescue(&self, error: Error, progress: &Progress, hooks: Hooks) -> Error {
+    /// Saves what a run that ended with `error` has reached since the last save, and says so. An
+    /// earlier training in the folder loses nothing by it.
+    fn rescue(&self, error: Error, progress: &mut Progress, hooks: Hooks) -> Error {
         let Hooks { reporter, folder, .. } = hooks;
         let Position { iteration, .. } = progress.at;
         let unsaved = folder.as_deref().filter(|_| iteration > progress.saved);
-        let stopped = matches!(error, Error::Interrupted(_));
-        // After an error within a step, its state is neither that before nor that after it.
-        let save = |folder| {
-            if stopped { self.checkpoint(folder, progress) } else { self.saver.save(folder) }
+        // A loss that is no number has cost a step its gradients and random numbers: what is left
+        // of the iteration before are the weights.
+        let weights_only = matches!(error, Error::NonFiniteLoss(_));
+        let save = |folder: &Path| {
+            if progress.fresh && earlier::is_in(folder) {
+                earlier::put_weights_aside(folder)?;
+            }
+            if weights_only {
+                self.save_weights(folder, progress)
+            } else {
+                self.checkpoint(folder, progress)
+            }
         };
-        match (error, unsaved.map(save).transpose()) {
+        let saved = unsaved.map(save).transpose();
+        if let Some(folder) = &folder {
+            tell_of_earlier(folder, progress.fresh, reporter);
+        }
+        match (error, saved) {
             (Error::Interrupted(_), Ok(_)) => interrupted_after(iteration, folder.as_deref()),
             (Error::Interrupted(_), Err(error)) | (error, Ok(None)) => error,
             (error, Ok(Some(file))) => {
+                let what = if weights_only { "The weights are" } else { "All that was reached is" };
                 reporter.warning(&format!(
-                    "The weights after iteration {iteration} are saved: {}",
+                    "{what} saved as after iteration {iteration}: {}",
                     file.display()
                 ));
                 error
@@ -183,20 +216,13 @@ impl Trainer {
         train: &Dataset,
         valid: Option<&Dataset>,
         mut batches: Batches,
+        mut metrics: Option<MetricsWriter>,
         hooks: &mut Hooks,
         progress: &mut Progress,
     ) -> Result<()> {
         let Hooks { reporter, interrupted, folder, resume: _ } = hooks;
         let args = Rc::clone(&self.args);
         let Position { iteration: done, tokens: mut trained, .. } = progress.at;
-        if done > 0 && done >= args.iters {
-            reporter.message(&format!(
-                "Nothing is left to do: iteration {done} is done, and iters is {}",
-                args.iters
-            ));
-            return Ok(());
-        }
-        let mut metrics = folder.as_deref().map(MetricsWriter::open).transpose()?;
         let mut window = Window::default();
         reporter.start(args.iters, done);
         for it in done + 1..=args.iters {
@@ -217,7 +243,7 @@ impl Trainer {
                 started = Instant::now();
             }
             let (tokens, lengths) = arrays(&batch, &self.model, *reporter)?;
-            let (loss, count) = self.step(&tokens, &lengths)?;
+            let (loss, count) = self.step_of_known(&tokens, &lengths)?;
             trained += count;
             progress.at = self.position(it, trained, &batches);
             self.trim_cache()?;
@@ -240,7 +266,7 @@ impl Trainer {
                 adapters::save_trainable(&self.model.decoder, &file)?;
                 reporter.save(&file);
                 self.checkpoint(folder, progress)?;
-                progress.saved = it;
+                earlier::remove(folder)?;
             }
             if stop {
                 return Err(interruption());
@@ -248,22 +274,32 @@ impl Trainer {
         }
         if let Some(folder) = folder {
             self.checkpoint(folder, progress)?;
+            earlier::remove(folder)?;
         }
         Ok(())
     }
 
-    /// Saves the adapters of a folder and the state of the training.
-    fn checkpoint(&self, folder: &Path, progress: &Progress) -> Result<PathBuf> {
+    /// Saves the adapters.
+    fn save_weights(&self, folder: &Path, progress: &mut Progress) -> Result<PathBuf> {
         let file = self.saver.save(folder)?;
+        progress.fresh = false;
+        Ok(file)
+    }
+
+    /// Saves the adapters and the state of the training.
+    fn checkpoint(&self, folder: &Path, progress: &mut Progress) -> Result<PathBuf> {
+        let file = self.save_weights(folder, progress)?;
         let header = Header {
             version: VERSION,
             position: progress.at,
             batches_seen: self.batches_seen,
             updates: self.step.updates(),
             accumulated: self.step.accumulated(),
+            rendered: progress.rendered,
             options: progress.options.clone(),
         };
         TrainingState::write(&header, self.step.named_state()?, folder)?;
+        progress.saved = progress.at.iteration;
         Ok(file)
     }
 
@@ -327,6 +363,40 @@ fn train_report(metrics: &Metrics, train_loss: f64) -> TrainReport {
         tokens_per_second: metrics.tokens_per_second,
         trained_tokens: metrics.tokens,
         peak_memory_bytes: metrics.peak_memory_bytes,
+    }
+}
+
+/// Puts the state of an earlier training aside, if there is one, and says so.
+fn put_aside(folder: &Path, reporter: &mut dyn Reporter) -> Result<()> {
+    earlier::put_aside(folder)?;
+    if earlier::is_in(folder) {
+        reporter.warning(&format!(
+            "{} has the state of an earlier training, and this one begins anew: the state is now \
+             {EARLIER_FILE}, and goes at the first planned save. To go on with the earlier training, \
+             stop this one before, and use --resume (in Python resume=True)",
+            folder.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Gives an earlier training its place in `folder` back, if the one that has ended saved nothing
+/// and so is still `fresh`; else says what has become of it.
+fn tell_of_earlier(folder: &Path, fresh: bool, reporter: &mut dyn Reporter) {
+    if !fresh && earlier::is_in(folder) {
+        reporter.warning(&format!(
+            "What an earlier training has left is kept in {}, in files that begin with earlier_, \
+             until the next planned save. To go back to it, take that off their names",
+            folder.display()
+        ));
+    } else if fresh {
+        match earlier::bring_back(folder) {
+            Ok(false) => {}
+            Ok(true) => reporter.message(&format!(
+                "Nothing of this training is saved; {STATE_FILE} is the earlier one's again"
+            )),
+            Err(error) => reporter.warning(&format!("{EARLIER_FILE} keeps its name: {error}")),
+        }
     }
 }
 

@@ -36,14 +36,19 @@ const MOST: usize = i32::MAX as usize;
 impl Layout {
     /// The layout of the given weights.
     pub fn new(params: &[NamedParam]) -> Self {
-        Self::with_most(params, MOST)
+        let values: Vec<Array> = params.iter().map(|(_, param)| param.get()).collect();
+        Self::of_values(params, &values)
+    }
+
+    /// The layout of the given weights when they have these values.
+    pub fn of_values(params: &[NamedParam], values: &[Array]) -> Self {
+        Self::with_most(params, values, MOST)
     }
 
     /// The layout with at most `most` elements in a buffer, unless a single weight has more.
-    fn with_most(params: &[NamedParam], most: usize) -> Self {
+    fn with_most(params: &[NamedParam], values: &[Array], most: usize) -> Self {
         let mut groups: Vec<(Group, Vec<NamedParam>)> = Vec::new();
-        for (name, param) in params {
-            let value = param.get();
+        for ((name, param), value) in params.iter().zip(values) {
             let (dtype, size) = (value.dtype(), value.size());
             let fits = |group: &Group| group.dtype == dtype && group.size + size <= most;
             let at = groups.iter().position(|(group, _)| fits(group));
@@ -201,7 +206,7 @@ mod tests {
         let arrays = lengths.map(full);
         let arrays: Vec<Array> = arrays.into_iter().collect::<mlx_graft::Result<_>>()?;
         let params: Vec<Param> = arrays.iter().cloned().map(Param::trainable).collect();
-        let layout = Layout::with_most(&named(&params), 6);
+        let layout = Layout::with_most(&named(&params), &arrays, 6);
         let buffers = layout.gather()?;
         // Nine elements are more than fit, and get a buffer of their own.
         let sizes: Vec<usize> = buffers.iter().map(Array::size).collect();

@@ -12,7 +12,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::loss;
 use crate::models::Decoder;
-use crate::{Error, Result};
+use crate::{Error, Result, procfs};
 
 /// Remembers the shapes of batches that have been checked.
 #[derive(Debug, Default)]
@@ -55,13 +55,8 @@ impl MemoryCheck {
 
 /// The bytes that this process can still get, as far as the system tells.
 pub(crate) fn available_bytes() -> Option<u64> {
-    let field = |file: &str, name: &str| -> Option<u64> {
-        let text = fs::read_to_string(file).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-    };
     let number = |file: &str| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    let system = field("/proc/meminfo", "MemAvailable:");
+    let system = procfs::bytes("/proc/meminfo", "MemAvailable:");
     let group = number("/sys/fs/cgroup/memory.max").and_then(|max| {
         // File pages count as used, but the system gives them up for a process that asks.
         let used = number("/sys/fs/cgroup/memory.current")?;
@@ -69,9 +64,8 @@ pub(crate) fn available_bytes() -> Option<u64> {
         let file = text.lines().find_map(|line| line.strip_prefix("file "))?.parse::<u64>().ok()?;
         Some(max.saturating_sub(used.saturating_sub(file)))
     });
-    let address = getrlimit(Resource::As)
-        .current
-        .map(|limit| limit.saturating_sub(field("/proc/self/status", "VmSize:").unwrap_or(0)));
+    let size = || procfs::bytes("/proc/self/status", "VmSize:").unwrap_or(0);
+    let address = getrlimit(Resource::As).current.map(|limit| limit.saturating_sub(size()));
     // What earlier steps freed is still the process's own, and counts as taken for the system.
     let free = memory::free_of_process().map_or(0, |bytes| bytes as u64);
     [system, group, address].into_iter().flatten().min().map(|bytes| bytes.saturating_add(free))

@@ -1,5 +1,6 @@
 //! The trainer.
 
+mod earlier;
 mod fit;
 mod flat;
 mod loss;
@@ -18,17 +19,18 @@ use mlx_graft::profile::{self, Profile, Timing};
 use mlx_graft::{Array, ops, transforms};
 use serde_json::{Map, Value};
 
+pub use earlier::EARLIER_FILE;
 pub use fit::Hooks;
 pub use loss::next_token_loss;
 use memory_check::MemoryCheck;
 pub(crate) use memory_check::available_bytes;
-pub use state::{EARLIER_FILE, STATE_FILE, TrainingState};
+pub use state::{STATE_FILE, TrainingState};
 pub use step::{Step, StepOutput};
 
 use crate::adapter_config::AdapterConfig;
 use crate::adapters;
 use crate::args::TrainArgs;
-use crate::data::{Batch, BatchRng, Batches, Dataset, PackedBatch};
+use crate::data::{Batch, BatchRng, Batches, Dataset, PackedBatch, Widths};
 use crate::models::Model;
 use crate::nn::Context;
 use crate::progress::Reporter;
@@ -42,6 +44,24 @@ pub struct Reached {
     pub batches: Cell<u64>,
     /// The learning rate of the next update.
     pub learning_rate: Cell<f32>,
+    /// Whether a step has begun and not ended: if none is running, its evaluation failed.
+    in_step: Cell<bool>,
+}
+
+impl Reached {
+    /// Fails if the weights are those that the failed evaluation of a step has left. It may have
+    /// written over those before, of which nobody holds a copy.
+    fn check(&self) -> Result<()> {
+        if !self.in_step.get() {
+            return Ok(());
+        }
+        Err(Error::Broken(
+            "the evaluation of a step failed, and the weights are neither those before it nor those \
+             after it, so that they are not trained, tested or saved. Load the model again; a \
+             training goes on from its last save with --resume"
+                .into(),
+        ))
+    }
 }
 
 /// Writes the trained weights of a model and their configuration, also while it is trained.
@@ -51,6 +71,7 @@ pub struct Saver {
     args: Rc<TrainArgs>,
     /// The options that `adapter_config.json` tells.
     told: Map<String, Value>,
+    reached: Rc<Reached>,
 }
 
 /// Trains the trainable weights of a model.
@@ -73,12 +94,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Usage`] if the model has no trainable weights.
     pub fn new(model: Rc<Model>, args: TrainArgs) -> Result<Self> {
-        let limit = |bytes: Option<u64>| bytes.map(|b| usize::try_from(b).unwrap_or(usize::MAX));
-        let limits = LimitGuard::new(Limits {
-            memory: limit(args.memory_limit),
-            cache: limit(args.cache_limit),
-            wired: None,
-        })?;
+        let limits = limit_memory(&args)?;
         model.decoder.set_grad_checkpoint(args.grad_checkpoint);
         let options = args.optimizer_options()?;
         let every = args.grad_accumulation_steps;
@@ -91,12 +107,14 @@ impl Trainer {
         let memory = MemoryCheck::default();
         let told = AdapterConfig::from_args(&args).other;
         let args = Rc::new(args);
-        let saver = Saver { model: model.clone(), args: args.clone(), told };
+        let reached: Rc<Reached> = Rc::default();
+        let saver =
+            Saver { model: model.clone(), args: args.clone(), told, reached: reached.clone() };
         let trainer = Self {
             model,
             args,
             saver,
-            reached: Rc::default(),
+            reached,
             schedule,
             step,
             batches_seen: 0,
@@ -147,19 +165,33 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::NonFiniteLoss`] if the loss or a gradient is NaN or infinite; the weights are then as
-    /// before.
+    /// before. An error of the kind [`Index`](crate::ErrorKind::Index) for a token outside the
+    /// vocabulary, before anything is done. Whatever else fails in the evaluation breaks the trainer:
+    /// [`Error::Broken`] is then what it and its [`Saver`] answer.
     pub fn step(&mut self, tokens: &Array, lengths: &Array) -> Result<(Array, u64)> {
+        // Tokens that are not computed yet may be too many for the memory.
+        self.check_memory(tokens)?;
+        check_vocabulary(tokens, self.model.decoder.vocab_size())?;
+        self.step_of_known(tokens, lengths)
+    }
+
+    /// [`Trainer::step`] of tokens that are known to be in the vocabulary.
+    pub(crate) fn step_of_known(
+        &mut self,
+        tokens: &Array,
+        lengths: &Array,
+    ) -> Result<(Array, u64)> {
         let (out, pending) = self.start(tokens, lengths)?;
         transforms::eval(&pending)?;
         self.finish(out)
     }
 
-    /// [`Trainer::step`] with a look at its operations, and the time before its evaluation, in
-    /// which the graph is built.
+    /// A step of tokens that are known to be in the vocabulary, with a look at its operations, and
+    /// the time before its evaluation, in which the graph is built.
     ///
     /// # Errors
     /// As [`Trainer::step`]; and [`Timing::Together`] on a GPU.
-    pub fn profile(
+    pub(crate) fn profile(
         &mut self,
         tokens: &Array,
         lengths: &Array,
@@ -175,13 +207,18 @@ impl Trainer {
 
     /// The graph of a step, and what of it is to be evaluated.
     fn start(&mut self, tokens: &Array, lengths: &Array) -> Result<(StepOutput, Vec<Array>)> {
-        let limit = self.args.memory_limit;
-        self.memory.check(&self.model.decoder, tokens, limit, true)?;
-        self.batches_seen += 1;
+        self.reached.check()?;
+        self.check_memory(tokens)?;
         let out = self.step.run(tokens, lengths, self.reached.learning_rate.get())?;
+        self.reached.in_step.set(true);
+        self.batches_seen += 1;
         let mut pending = self.step.state();
         pending.extend([out.loss.clone(), out.tokens.clone()]);
         Ok((out, pending))
+    }
+
+    fn check_memory(&mut self, tokens: &Array) -> Result<()> {
+        self.memory.check(&self.model.decoder, tokens, self.args.memory_limit, true)
     }
 
     /// What an evaluated step gave: the loss and the number of tokens.
@@ -189,6 +226,7 @@ impl Trainer {
         let loss: f32 = out.loss.item()?;
         let tokens: i32 = out.tokens.item()?;
         self.step.settle(loss.is_finite());
+        self.reached.in_step.set(false);
         self.publish();
         if !loss.is_finite() {
             return Err(Error::NonFiniteLoss(format!(
@@ -212,16 +250,41 @@ impl Trainer {
         reporter: &mut dyn Reporter,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<f64> {
+        self.reached.check()?;
         evaluate(&self.model, &self.args, data, limit, &mut self.rng, reporter, interrupted)
     }
+}
+
+/// Sets the limits of MLX's memory that `args` give, until the result is dropped.
+///
+/// # Errors
+/// What MLX reports.
+pub(crate) fn limit_memory(args: &TrainArgs) -> Result<LimitGuard> {
+    let limit = |bytes: Option<u64>| bytes.map(|b| usize::try_from(b).unwrap_or(usize::MAX));
+    let (memory, cache) = (limit(args.memory_limit), limit(args.cache_limit));
+    Ok(LimitGuard::new(Limits { memory, cache, wired: None })?)
+}
+
+/// Fails if a token, int32, is none of the `vocab` that the model knows.
+fn check_vocabulary(tokens: &Array, vocab: i32) -> Result<()> {
+    let Some(token) = tokens.to_vec::<i32>()?.into_iter().find(|token| !(0..vocab).contains(token))
+    else {
+        return Ok(());
+    };
+    let message = format!(
+        "token {token} is outside the model's vocabulary of {vocab}; is the tokenizer of this model?"
+    );
+    let kind = mlx_graft::ErrorKind::OutOfRange;
+    Err(mlx_graft::Error::Mlx { kind, op: "step", message }.into())
 }
 
 impl Saver {
     /// Writes `adapters.safetensors` and `adapter_config.json` to a folder.
     ///
     /// # Errors
-    /// [`Error::Io`] when the system refuses.
+    /// [`Error::Io`] when the system refuses; [`Error::Broken`] after the evaluation of a step failed.
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
+        self.reached.check()?;
         let config = AdapterConfig { other: self.told.clone(), ..self.adapter_config() };
         adapters::save_adapters(&self.model.decoder, &config, folder)
     }
@@ -254,7 +317,7 @@ pub fn evaluate(
     reporter: &mut dyn Reporter,
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<f64> {
-    let mut batches = evaluation_batches(data, args)?;
+    let mut batches = evaluation_batches(data, args, model)?;
     let mut memory = MemoryCheck::default();
     let count = limit.unwrap_or(u64::MAX).min(batches.per_epoch() as u64);
     reporter.val_start(count);
@@ -280,8 +343,8 @@ pub fn evaluate(
 /// # Errors
 /// [`Error::Usage`] if the data set has fewer rows than a batch, [`Error::Invalid`] for a batch
 /// without anything to learn.
-pub(crate) fn training_batches(data: &Dataset, args: &TrainArgs) -> Result<Batches> {
-    let mut batches = Batches::new(data, args.batch_size, args.max_seq_length, true)?;
+pub(crate) fn training_batches(data: &Dataset, args: &TrainArgs, model: &Model) -> Result<Batches> {
+    let mut batches = batches(data, args, model, true)?;
     if args.group_by_length {
         batches = batches.by_length(data);
     }
@@ -293,10 +356,20 @@ pub(crate) fn training_batches(data: &Dataset, args: &TrainArgs) -> Result<Batch
 ///
 /// # Errors
 /// As [`training_batches`].
-pub(crate) fn evaluation_batches(data: &Dataset, args: &TrainArgs) -> Result<Batches> {
-    let batches = Batches::new(data, args.batch_size, args.max_seq_length, false)?;
+pub(crate) fn evaluation_batches(
+    data: &Dataset,
+    args: &TrainArgs,
+    model: &Model,
+) -> Result<Batches> {
+    let batches = batches(data, args, model, false)?;
     batches.check_targets(data)?;
     Ok(batches)
+}
+
+fn batches(data: &Dataset, args: &TrainArgs, model: &Model, repeat: bool) -> Result<Batches> {
+    let widths = if model.decoder.depends_on_width() { Widths::Upstream } else { Widths::Few };
+    let batches = Batches::new(data, args.batch_size, args.max_seq_length, repeat)?;
+    Ok(batches.with_widths(widths))
 }
 
 /// A batch as arrays for [`next_token_loss`]: tokens and lengths, both int32. The rows lie one behind
@@ -324,3 +397,6 @@ pub(crate) fn arrays(
 fn interruption() -> Error {
     Error::Interrupted("stopped".into())
 }
+
+#[cfg(test)]
+mod tests;

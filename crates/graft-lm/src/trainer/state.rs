@@ -1,8 +1,6 @@
 //! `training_state.safetensors`: all that a training that was stopped goes on from.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use mlx_graft::Array;
@@ -10,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::adapters::save;
+use crate::chat_template::Time;
 use crate::data::{BatchPosition, RngPosition};
 use crate::models::read_all;
 use crate::{Error, Result};
@@ -19,9 +18,6 @@ pub const STATE_FILE: &str = "training_state.safetensors";
 
 /// The key of the header in the metadata of the file.
 const HEADER: &str = "training_state";
-
-/// The name of the state of an earlier training, as long as a new one in its folder has none.
-pub const EARLIER_FILE: &str = "earlier_training_state.safetensors";
 
 /// The version of the header.
 pub(super) const VERSION: u64 = 2;
@@ -50,9 +46,15 @@ pub(super) struct Header {
     pub updates: u64,
     /// Batches since the last update.
     pub accumulated: u64,
+    /// The time that the chat template has printed into the rows, if it prints one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rendered: Option<Time>,
     /// The options, data and weights that the rest means nothing without.
     pub options: Map<String, Value>,
 }
+
+/// The option by which the rows are known.
+pub(super) const ROWS: &str = "training rows";
 
 /// The state of a training, as it was saved.
 #[derive(Debug)]
@@ -82,20 +84,7 @@ impl TrainingState {
         Ok(Some(Self { file, header, tensors: loaded.arrays }))
     }
 
-    /// Renames the state that an earlier training left in `folder`. A new one writes its weights
-    /// beside, and would go on from that state if it ended before it has saved one of its own.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the system refuses.
-    pub(super) fn put_aside(folder: &Path) -> Result<()> {
-        let file = folder.join(STATE_FILE);
-        match fs::rename(&file, folder.join(EARLIER_FILE)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&file)(error)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Writes a state into `folder`, atomically, in the place of that of an earlier training.
+    /// Writes a state into `folder`, atomically.
     ///
     /// # Errors
     /// [`Error::Io`] when the system refuses; an old file is then as it was.
@@ -107,31 +96,54 @@ impl TrainingState {
         let file = folder.join(STATE_FILE);
         let header = serde_json::to_string(header)
             .map_err(|error| Error::invalid(&file, error.to_string()))?;
-        save(tensors, &[(HEADER, &header)], &file)?;
-        let earlier = folder.join(EARLIER_FILE);
-        match fs::remove_file(&earlier) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&earlier)(error)),
-            _ => Ok(()),
-        }
+        save(tensors, &[(HEADER, &header)], &file)
     }
 
-    /// Fails if an option is another one than in the run that left the state.
+    /// The time that the chat template has printed into the rows, if it prints one.
+    pub fn rendered(&self) -> Option<Time> {
+        self.header.rendered
+    }
+
+    /// Fails if an option is another one than in the run that left the state. The time `rendered` is
+    /// that of the rows given now.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the file, the option and both values.
-    pub(super) fn check_options(&self, options: &Map<String, Value>) -> Result<()> {
+    pub(super) fn check_options(
+        &self,
+        options: &Map<String, Value>,
+        rendered: Option<Time>,
+    ) -> Result<()> {
         for (name, now) in options {
             let then = self.header.options.get(name).unwrap_or(&Value::Null);
             if then != now {
                 return Err(Error::Usage(format!(
                     "{}: the training that is to go on has {name} {then}, and now it is {now}. Give \
                      it the same, or begin a new training from its weights with \
-                     --resume-adapter-file",
-                    self.file.display()
+                     --resume-adapter-file{}",
+                    self.file.display(),
+                    if name == ROWS { self.other_time(rendered) } else { String::new() }
                 )));
             }
         }
         Ok(())
+    }
+
+    /// What to say of rows that differ if a chat template has printed different times into them.
+    fn other_time(&self, now: Option<Time>) -> String {
+        match (self.rendered(), now) {
+            (then, now) if then == now => String::new(),
+            (Some(then), Some(now)) => format!(
+                ". The chat template prints the time: {then} when the training began, and {now} \
+                 into these rows; the command `graft train` prints the first again when it resumes"
+            ),
+            (then, now) => {
+                let time = then.or(now).map(|time| time.to_string()).unwrap_or_default();
+                format!(
+                    ". The chat template prints the time, {time}: rows of another day are others"
+                )
+            }
+        }
     }
 }
 
@@ -171,6 +183,7 @@ mod tests {
             batches_seen: 20,
             updates: 10,
             accumulated: 0,
+            rendered: None,
             options,
         }
     }
@@ -196,12 +209,39 @@ mod tests {
         TrainingState::write(&header(), tensors(), folder.path()).unwrap();
         let state = TrainingState::read(folder.path()).unwrap().unwrap();
         let mut options = header().options;
-        state.check_options(&options).unwrap();
+        state.check_options(&options, None).unwrap();
         options["lora_parameters"]["scale"] = json!(0.2);
-        let message = state.check_options(&options).unwrap_err().to_string();
+        let message = state.check_options(&options, None).unwrap_err().to_string();
         let wanted = "training_state.safetensors: the training that is to go on has \
                       lora_parameters {\"scale\":0.1}, and now it is {\"scale\":0.2}. ";
         assert!(message.contains(wanted), "{message}");
+    }
+
+    #[test]
+    fn rows_with_another_time_are_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let time = |text: &str| Some(serde_json::from_value(json!(text)).unwrap());
+        let (then, now) = (time("2026-11-30T23:59:10+01:00"), time("2026-12-01T08:00:00+01:00"));
+        let message = |then: Option<Time>, now: Option<Time>| {
+            let mut header = Header { rendered: then, ..header() };
+            header.options.insert(ROWS.to_owned(), json!("of checksum 1"));
+            TrainingState::write(&header, tensors(), folder.path()).unwrap();
+            let state = TrainingState::read(folder.path()).unwrap().unwrap();
+            assert_eq!(state.rendered(), then);
+            header.options.insert(ROWS.to_owned(), json!("of checksum 2"));
+            state.check_options(&header.options, now).unwrap_err().to_string()
+        };
+        let found = message(then, now);
+        assert!(found.contains("training rows \"of checksum 1\""), "{found}");
+        assert!(found.contains("2026-11-30T23:59:10+01:00 when the training began"), "{found}");
+        assert!(found.contains("2026-12-01T08:00:00+01:00 into these rows"), "{found}");
+        for (then, now) in [(then, None), (None, now)] {
+            let found = message(then, now);
+            assert!(found.contains("The chat template prints the time, 2026-1"), "{found}");
+        }
+        for time in [None, now] {
+            assert!(!message(time, time).contains("chat template"));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::flat::{Layout, NamedParam};
 use super::loss::next_token_loss;
 use super::optimizer::{self, Moments};
 use crate::args::OptimizerOptions;
-use crate::models::{Model, wrong_shape};
+use crate::models::{FLOATING, Model, wrong_dtype, wrong_shape};
 use crate::nn::{Context, Module, Param, Source, constant};
 use crate::{Error, Result};
 
@@ -204,9 +204,9 @@ impl Step {
             }
         }
         if self.frozen.iter().any(|(param, value)| !param.is(value)) {
-            self.frozen = partition(&self.model).0;
             (self.update, self.accumulate) =
                 compile(&self.model, &self.layout, self.options, self.every)?;
+            self.frozen = partition(&self.model).0;
         }
         Ok(())
     }
@@ -225,25 +225,29 @@ impl Step {
     ///
     /// Nothing is evaluated: [`Step::state`] together with the output is what to evaluate, and then
     /// [`Step::settle`] what to call. `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`.
+    ///
+    /// # Errors
+    /// What tracing reports; the state is then as before.
     pub fn run(&mut self, tokens: &Array, lengths: &Array, rate: f32) -> Result<StepOutput> {
         self.refresh()?;
         let (next, key) = random::split(&self.key)?;
-        self.key = next;
         let mut inputs: Vec<Array> = self.moments.iter().map(|m| m.values.clone()).collect();
         inputs.extend(self.moments.iter().map(|m| m.m.clone()));
         inputs.extend(self.moments.iter().map(|m| m.v.clone()));
-        inputs.extend(self.pending.take().into_iter().flatten());
+        inputs.extend(self.pending.iter().flatten().cloned());
         inputs.push(Array::scalar(rate)?);
         inputs.push(Array::scalar((self.updates + 1) as f32)?);
         inputs.extend([key, tokens.clone(), lengths.clone()]);
-        self.updated = self.accumulated + 1 >= self.every;
-        if !self.updated {
-            let mut out = self.accumulate.call(&inputs)?;
+        let updates = self.accumulated + 1 >= self.every;
+        let compiled = if updates { &self.update } else { &self.accumulate };
+        let mut out = compiled.call(&inputs)?;
+        (self.key, self.updated, self.pending) = (next, updates, None);
+        if !updates {
             self.pending = Some(out.split_off(2));
             let tokens = out.remove(1);
             return Ok(StepOutput { loss: out.remove(0), tokens });
         }
-        let mut out = self.update.call(&inputs)?.into_iter();
+        let mut out = out.into_iter();
         let mut take = || out.next().ok_or_else(|| Error::Usage("the step lost an output".into()));
         let (loss, count) = (take()?, take()?);
         for moments in &mut self.moments {
@@ -312,11 +316,12 @@ impl Step {
     }
 
     /// Goes on from what [`Step::named_state`] gave after so many updates, and batches since the
-    /// last one; `file` is where it was read. Nothing changes on an error.
+    /// last one; `file` is where it was read. Nothing changes on an error. The weights take the
+    /// dtypes that they had there: a training may have begun with a file of others than the model's.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming a tensor that is missing, has another shape or dtype, or is of no
-    /// trainable weight.
+    /// [`Error::Invalid`] naming a tensor that is missing, has another shape or a dtype that cannot
+    /// be, or is of no trainable weight.
     pub fn restore(
         &mut self,
         mut tensors: BTreeMap<String, Array>,
@@ -324,11 +329,18 @@ impl Step {
         file: &Path,
     ) -> Result<()> {
         let has_gradients = tensors.keys().any(|name| name.starts_with("gradients."));
+        let named: Vec<NamedParam> =
+            self.layout.named().map(|(name, param)| (name.to_owned(), param.clone())).collect();
+        let saved = named.iter().map(|(name, param)| saved_weight(&tensors, name, param, file));
+        let saved: Vec<Array> = saved.collect::<Result<_>>()?;
+        let layout = Layout::of_values(&named, &saved);
+        let names = named.iter().map(|(name, _)| name.as_str());
+        let likes: BTreeMap<&str, &Array> = names.zip(&saved).collect();
         let mut take = |kind: &str| {
-            let take = |(name, param): (&str, &Param)| {
-                take_like(&mut tensors, &format!("{kind}.{name}"), &param.get(), file)
+            let take = |(name, _): (&str, &Param)| {
+                take_like(&mut tensors, &format!("{kind}.{name}"), likes[name], file)
             };
-            self.layout.join(&self.layout.named().map(take).collect::<Result<Vec<_>>>()?)
+            layout.join(&layout.named().map(take).collect::<Result<Vec<_>>>()?)
         };
         let (values, m, v) = (take("weights")?, take("m")?, take("v")?);
         let pending = has_gradients.then(|| take("gradients")).transpose()?;
@@ -341,6 +353,8 @@ impl Step {
             .map(|(values, (m, v))| Moments { values, m, v })
             .collect();
         transforms::eval(&state(&moments, pending.as_deref(), &key))?;
+        (self.update, self.accumulate) = compile(&self.model, &layout, self.options, self.every)?;
+        self.layout = layout;
         (self.moments, self.pending, self.key) = (moments, pending, key);
         (self.updates, self.accumulated) = (updates, accumulated);
         self.views = publish(&self.layout, &self.moments);
@@ -354,6 +368,24 @@ fn state(moments: &[Moments], pending: Option<&[Array]>, key: &Array) -> Vec<Arr
     moments.chain(pending.into_iter().flatten().cloned()).chain([key.clone()]).collect()
 }
 
+/// The value that the weight `name` has in a state of `file`.
+fn saved_weight(
+    tensors: &BTreeMap<String, Array>,
+    name: &str,
+    param: &Param,
+    file: &Path,
+) -> Result<Array> {
+    let name = &format!("weights.{name}");
+    let (tensor, like) = (tensors.get(name).ok_or_else(|| missing(file, name))?, param.get());
+    if tensor.shape() != like.shape() {
+        return Err(wrong_shape(file, name, tensor.shape(), like.shape()));
+    }
+    if !tensor.dtype().is_floating() {
+        return Err(wrong_dtype(file, name, tensor.dtype(), FLOATING));
+    }
+    Ok(tensor.clone())
+}
+
 /// Takes the tensor `name`, which has the shape and the dtype of `like`, out of those of `file`.
 fn take_like(
     tensors: &mut BTreeMap<String, Array>,
@@ -361,18 +393,19 @@ fn take_like(
     like: &Array,
     file: &Path,
 ) -> Result<Array> {
-    let Some(tensor) = tensors.remove(name) else {
-        let message = format!("no tensor {name:?}, which the model has; is it of another model?");
-        return Err(Error::invalid(file, message));
-    };
+    let tensor = tensors.remove(name).ok_or_else(|| missing(file, name))?;
     if tensor.shape() != like.shape() {
         return Err(wrong_shape(file, name, tensor.shape(), like.shape()));
     }
     if tensor.dtype() != like.dtype() {
-        let (found, wanted) = (tensor.dtype(), like.dtype());
-        return Err(Error::invalid(file, format!("tensor {name:?} is {found}, wanted {wanted}")));
+        return Err(wrong_dtype(file, name, tensor.dtype(), &like.dtype().to_string()));
     }
     Ok(tensor)
+}
+
+fn missing(file: &Path, name: &str) -> Error {
+    let message = format!("no tensor {name:?}, which the model has; is it of another model?");
+    Error::invalid(file, message)
 }
 
 /// Gives the model views of the current weights.
