@@ -12,14 +12,22 @@ from mlx_graft.core import _self_test
 from mlx_graft.core._cases import OPS
 from mlx_graft.core._parity import Maker, Verdict, comparison
 from mlx_graft.core._sections import SECTIONS
-from support.run import execute, succeed
+from support.run import execute
 
 
-def test_it_prints_a_table_and_succeeds() -> None:
+def test_it_prints_a_table_and_what_is_left() -> None:
     command = [sys.executable, "-m", "mlx_graft.core", "--self-test", "--seconds", "2"]
-    printed = succeed(*command, "--device", "cpu")
-    for word in ["group", "equal", "within tolerance", "failed", "arithmetic", "seed 7"]:
-        assert word in printed
+    run = execute(*command, "--device", "cpu")
+    assert run.returncode == 3, run.stdout + run.stderr
+    for word in ["group", "equal", "within tolerance", "failed", "arithmetic", "seed 7", "to go"]:
+        assert word in run.stdout
+
+
+def test_it_succeeds(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(_self_test, "OPS", OPS[:3])
+    monkeypatch.setattr(_self_test, "SECTIONS", {"native kernels": SECTIONS["native kernels"]})
+    assert _self_test.run(5.0, 7) == 0
+    assert "to go" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -39,11 +47,11 @@ def test_a_wrong_operation_is_found(monkeypatch, capsys) -> None:
     assert "failed: square, case 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["transforms", "files"])
+@pytest.mark.parametrize("name", ["transforms", "files", "native kernels"])
 def test_a_section_finds_no_difference(name: str) -> None:
     found = list(SECTIONS[name](7))
     assert [one.where for one in found if one.verdict is Verdict.FAILED] == []
-    assert sum(one.worked for one in found) > 100
+    assert sum(one.worked for one in found) >= 80
 
 
 def test_a_wrong_file_is_found(monkeypatch) -> None:

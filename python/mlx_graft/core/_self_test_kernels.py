@@ -56,6 +56,11 @@ def _attention(heads: int, kv_heads: int, **options: Any) -> Case:
     )
 
 
+def _quantized(x: Any, *shape: int, bits: int = 4) -> Any:
+    """A quantized matrix of small numbers: near 0, the tolerance is for sums of size 1."""
+    return mx.quantize(0.1 * x.fixed(*shape), bits=bits)
+
+
 # Few rows and many, lengths that are multiples of nothing, and what models use.
 OPERATIONS = [
     Native(
@@ -69,9 +74,9 @@ OPERATIONS = [
     Native(
         "quantized_matmul", mx.quantized_matmul,
         [
-            lambda f, x: f(x(3, 64), *mx.quantize(x.fixed(40, 64))),
-            lambda f, x: f(x(37, 128), *mx.quantize(x.fixed(40, 128), bits=8), bits=8),
-            lambda f, x: f(x(5, 40), *mx.quantize(x.fixed(40, 64)), transpose=False),
+            lambda f, x: f(x(3, 64), *_quantized(x, 40, 64)),
+            lambda f, x: f(x(37, 128), *_quantized(x, 40, 128, bits=8), bits=8),
+            lambda f, x: f(x(5, 40), *_quantized(x, 40, 64), transpose=False),
         ],
     ),
     Native("gather_mm", mx.gather_mm, [
@@ -79,7 +84,7 @@ OPERATIONS = [
     ]),
     Native("gather_qmm", mx.gather_qmm, [
         lambda f, x: f(
-            x(4, 2, 64), *mx.quantize(x.fixed(3, 8, 64)), x.index(4, 6), x.index(3, 6)
+            x(4, 2, 64), *_quantized(x, 3, 8, 64), x.index(4, 6), x.index(3, 6)
         ),
     ]),
     Native("softmax", lambda x: mx.softmax(x, axis=-1), [lambda f, x: f(x(5, 67))]),

@@ -530,37 +530,32 @@ mod tests {
             (second, third),
         ];
         for (a, b) in pairs {
-            // The last steps of the sum may be those of a second product.
-            for (parallel, second) in [(false, 0), (true, 0), (true, 9.min(k - 1))] {
+            let part = |at: usize, count: usize| [a.columns(at, count), b.rows(at, count)];
+            let (third, last) = (k / 3, 9.min(k - 1));
+            let ways = [
+                (vec![part(0, k)], None),
+                // The last steps of the sum are those of a second product, which is short.
+                (vec![part(0, k - last)], (last > 0).then(|| part(k - last, last))),
+                // There are two products, the second of which has longer sums.
+                (vec![part(0, third), part(third, k - third)], None),
+            ];
+            let sum = |at: usize| {
+                let terms = (0..k).map(|t| wide(a.get(at / n, t)) * wide(b.get(t, at % n)));
+                terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + f64::abs(term)))
+            };
+            let sums: Vec<(f64, f64)> = (0..m * n).map(sum).collect();
+            for ((products, short), parallel) in
+                ways.iter().flat_map(|way| [false, true].map(|parallel| (way, parallel)))
+            {
                 let mut found = vec![MaybeUninit::new(T::round(f32::NAN)); m * n];
-                let first = k - second;
-                let short = [a.columns(first, second), b.rows(first, second)];
-                let product = [a.columns(0, first), b.rows(0, first)];
-                let short = (second > 0).then_some(short);
-                multiply_in::<K, T>(limits, &[product], short, &mut found, parallel);
-                check_sums([a, b], &found, unit);
-                // The same as a sum of two products, the second of which has longer sums.
-                let pairs = [(0, k / 3), (k / 3, k - k / 3)];
-                let pairs = pairs.map(|(at, count)| [a.columns(at, count), b.rows(at, count)]);
-                found.fill(MaybeUninit::new(T::round(f32::NAN)));
-                multiply_in::<K, T>(limits, &pairs, None, &mut found, parallel);
-                check_sums([a, b], &found, unit);
+                multiply_in::<K, T>(limits, products, *short, &mut found, parallel);
+                for (found, &(sum, size)) in found.iter().zip(&sums) {
+                    // SAFETY: all elements were initialised when the vector was made.
+                    let found = wide(unsafe { found.assume_init() });
+                    let bound = unit * f64::abs(sum) + k as f64 * 6e-8 * size;
+                    assert!((found - sum).abs() <= bound, "{m} {k} {n}: {found} for {sum}");
+                }
             }
-        }
-    }
-
-    /// Compares a product, all of whose elements are initialised, with sums of `f64`.
-    fn check_sums<T: Float>([a, b]: [Matrix<'_, T>; 2], found: &[MaybeUninit<T>], unit: f64) {
-        let (m, k, n) = (a.rows, b.rows, b.columns);
-        for (at, found) in found.iter().enumerate() {
-            let (i, j) = (at / n, at % n);
-            let terms = (0..k).map(|t| wide(a.get(i, t)) * wide(b.get(t, j)));
-            let (sum, size) =
-                terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + f64::abs(term)));
-            // SAFETY: the caller says so.
-            let found = wide(unsafe { found.assume_init() });
-            let bound = unit * f64::abs(sum) + k as f64 * 6e-8 * size;
-            assert!((found - sum).abs() <= bound, "{m} {k} {n}: {found} for {sum}");
         }
     }
 
