@@ -152,7 +152,7 @@ OPS = [
             lambda f, x: f(x(2, 3), x(4)),
             lambda f, x: f(x(2), 'text'),
         ],
-        grad=True,
+        grad=False,
         c=("mlx_divmod",),
     ),
     Op(
