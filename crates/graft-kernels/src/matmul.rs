@@ -16,6 +16,8 @@ mod avx512_bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx512_lanes;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_pairs;
+#[cfg(target_arch = "x86_64")]
 mod avx512_panels;
 #[cfg(target_arch = "x86_64")]
 mod avx512_tile;
@@ -23,6 +25,8 @@ mod bfloat16;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
 pub(crate) mod converted;
+#[cfg(target_arch = "x86_64")]
+mod cuts;
 pub(crate) mod factor;
 #[cfg(target_arch = "x86_64")]
 mod few_rows;
@@ -32,8 +36,6 @@ mod gather_mm;
 mod gemv;
 mod linear;
 pub(crate) mod matrix;
-#[cfg(target_arch = "x86_64")]
-mod pack;
 #[cfg(target_arch = "x86_64")]
 mod panels;
 mod problem;

@@ -20,9 +20,12 @@ mod many_rows;
 mod multiples;
 mod operands;
 mod output;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod product;
 #[cfg(target_arch = "x86_64")]
 mod row_sums;
+mod solve;
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -240,7 +243,7 @@ impl Primitive for QuantizedMatmul {
         let x = Floats::new(&inputs[0])?;
         let weight = Weight::new(self.format, &inputs[1..])?;
         let stacks = [stack_of(inputs[0].shape()), stack_of(inputs[1].shape())];
-        product::solve(x, stacks, &weight, self.transpose, &mut outputs[0])
+        solve::solve(x, stacks, &weight, self.transpose, &mut outputs[0])
     }
 
     fn vjp(

@@ -59,6 +59,20 @@ fn sizes_that_are_shared_among_threads() -> Result<()> {
     Ok(())
 }
 
+/// Sums of more steps, and matrices of more columns, than are unpacked at a time.
+#[test]
+fn matrices_that_are_unpacked_in_parts() -> Result<()> {
+    for (n, k) in [(2200, 1152), (96, 4224)] {
+        for format in [("affine", 64, 4), ("affine", 128, 3), ("mxfp4", 32, 4)] {
+            let forward = Packed::new(format, true, Dtype::Bfloat16, &numbers(1, &[n, k])?)?;
+            let backward = Packed::new(format, false, Dtype::Bfloat16, &numbers(2, &[n, k])?)?;
+            forward.check(&of(Dtype::Bfloat16, 3, &[50, k])?)?;
+            backward.check(&of(Dtype::Bfloat16, 4, &[50, n])?)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn stacks_and_strides() -> Result<()> {
     let format = ("affine", 32, 4);

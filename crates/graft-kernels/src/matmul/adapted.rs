@@ -7,6 +7,8 @@ use mlx_graft::primitive::{
 };
 use mlx_graft::{Array, Dtype, Element, Error, Result, ops};
 
+use super::matrix::Matrix;
+use super::problem::{Product, has_sums, write_sum};
 use super::{Matmul, linear, multiply, to_front, transposed};
 use crate::derivatives::{self, Composed};
 use crate::low_rank::{self, Base, MOST_RANK, rows, scaled};
@@ -57,7 +59,7 @@ fn suits([x, w, a, b]: [&Array; 4]) -> bool {
     let [least_rows, least_inputs, least_outputs] = LEAST;
     floats::is_known(x)
         && [w, a, b].iter().all(|y| y.dtype() == x.dtype())
-        && has_kernel(x.dtype())
+        && has_sums()
         && (1..=MOST_RANK).contains(rank)
         && inputs >= least_inputs
         && *outputs >= least_outputs
@@ -70,19 +72,6 @@ fn suits([x, w, a, b]: [&Array; 4]) -> bool {
 /// Whether `x` and the transpose of `w` fit, and neither is converted.
 fn are_multiplied_as_they_are(x: &Array, w: &Array) -> bool {
     x.dtype() == w.dtype() && w.ndim() == 2 && x.shape().last() == w.shape().last()
-}
-
-/// Whether the processor has a kernel for the sum of products, and no faster one for a single one.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn has_kernel(dtype: Dtype) -> bool {
-    use super::{avx2, avx512_bf16};
-
-    avx2::is_usable() && (dtype != Dtype::Bfloat16 || !avx512_bf16::suits_many_rows())
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn has_kernel(_: Dtype) -> bool {
-    false
 }
 
 /// Computes a product, and returns its elements.
@@ -144,9 +133,9 @@ impl Primitive for Adapted {
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
         match inputs[0].dtype() {
-            Dtype::Bfloat16 => kernel::write::<bf16>(inputs, &mut outputs[0]),
-            Dtype::Float16 => kernel::write::<f16>(inputs, &mut outputs[0]),
-            _ => kernel::write::<f32>(inputs, &mut outputs[0]),
+            Dtype::Bfloat16 => write::<bf16>(inputs, &mut outputs[0]),
+            Dtype::Float16 => write::<f16>(inputs, &mut outputs[0]),
+            _ => write::<f32>(inputs, &mut outputs[0]),
         }
     }
 
@@ -199,57 +188,21 @@ impl Primitive for Adapted {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod kernel {
-    use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
-
-    use super::super::avx2::Avx2;
-    use super::super::avx512::Avx512;
-    use super::super::blocked;
-    use super::super::matrix::Matrix;
-    use super::super::{avx2_lanes, avx512_lanes};
-    use crate::isa::Isa;
-
-    /// Writes `x @ w.T + inner @ b`.
-    pub(super) fn write<T: avx2_lanes::Lanes + avx512_lanes::Lanes>(
-        inputs: &[InputBuffer<'_>],
-        output: &mut OutputBuffer<'_>,
-    ) -> Result<(), KernelError> {
-        let [x, w, _, b, inner] = inputs else {
-            return Err(KernelError::new("an adapted product has five inputs"));
-        };
-        let w = Matrix::of(&w.strided::<T>()?, &[]);
-        let b = Matrix::of(&b.strided::<T>()?, &[]);
-        // Where a trace without shapes, or a vectorized call, meets nothing.
-        if output.size() == 0 || w.columns == 0 {
-            output.as_mut_slice::<T>()?;
-            return Ok(());
-        }
-        let rows = x.size() / w.columns;
-        let x = Matrix::from_rows(x.as_slice::<T>()?, rows, w.columns);
-        let inner = Matrix::from_rows(inner.as_slice::<T>()?, rows, b.rows);
-        // SAFETY: all of it is written.
-        let out = unsafe { output.as_uninit_slice::<T>()? };
-        let (product, short) = ([x, w.transposed()], [inner, b]);
-        if Isa::Avx512.is_usable() {
-            blocked::multiply_two::<Avx512, T>(product, short, out, true);
-        } else {
-            blocked::multiply_two::<Avx2, T>(product, short, out, true);
-        }
-        Ok(())
+/// Writes `x @ w.T + inner @ b`.
+fn write<T: Product>(
+    inputs: &[InputBuffer<'_>],
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    let [x, w, _, b, inner] = inputs else {
+        return Err(KernelError::new("an adapted product has five inputs"));
+    };
+    let w = Matrix::of(&w.strided::<T>()?, &[]);
+    let b = Matrix::of(&b.strided::<T>()?, &[]);
+    if w.columns == 0 {
+        return write_sum::<T>(&[], None, output);
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-mod kernel {
-    use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
-
-    /// There is no such kernel for this processor, as `has_kernel` says.
-    #[expect(clippy::extra_unused_type_parameters, reason = "as the kernel has it elsewhere")]
-    pub(super) fn write<T>(
-        _: &[InputBuffer<'_>],
-        _: &mut OutputBuffer<'_>,
-    ) -> Result<(), KernelError> {
-        Err(KernelError::new("there is no kernel for adapted products on this processor"))
-    }
+    let rows = x.size() / w.columns;
+    let x = Matrix::from_rows(x.as_slice::<T>()?, rows, w.columns);
+    let inner = Matrix::from_rows(inner.as_slice::<T>()?, rows, b.rows);
+    write_sum(&[[x, w.transposed()]], Some([inner, b]), output)
 }

@@ -75,6 +75,7 @@ impl<T: Lanes> Kernel<T> for Avx2 {
     const LIMITS: Limits = Limits { steps: 768, packed: 1 << 21, waiting: 1 << 22 };
     /// The processor sees by itself what is read next; asked for, it took up to a sixth of the time.
     const ASKS_AHEAD: bool = false;
+    const NUMBERS: usize = 1;
     type A = A;
     type B = B;
     const ZEROS: (A, B) = (A([0.0; A_LINES]), B([0.0; B_LINES]));

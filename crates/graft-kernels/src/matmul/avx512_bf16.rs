@@ -1,24 +1,18 @@
-//! Products of `bfloat16` by AVX-512's dot products of pairs, which add up in `float32`.
-//!
-//! Both operands are packed into panels in which pairs of neighbours along the sum lie together:
-//! a panel of `a` has 14 rows, one of `b` 32 columns, and the 14 × 32 sums of a tile stay in
-//! registers for the whole length of the sum. A few rows are multiplied without packing.
+//! Products of a few rows of `bfloat16` by AVX-512's dot products of pairs, which add up in `float32`:
+//! nothing is packed. Many rows are those of `avx512_pairs`.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __cpuid, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
-    _mm512_loadu_si512, _mm512_mask_storeu_epi16, _mm512_maskz_loadu_epi16, _mm512_reduce_add_ps,
-    _mm512_set1_epi32, _mm512_setzero_ps,
+    __m512bh, __m512i, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_maskz_loadu_epi16,
+    _mm512_reduce_add_ps, _mm512_setzero_ps,
 };
 use std::mem::{MaybeUninit, transmute};
-use std::sync::LazyLock;
 
 use half::bf16;
 
 use super::few_rows::parts;
 use super::matrix::Matrix;
-use super::pack::{A_LINES, B_LINES, Panels};
-use super::problem::{Each, Output};
+use super::problem::Each;
 use crate::avx512::LANES;
 use crate::isa::Isa;
 use crate::prefetch::prefetch;
@@ -30,29 +24,6 @@ const FEW_ROWS: usize = 4;
 /// Columns that are read side by side there, for each of which the row is in a register anyway.
 const TOGETHER: usize = 4;
 
-/// Panels of `a` that stay in the second-level cache while the panels of `b` pass by.
-const BLOCK: usize = 8;
-
-/// Bytes of `b` that are packed at a time.
-const PACKED_BYTES: usize = 8 << 20;
-
-/// Whether they are faster than multiplications in `float32`: twice as fast on AMD's processors,
-/// half as fast on Intel's (measured on Emerald Rapids), which have AMX for this.
-fn is_fast() -> bool {
-    // A virtual machine takes microseconds for the instruction.
-    static IS_FAST: LazyLock<bool> = LazyLock::new(|| {
-        let vendor = __cpuid(0);
-        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-        name.as_flattened() == b"AuthenticAMD"
-    });
-    *IS_FAST
-}
-
-/// Whether [`multiply`] is the way to multiply many rows.
-pub(super) fn suits_many_rows() -> bool {
-    Isa::Avx512Bf16.is_asked_for() || Isa::Avx512Bf16.is_usable() && is_fast()
-}
-
 /// Whether [`few_rows`] multiplies these matrices.
 pub(super) fn suits_few_rows(a: &Matrix<'_, bf16>, b: &Matrix<'_, bf16>) -> bool {
     Isa::Avx512Bf16.is_usable()
@@ -60,95 +31,7 @@ pub(super) fn suits_few_rows(a: &Matrix<'_, bf16>, b: &Matrix<'_, bf16>) -> bool
             || b.columns == 1 && a.has_dense_rows())
 }
 
-/// Writes `a × b` to `out`, all of it.
-///
-/// # Panics
-/// If the processor lacks the instructions, or the sizes do not fit.
-pub(super) fn multiply(
-    a: Matrix<'_, bf16>,
-    b: Matrix<'_, bf16>,
-    out: &mut [MaybeUninit<bf16>],
-    parallel: bool,
-) {
-    assert!(
-        Isa::Avx512Bf16.is_supported() && a.columns == b.rows && out.len() == a.rows * b.columns
-    );
-    let n = b.columns;
-    let out = Output(out.as_mut_ptr());
-    let a_panels = Panels::<A_LINES>::pack(a, parallel);
-    let columns = (PACKED_BYTES / (2 * b.rows)).max(B_LINES).next_multiple_of(B_LINES);
-    for start in (0..n).step_by(columns) {
-        let columns = columns.min(n - start);
-        let b_panels = Panels::<B_LINES>::pack(b.transposed().rows(start, columns), parallel);
-        let blocks = a_panels.count().div_ceil(BLOCK);
-        let pieces = if parallel { (4 * tasks::threads()).div_ceil(blocks) } else { 1 };
-        let per_piece = b_panels.count().div_ceil(pieces);
-        tasks::for_each(blocks * pieces, parallel, |task, (): &mut ()| {
-            let (block, piece) = (task / pieces, task % pieces);
-            let a_range = block * BLOCK..a_panels.count().min((block + 1) * BLOCK);
-            let last = b_panels.count().min((piece + 1) * per_piece);
-            for j in piece * per_piece..last {
-                for i in a_range.clone() {
-                    // SAFETY: the instructions were found above; the panels have one length; tile
-                    // (i, j) of this piece of `b` is written by this task alone, and lies inside of
-                    // `out`, whose rows and columns are those that were packed.
-                    unsafe {
-                        let (rows, columns) = (a_panels.lines(i), b_panels.lines(j));
-                        let out = out.at(i * A_LINES * n + start + j * B_LINES);
-                        tile(a_panels.get(i), b_panels.get(j), out, n, rows, columns);
-                    }
-                }
-            }
-        });
-    }
-}
-
-/// Writes the product of a panel of `a` and one of `b`, of which `rows` and `columns` count, to
-/// `out`, whose rows are `stride` elements apart.
-///
-/// # Safety
-/// The processor has the instructions, and the rows and columns of `out` may be written.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn tile(
-    a: &[[u32; LANES]],
-    b: &[[u32; B_LINES]],
-    out: *mut MaybeUninit<bf16>,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-) {
-    let mut sums = [[_mm512_setzero_ps(); 2]; A_LINES];
-    for (a, b) in a.iter().zip(b) {
-        let b = [load(&b[..LANES]), load(&b[LANES..])];
-        for (sums, &pair) in sums.iter_mut().zip(a) {
-            let pair = as_bf16(_mm512_set1_epi32(pair.cast_signed()));
-            sums[0] = _mm512_dpbf16_ps(sums[0], pair, b[0]);
-            sums[1] = _mm512_dpbf16_ps(sums[1], pair, b[1]);
-        }
-    }
-    let mask = u32::MAX >> (B_LINES - columns);
-    for (i, [low, high]) in sums.into_iter().enumerate().take(rows) {
-        let rounded = _mm512_cvtne2ps_pbh(high, low);
-        // SAFETY: row `i` and its first `columns` elements may be written.
-        unsafe {
-            _mm512_mask_storeu_epi16(out.add(i * stride).cast(), mask, as_integers(rounded));
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f")]
-fn load(pairs: &[u32]) -> __m512bh {
-    assert_eq!(pairs.len(), LANES);
-    // SAFETY: the slice holds 64 bytes.
-    as_bf16(unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) })
-}
-
 fn as_bf16(x: __m512i) -> __m512bh {
-    // SAFETY: both are 64 bytes without invalid values.
-    unsafe { transmute(x) }
-}
-
-fn as_integers(x: __m512bh) -> __m512i {
     // SAFETY: both are 64 bytes without invalid values.
     unsafe { transmute(x) }
 }

@@ -104,14 +104,8 @@ impl Lanes for bf16 {
         count: usize,
         mut put: impl FnMut(usize, __m512),
     ) {
-        let mask = u32::MAX >> Self::TOGETHER.saturating_sub(count);
-        let mut pairs = [_mm512_setzero_si512(); LANES];
-        for (pairs, line) in pairs.iter_mut().zip(lines) {
-            // SAFETY: the mask covers numbers of the line.
-            *pairs = unsafe { _mm512_maskz_loadu_epi16(mask, line.cast()) };
-        }
-        // SAFETY: this function is compiled for the instructions.
-        let pairs = unsafe { transposed(pairs) };
+        // SAFETY: the caller says so, and this function is compiled for the instructions.
+        let pairs = unsafe { transposed_pairs(lines, count) };
         let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
         for (i, pairs) in pairs.into_iter().enumerate() {
             put(2 * i, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)));
@@ -133,6 +127,29 @@ impl Lanes for f16 {
         const ROUNDING: i32 = 0;
         // SAFETY: the caller says so.
         unsafe { _mm256_mask_storeu_epi16(to.cast(), mask, _mm512_cvtps_ph::<ROUNDING>(x)) };
+    }
+}
+
+/// The first two numbers of sixteen lines, then the next ones, and so on: those of 32, zeros where the
+/// `count` that the lines have are fewer.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW and VL, the caller is compiled for it, and each line has so many
+/// numbers.
+#[allow(clippy::inline_always)] // The registers would go through memory.
+#[inline(always)]
+pub(super) unsafe fn transposed_pairs(
+    lines: [*const bf16; LANES],
+    count: usize,
+) -> [__m512i; LANES] {
+    let mask = u32::MAX >> (2 * LANES).saturating_sub(count);
+    // SAFETY: the caller says so; the mask covers numbers of the line.
+    unsafe {
+        let mut pairs = [_mm512_setzero_si512(); LANES];
+        for (pairs, line) in pairs.iter_mut().zip(lines) {
+            *pairs = _mm512_maskz_loadu_epi16(mask, line.cast());
+        }
+        transposed(pairs)
     }
 }
 

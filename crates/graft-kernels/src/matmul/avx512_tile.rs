@@ -8,9 +8,8 @@ use std::arch::x86_64::{
 use std::array;
 
 use super::avx512::Avx512;
-use super::avx512_panels::{B_ROWS, Row};
+use super::avx512_panels::{A_LINES, B_ROWS, Row};
 use super::blocked::FEW_STEPS;
-use super::pack::A_LINES;
 use super::panels::{Numbers, RowKernel, Tile};
 use crate::avx512::{LANES, mask};
 

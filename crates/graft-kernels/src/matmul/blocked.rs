@@ -15,9 +15,14 @@ use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::LocalKey;
 
+use super::avx2::{self, Avx2};
+use super::avx512::Avx512;
+use super::cuts::{cuts, grid, parts, share};
 use super::matrix::Matrix;
 use super::soon::{Soon, Source};
+use super::{avx2_lanes, avx512_lanes};
 use crate::floats::Float;
+use crate::isa::Isa;
 use crate::tasks;
 
 /// Panels of `a` that are multiplied with a panel of `b` before the next one is packed, so that it
@@ -28,7 +33,7 @@ const FIRST: usize = 6;
 /// whole rows.
 const SHORT: usize = 128;
 
-/// The steps of panels are a multiple of this.
+/// The numbers of a line in a panel are a multiple of this.
 pub(super) const STEPS: usize = 16;
 
 /// Steps of a product of panels that nothing comes between.
@@ -57,6 +62,8 @@ pub(super) trait Kernel<T: Float> {
     const LIMITS: Limits;
     /// Whether tiles ask for what is packed or multiplied next.
     const ASKS_AHEAD: bool;
+    /// Numbers of a line in a step of a panel.
+    const NUMBERS: usize;
     /// A step of a panel of `a`.
     type A: Copy + Send + Sync + 'static;
     /// A step of a panel of `b`.
@@ -94,9 +101,14 @@ pub(super) trait Kernel<T: Float> {
     );
 }
 
-/// The steps of a panel for so many of the sum: those that are too many are zeros.
+/// The numbers of a line in a panel, for so many of the sum: those that are too many are zeros.
 pub(super) fn padded(steps: usize) -> usize {
     steps.next_multiple_of(STEPS)
+}
+
+/// The steps of a panel for so many numbers of the sum.
+fn length<K: Kernel<T>, T: Float>(steps: usize) -> usize {
+    padded(steps) / K::NUMBERS
 }
 
 /// The first `size` steps of a buffer, which grows if it must.
@@ -108,8 +120,75 @@ fn fitted<Step: Copy>(buffer: &mut Vec<Step>, size: usize, zeros: Step) -> &mut 
 }
 
 /// The largest of evenly sized parts of `whole`, none above `limit`, as a multiple of `unit`.
-fn part(whole: usize, limit: usize, unit: usize) -> usize {
+pub(crate) fn part(whole: usize, limit: usize, unit: usize) -> usize {
     whole.div_ceil(whole.div_ceil(limit.max(unit))).next_multiple_of(unit)
+}
+
+/// Products of matrices that are added up, each of which has a piece of the sum.
+pub(crate) trait Terms<T> {
+    /// Rows and columns of all products.
+    fn size(&self) -> (usize, usize);
+
+    /// The number of pieces, at least 1.
+    fn pieces(&self) -> usize;
+
+    /// The steps of a piece at most.
+    fn most_steps(&self) -> usize;
+
+    /// Columns that [`piece`](Self::piece) has at a time at most, and of which a multiple begins a part.
+    fn most_columns(&self) -> (usize, usize);
+
+    /// The matrices of a piece, of the second one some columns.
+    fn piece(&mut self, piece: usize, columns: Range<usize>) -> [Matrix<'_, T>; 2];
+}
+
+/// Terms that lie in memory.
+struct InMemory<'a, T> {
+    pieces: Vec<[Matrix<'a, T>; 2]>,
+    steps: usize,
+}
+
+impl<'a, T: Float> InMemory<'a, T> {
+    /// The products of pairs, in pieces of so many steps at most.
+    fn new(products: &[[Matrix<'a, T>; 2]], limit: usize) -> Self {
+        for [a, b] in products {
+            let ([first, _], [_, last]) = (products[0], products[0]);
+            assert!(a.rows == first.rows && a.columns == b.rows && b.columns == last.columns);
+        }
+        let longest = products.iter().map(|[a, _]| a.columns).max().unwrap_or(1);
+        let steps = part(longest, limit, 1);
+        let pieces = products.iter().flat_map(|&[a, b]| {
+            (0..a.columns).step_by(steps).map(move |step| {
+                let steps = steps.min(a.columns - step);
+                [a.columns(step, steps), b.rows(step, steps)]
+            })
+        });
+        Self { pieces: pieces.collect(), steps }
+    }
+}
+
+impl<T: Float> Terms<T> for InMemory<'_, T> {
+    fn size(&self) -> (usize, usize) {
+        let [a, b] = self.pieces[0];
+        (a.rows, b.columns)
+    }
+
+    fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    fn most_steps(&self) -> usize {
+        self.steps
+    }
+
+    fn most_columns(&self) -> (usize, usize) {
+        (usize::MAX, 1)
+    }
+
+    fn piece(&mut self, piece: usize, columns: Range<usize>) -> [Matrix<'_, T>; 2] {
+        let [a, b] = self.pieces[piece];
+        [a, b.columns(columns.start, columns.len())]
+    }
 }
 
 /// Writes `a × b` to `out`, all of it.
@@ -122,66 +201,66 @@ pub(super) fn multiply<K: Kernel<T>, T: Float + Send + Sync>(
     out: &mut [MaybeUninit<T>],
     parallel: bool,
 ) {
-    multiply_in::<K, T>(&K::LIMITS, &[[a, b]], None, out, parallel);
+    multiply_sum::<K, T>(&[[a, b]], None, out, parallel);
 }
 
-/// Writes the sum of the products `a × b` to `out`, all of it: it is that of one product whose sums are
-/// as long as those of all, and is rounded once.
+/// Writes the sum of the products `a × b`, and of a `short` one if there is one, to `out`, all of it. It
+/// is that of one product whose sums are as long as those of all, and is rounded once; the short sum
+/// takes a few more steps of the last block.
 ///
 /// # Panics
 /// As [`multiply`], or if there is no product.
 pub(super) fn multiply_sum<K: Kernel<T>, T: Float + Send + Sync>(
     products: &[[Matrix<'_, T>; 2]],
-    out: &mut [MaybeUninit<T>],
-    parallel: bool,
-) {
-    multiply_in::<K, T>(&K::LIMITS, products, None, out, parallel);
-}
-
-/// Writes `a × b + c × d` to `out`, all of it, where the second sum is short: it takes a few more
-/// steps of the first one's last block.
-///
-/// # Panics
-/// As [`multiply`].
-pub(super) fn multiply_two<K: Kernel<T>, T: Float + Send + Sync>(
-    product: [Matrix<'_, T>; 2],
-    short: [Matrix<'_, T>; 2],
-    out: &mut [MaybeUninit<T>],
-    parallel: bool,
-) {
-    multiply_in::<K, T>(&K::LIMITS, &[product], Some(short), out, parallel);
-}
-
-/// Writes the sum of the products `a × b`, and `c × d` added to it if there are these two, to `out` in
-/// blocks.
-fn multiply_in<K: Kernel<T>, T: Float + Send + Sync>(
-    limits: &Limits,
-    products: &[[Matrix<'_, T>; 2]],
     short: Option<[Matrix<'_, T>; 2]>,
     out: &mut [MaybeUninit<T>],
     parallel: bool,
 ) {
-    let (m, n) = (products[0][0].rows, products[0][1].columns);
+    let mut terms = InMemory::new(products, K::LIMITS.steps);
+    multiply_terms::<K, T>(&K::LIMITS, &mut terms, short, out, parallel);
+}
+
+/// [`multiply_sum`] in the widest registers of `float32`, if there is AVX2 at all.
+pub(super) fn multiply_sum_in_float32<T: avx2_lanes::Lanes + avx512_lanes::Lanes>(
+    products: &[[Matrix<'_, T>; 2]],
+    short: Option<[Matrix<'_, T>; 2]>,
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) -> bool {
+    if Isa::Avx512.is_usable() {
+        multiply_sum::<Avx512, T>(products, short, out, parallel);
+    } else if avx2::is_usable() {
+        multiply_sum::<Avx2, T>(products, short, out, parallel);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Writes the sum of all terms, and of a short product if there is one, to `out` in blocks.
+///
+/// # Panics
+/// As [`multiply`].
+pub(super) fn multiply_terms<K: Kernel<T>, T: Float + Send + Sync>(
+    limits: &Limits,
+    terms: &mut impl Terms<T>,
+    short: Option<[Matrix<'_, T>; 2]>,
+    out: &mut [MaybeUninit<T>],
+    parallel: bool,
+) {
+    let (m, n) = terms.size();
     assert!(K::is_supported() && out.len() == m * n);
-    for [a, b] in products.iter().chain(&short) {
-        assert!(a.rows == m && a.columns == b.rows && b.columns == n);
+    if let Some([c, d]) = short {
+        assert!(c.rows == m && c.columns == d.rows && d.columns == n);
     }
     let [a_lines, b_lines] = K::LINES;
-    let longest = products.iter().map(|[a, _]| a.columns).max().unwrap_or(1);
-    let steps = part(longest, limits.steps, 1);
-    let rows = part(m, limits.packed / steps, a_lines);
-    let pieces: Vec<[Matrix<'_, T>; 2]> = products
-        .iter()
-        .flat_map(|&[a, b]| {
-            (0..a.columns).step_by(steps).map(move |step| {
-                let steps = steps.min(a.columns - step);
-                [a.columns(step, steps), b.rows(step, steps)]
-            })
-        })
-        .collect();
+    let pieces = terms.pieces();
+    let rows = part(m, limits.packed / terms.most_steps(), a_lines);
     // Sums of 16-bit numbers over several blocks wait in `float32`.
-    let waits = pieces.len() > 1 && !T::IS_FLOAT32;
-    let columns = if waits { part(n, limits.waiting / rows, b_lines) } else { n };
+    let waits = pieces > 1 && !T::IS_FLOAT32;
+    let (most, unit) = terms.most_columns();
+    let most = if waits { most.min(limits.waiting / rows) } else { most };
+    let columns = part(n, most, b_lines.max(unit));
     // Nothing is read of it before the first block has written it.
     let mut waiting = Vec::<f32>::with_capacity(if waits { rows * columns } else { 0 });
     let corners = (0..m).step_by(rows).flat_map(|i| (0..n).step_by(columns).map(move |j| (i, j)));
@@ -193,17 +272,19 @@ fn multiply_in<K: Kernel<T>, T: Float + Send + Sync>(
         } else {
             Sums { data: out.data.cast(), stride: n }
         };
-        for (number, [a, b]) in pieces.iter().enumerate() {
-            let last = number + 1 == pieces.len();
+        for piece in 0..pieces {
+            let last = piece + 1 == pieces;
+            let [a, b] = terms.piece(piece, j..j + columns);
+            assert!(a.rows == m && a.columns == b.rows && b.columns == columns);
             let block = Block {
                 a: a.rows(i, rows),
-                b: b.columns(j, columns).transposed(),
+                b: b.transposed(),
                 out,
                 sums,
                 short: short
                     .filter(|_| last)
                     .map(|[c, d]| [c.rows(i, rows), d.columns(j, columns).transposed()]),
-                first: number == 0,
+                first: piece == 0,
                 last,
             };
             block.multiply::<K>(parallel);
@@ -253,56 +334,9 @@ struct Part {
     next: Option<usize>,
 }
 
-/// Cuts `all` panels into pieces for `threads`, of `most` or, so that all threads end together, the
-/// fewer the fewer are left. Source: guided self-scheduling, Polychronopoulos and Kuck, 1987.
-fn cuts(all: usize, most: usize, threads: usize) -> Vec<Range<usize>> {
-    let mut pieces = Vec::new();
-    let mut first = 0;
-    while first < all {
-        let count = (all - first).div_ceil(threads).min(most);
-        pieces.push(first..first + count);
-        first += count;
-    }
-    pieces
-}
-
-/// The panels of rows and of columns of each task: all of `count` rows for each piece of the columns,
-/// or fewer if there are fewer pieces than threads. The last single panels are cut once more, so that
-/// threads end together.
-fn parts(
-    count: usize,
-    pieces: &[Range<usize>],
-    threads: usize,
-) -> Vec<(Range<usize>, Range<usize>)> {
-    /// Panels of rows in a part at least, and parts of a panel of columns at most: each packs that
-    /// panel again.
-    const LEAST: usize = 8;
-    const MOST: usize = 4;
-    let single = pieces.iter().rev().take(threads).take_while(|piece| piece.len() == 1).count();
-    let down = (count / LEAST).clamp(1, MOST);
-    if threads == 1 || pieces.len() < threads || down == 1 {
-        return grid(threads.div_ceil(pieces.len()).min(count), count, pieces);
-    }
-    let (whole, last) = pieces.split_at(pieces.len() - single);
-    let mut parts = grid(1, count, whole);
-    parts.extend(last.iter().flat_map(|piece| grid(down, count, std::slice::from_ref(piece))));
-    parts
-}
-
-/// `down` parts of `count` rows, each with all `pieces` of the columns.
-fn grid(down: usize, count: usize, pieces: &[Range<usize>]) -> Vec<(Range<usize>, Range<usize>)> {
-    let rows = (0..down).map(|i| share(i, down, count));
-    rows.flat_map(|rows| pieces.iter().map(move |piece| (rows.clone(), piece.clone()))).collect()
-}
-
-/// Part `i` of `of` parts of `all`.
-fn share(i: usize, of: usize, all: usize) -> Range<usize> {
-    i * all / of..(i + 1) * all / of
-}
-
 impl<T: Float + Send + Sync> Block<'_, T> {
     fn multiply<K: Kernel<T>>(&self, parallel: bool) {
-        let ([a_lines, b_lines], steps) = (K::LINES, padded(self.steps()));
+        let ([a_lines, b_lines], steps) = (K::LINES, length::<K, T>(self.steps()));
         let (count, panels) = (self.a.rows.div_ceil(a_lines), self.b.rows.div_ceil(b_lines));
         let mut memory = K::memory().0.take();
         let a: Vec<Shared<'_, K::A>> = fitted(&mut memory, count * steps, K::ZEROS.0)
@@ -342,7 +376,7 @@ impl<T: Float + Send + Sync> Block<'_, T> {
     }
 
     fn pack_a<K: Kernel<T>>(&self, i: usize, panel: &mut [K::A]) {
-        let (panel, short) = panel.split_at_mut(padded(self.a.columns));
+        let (panel, short) = panel.split_at_mut(length::<K, T>(self.a.columns));
         K::pack_a(lines(self.a, i, K::LINES[0]), panel);
         if let Some([c, _]) = self.short {
             K::pack_a(lines(c, i, K::LINES[0]), short);
@@ -350,7 +384,7 @@ impl<T: Float + Send + Sync> Block<'_, T> {
     }
 
     fn pack_b<K: Kernel<T>>(&self, j: usize, panel: &mut [K::B]) {
-        let (panel, short) = panel.split_at_mut(padded(self.a.columns));
+        let (panel, short) = panel.split_at_mut(length::<K, T>(self.a.columns));
         K::pack_b(lines(self.b, j, K::LINES[1]), panel);
         if let Some([_, d]) = self.short {
             K::pack_b(lines(d, j, K::LINES[1]), short);
@@ -361,7 +395,7 @@ impl<T: Float + Send + Sync> Block<'_, T> {
         let Part { rows, turn, columns, next } = part;
         let [a_lines, b_lines] = K::LINES;
         let row = |t: usize| rows.start + (t + turn) % rows.len();
-        let steps = padded(self.steps());
+        let steps = length::<K, T>(self.steps());
         let mut memory = K::memory().1.take();
         let b = fitted(&mut memory, columns.len() * steps, K::ZEROS.1);
         let asks_ahead = K::ASKS_AHEAD && !self.is_short();
@@ -438,39 +472,8 @@ impl<'p, Step> Shared<'p, Step> {
 mod tests {
     use half::{bf16, f16};
 
-    use super::super::avx2::Avx2;
-    use super::super::avx512::Avx512;
+    use super::super::avx512_pairs::Avx512Pairs;
     use super::*;
-
-    #[test]
-    fn the_last_pieces_are_the_smallest() {
-        let sizes = |all, most, threads| {
-            let pieces = cuts(all, most, threads);
-            assert!(pieces.iter().cloned().flatten().eq(0..all));
-            pieces.into_iter().map(|piece| piece.len()).collect::<Vec<_>>()
-        };
-        assert_eq!(sizes(16, 4, 2), [4, 4, 4, 2, 1, 1]);
-        assert_eq!(sizes(9, 4, 1), [4, 4, 1]);
-        assert_eq!(sizes(3, 4, 8), [1, 1, 1]);
-    }
-
-    #[test]
-    fn every_tile_is_in_one_part() {
-        for (count, panels, threads) in
-            [(74, 24, 2), (74, 3, 2), (5, 9, 2), (74, 64, 1), (9, 2, 16)]
-        {
-            let parts = parts(count, &cuts(panels, 6, threads), threads);
-            let mut seen = vec![0; count * panels];
-            for (rows, columns) in &parts {
-                for i in rows.clone() {
-                    columns.clone().for_each(|j| seen[i * panels + j] += 1);
-                }
-            }
-            assert!(seen.iter().all(|&seen| seen == 1), "{count} {panels} {threads}: {parts:?}");
-        }
-        let sizes: Vec<_> = parts(74, &cuts(24, 6, 2), 2).iter().map(|part| part.0.len()).collect();
-        assert_eq!(sizes, [74, 74, 74, 74, 74, 18, 19, 18, 19]);
-    }
 
     fn numbers<T: Float>(seed: usize, count: usize) -> Vec<T> {
         let number = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0;
@@ -548,7 +551,8 @@ mod tests {
                 ways.iter().flat_map(|way| [false, true].map(|parallel| (way, parallel)))
             {
                 let mut found = vec![MaybeUninit::new(T::round(f32::NAN)); m * n];
-                multiply_in::<K, T>(limits, products, *short, &mut found, parallel);
+                let mut terms = InMemory::new(products, limits.steps);
+                multiply_terms::<K, T>(limits, &mut terms, *short, &mut found, parallel);
                 for (found, &(sum, size)) in found.iter().zip(&sums) {
                     // SAFETY: all elements were initialised when the vector was made.
                     let found = wide(unsafe { found.assume_init() });
@@ -569,6 +573,7 @@ mod tests {
     fn products_of_16_bits_are_rounded_once() {
         check::<Avx2, bf16>(1.0 / 256.0);
         check::<Avx512, bf16>(1.0 / 256.0);
+        check::<Avx512Pairs, bf16>(1.0 / 256.0);
         check::<Avx2, f16>(1.0 / 2048.0);
         check::<Avx512, f16>(1.0 / 2048.0);
     }

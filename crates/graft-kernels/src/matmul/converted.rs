@@ -81,6 +81,16 @@ impl Product for f16 {
     ) -> bool {
         super::avx2_few_rows::multiply_each(a, products, parallel)
     }
+
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_sum(
+        products: &[[Matrix<'_, f16>; 2]],
+        short: Option<[Matrix<'_, f16>; 2]>,
+        out: &mut [MaybeUninit<f16>],
+        parallel: bool,
+    ) -> bool {
+        super::blocked::multiply_sum_in_float32(products, short, out, parallel)
+    }
 }
 
 /// Writes `a × b` to `out`, all of it.

@@ -64,6 +64,16 @@ impl Product for f32 {
     ) -> bool {
         avx2_few_rows::multiply_each(a, products, parallel)
     }
+
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_sum(
+        products: &[[Matrix<'_, f32>; 2]],
+        short: Option<[Matrix<'_, f32>; 2]>,
+        out: &mut [MaybeUninit<f32>],
+        parallel: bool,
+    ) -> bool {
+        blocked::multiply_sum_in_float32(products, short, out, parallel)
+    }
 }
 
 /// Writes a product whose first factor has 16-bit numbers.

@@ -7,9 +7,8 @@ use mlx_graft::primitive::{
 };
 use mlx_graft::{Array, Dtype, Error, Result, ops, transforms};
 
-use super::adapted::has_kernel;
 use super::matrix::Matrix;
-use super::problem::{self, Product};
+use super::problem::{self, Product, has_sums, write_sum};
 use super::{matmul, multiply, to_front, transposed};
 use crate::derivatives::{self, Composed, of_composed};
 use crate::low_rank::rows;
@@ -175,7 +174,7 @@ fn suits_sum(pairs: &[Array]) -> bool {
             && columns >= least_columns
             && pair[0].size() / terms as usize >= least_rows as usize
     };
-    pairs.len() > 2 && has_kernel(pairs[0].dtype()) && pairs.chunks_exact(2).all(suits)
+    pairs.len() > 2 && has_sums() && pairs.chunks_exact(2).all(suits)
 }
 
 /// `g @ w + h @ v + …` of rows and matrices in pairs: the derivative of [`Linear`] with respect to its
@@ -216,9 +215,9 @@ impl Primitive for SumOfProducts {
         outputs: &mut [OutputBuffer<'_>],
     ) -> Result<(), KernelError> {
         match inputs[0].dtype() {
-            Dtype::Bfloat16 => kernel::write_sum::<bf16>(inputs, &mut outputs[0]),
-            Dtype::Float16 => kernel::write_sum::<f16>(inputs, &mut outputs[0]),
-            _ => kernel::write_sum::<f32>(inputs, &mut outputs[0]),
+            Dtype::Bfloat16 => write_pairs::<bf16>(inputs, &mut outputs[0]),
+            Dtype::Float16 => write_pairs::<f16>(inputs, &mut outputs[0]),
+            _ => write_pairs::<f32>(inputs, &mut outputs[0]),
         }
     }
 
@@ -238,56 +237,20 @@ impl Primitive for SumOfProducts {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod kernel {
-    use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
-
-    use super::super::avx2::Avx2;
-    use super::super::avx512::Avx512;
-    use super::super::matrix::Matrix;
-    use super::super::{avx2_lanes, avx512_lanes, blocked};
-    use crate::isa::Isa;
-
-    /// Writes the sum of the products of pairs.
-    pub(super) fn write_sum<T: avx2_lanes::Lanes + avx512_lanes::Lanes>(
-        inputs: &[InputBuffer<'_>],
-        output: &mut OutputBuffer<'_>,
-    ) -> Result<(), KernelError> {
-        let mut products = Vec::with_capacity(inputs.len() / 2);
-        for pair in inputs.chunks_exact(2) {
-            let (g, w) = (pair[0].as_slice::<T>()?, pair[1].strided::<T>()?);
-            let w = Matrix::of(&w, &[]);
-            // Where a trace without shapes meets nothing.
-            if !g.is_empty() {
-                products.push([Matrix::from_rows(g, g.len() / w.rows, w.rows), w]);
-            }
+/// Writes the sum of the products of pairs.
+fn write_pairs<T: Product>(
+    inputs: &[InputBuffer<'_>],
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    let mut products = Vec::with_capacity(inputs.len() / 2);
+    for pair in inputs.chunks_exact(2) {
+        let (g, w) = (pair[0].as_slice::<T>()?, pair[1].strided::<T>()?);
+        let w = Matrix::of(&w, &[]);
+        if !g.is_empty() {
+            products.push([Matrix::from_rows(g, g.len() / w.rows, w.rows), w]);
         }
-        if products.is_empty() || output.size() == 0 {
-            return output.as_mut_slice::<T>().map(drop);
-        }
-        // SAFETY: all of it is written.
-        let out = unsafe { output.as_uninit_slice::<T>()? };
-        if Isa::Avx512.is_usable() {
-            blocked::multiply_sum::<Avx512, T>(&products, out, true);
-        } else {
-            blocked::multiply_sum::<Avx2, T>(&products, out, true);
-        }
-        Ok(())
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-mod kernel {
-    use mlx_graft::primitive::{InputBuffer, KernelError, OutputBuffer};
-
-    /// There is no such kernel for this processor, as `has_kernel` says.
-    #[expect(clippy::extra_unused_type_parameters, reason = "as the kernel has it elsewhere")]
-    pub(super) fn write_sum<T>(
-        _: &[InputBuffer<'_>],
-        _: &mut OutputBuffer<'_>,
-    ) -> Result<(), KernelError> {
-        Err(KernelError::new("there is no kernel for sums of products on this processor"))
-    }
+    write_sum(&products, None, output)
 }
 
 /// Writes all products.

@@ -122,6 +122,49 @@ pub(super) trait Product: Element + Send + Sync {
     ) -> bool {
         false
     }
+
+    /// Writes the sum of the products of pairs, and of a `short` one, all of it, rounded once, if there
+    /// is a kernel for it, as [`has_sums`] says.
+    ///
+    /// There is a pair at least, whose sums are not empty, as the output is not.
+    fn multiply_sum(
+        _products: &[[Matrix<'_, Self>; 2]],
+        _short: Option<[Matrix<'_, Self>; 2]>,
+        _out: &mut [MaybeUninit<Self>],
+        _parallel: bool,
+    ) -> bool {
+        false
+    }
+}
+
+/// Whether this processor has [`Product::multiply_sum`].
+pub(super) fn has_sums() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        super::avx2::is_usable()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// [`Product::multiply_sum`] to an output, on several threads.
+pub(super) fn write_sum<T: Product>(
+    products: &[[Matrix<'_, T>; 2]],
+    short: Option<[Matrix<'_, T>; 2]>,
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    if products.is_empty() || output.size() == 0 {
+        // Where a trace without shapes, or a vectorized call, meets nothing.
+        return output.as_mut_slice::<T>().map(drop);
+    }
+    // SAFETY: `multiply_sum` writes all of it, or the operation fails.
+    let out = unsafe { output.as_uninit_slice::<T>()? };
+    if T::multiply_sum(products, short, out, true) {
+        return Ok(());
+    }
+    Err(KernelError::new("there is no kernel for sums of products on this processor"))
 }
 
 /// Puts `a × b` into `out`, row by row, in the place of what it held, on this thread.

@@ -6,7 +6,7 @@ use mlx_graft::{Array, Result};
 
 use super::format::Format;
 use super::operands::Weight;
-use super::{QuantizedMatmul, dtype_of, fits, product, quantized_matmul};
+use super::{QuantizedMatmul, dtype_of, fits, quantized_matmul, solve};
 use crate::derivatives::{Composed, of_composed};
 use crate::floats::Floats;
 use crate::is_active;
@@ -127,7 +127,7 @@ impl Primitive for QuantizedMatmulEach {
     ) -> Result<(), KernelError> {
         let weights = self.split(&inputs[1..]).map(|packed| Weight::new(self.format, packed));
         let weights = weights.collect::<Result<Vec<_>, _>>()?;
-        product::solve_each(Floats::new(&inputs[0])?, &weights, outputs)
+        solve::solve_each(Floats::new(&inputs[0])?, &weights, outputs)
     }
 
     of_composed!();

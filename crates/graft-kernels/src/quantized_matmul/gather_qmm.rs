@@ -6,7 +6,7 @@ use mlx_graft::{Array, Error, Result, ops};
 
 use super::format::Format;
 use super::operands::Weight;
-use super::{dtype_of, packed_shape, product, quantized_matmul, stack_of};
+use super::{dtype_of, packed_shape, quantized_matmul, solve, stack_of};
 use crate::floats::Floats;
 use crate::gather::{self, Given, Mapped};
 use crate::{derivatives, floats, is_active};
@@ -161,7 +161,7 @@ impl Primitive for GatherQmm {
         let m = x.shape()[x.shape().len() - 2] as usize;
         let weight = Weight::new(self.format, packed)?;
         let count = stack.iter().product::<i32>() as usize;
-        product::solve_picked(
+        solve::solve_picked(
             Floats::new(x)?,
             m,
             [&lhs, &rhs],

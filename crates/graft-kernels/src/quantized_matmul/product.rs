@@ -1,40 +1,33 @@
 //! Products of rows and a quantized matrix, and how they are shared among threads.
 #![allow(unsafe_code)]
 
-use std::borrow::Cow;
 use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use std::ptr;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
-use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::Arch;
 
 use super::format::Format;
-use super::operands::{self, Weight};
-use super::output::{self, Output};
+use super::operands::Weight;
+use super::output::Output;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx2_many_rows, avx512, multiples, row_sums, vnni};
 use super::{few_rows, many_rows};
-use crate::floats::Floats;
-use crate::gather::{Groups, place};
-use crate::isa;
+use crate::gather::Groups;
 use crate::tasks::{self, Cut};
 
 /// Rows for which numbers are unpacked where they are multiplied.
-const FEW_ROWS: usize = 8;
+pub(super) const FEW_ROWS: usize = 8;
 
 /// Rows for which they are unpacked in registers, of a matrix that is transposed.
 #[cfg(target_arch = "x86_64")]
-const REGISTER_ROWS: usize = 32;
+pub(super) const REGISTER_ROWS: usize = 32;
 
 /// Rows of 16-bit numbers up to which AVX2 multiplies them without panels.
 #[cfg(target_arch = "x86_64")]
 const AVX2_ROWS: usize = 4;
-
-/// Numbers from which on rows are put in order by several threads.
-const PARALLEL_FROM: usize = 1 << 16;
 
 /// Columns of a task are a multiple of a cache line of every dtype.
 const COLUMNS: usize = 32;
@@ -83,7 +76,7 @@ pub(super) enum Path {
 impl Path {
     /// The fastest path for so many rows, of `float32` or of numbers of 16 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    fn of(format: Format, transpose: bool, rows: usize, is_float32: bool) -> Self {
+    pub(super) fn of(format: Format, transpose: bool, rows: usize, is_float32: bool) -> Self {
         #[cfg(target_arch = "x86_64")]
         if avx512::is_supported() {
             if !transpose && rows <= FEW_ROWS {
@@ -137,115 +130,6 @@ impl Product<'_> {
             _ => COLUMNS.max(format.group_size),
         }
     }
-}
-
-/// Multiplies rows and a stack of quantized matrices; the shapes of the stacks of both broadcast.
-///
-/// All rows are multiplied with the same matrix where there is only one.
-pub(super) fn solve(
-    x: Floats<'_>,
-    [x_stack, stack]: [&[i32]; 2],
-    weight: &Weight<'_>,
-    transpose: bool,
-    output: &mut OutputBuffer<'_>,
-) -> Result<(), KernelError> {
-    let length = if transpose { weight.columns } else { weight.rows };
-    if length == 0 {
-        return output::fill_with_zeros(output);
-    }
-    if output.size() == 0 {
-        return Ok(());
-    }
-    let is_float32 = matches!(x, Floats::Float32(_));
-    let x = operands::to_float32(x);
-    let path = |rows| Path::of(weight.format, transpose, rows, is_float32);
-    let product = |x, index, path| Product { x, length, weight, index, transpose, path };
-    let products = if stack.is_empty() {
-        vec![product(&*x, 0, path(x.len() / length))]
-    } else {
-        let shape = output.shape();
-        let (batch, m) = (&shape[..shape.len() - 2], shape[shape.len() - 2] as usize);
-        let at = |i: usize| {
-            let start = place(i, batch, x_stack) * m * length;
-            product(&x[start..start + m * length], place(i, batch, stack), path(m))
-        };
-        (0..batch.iter().product::<i32>() as usize).map(at).collect()
-    };
-    // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
-    let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, &Places::Stacked(&output), isa::arch());
-    Ok(())
-}
-
-/// Multiplies the same rows and each of some quantized matrices, transposed: an output for each.
-pub(super) fn solve_each(
-    x: Floats<'_>,
-    weights: &[Weight<'_>],
-    outputs: &mut [OutputBuffer<'_>],
-) -> Result<(), KernelError> {
-    let is_float32 = matches!(x, Floats::Float32(_));
-    let x = operands::to_float32(x);
-    let (mut products, mut written) = (Vec::new(), Vec::new());
-    for (weight, output) in weights.iter().zip(outputs) {
-        let length = weight.columns;
-        if length == 0 {
-            output::fill_with_zeros(output)?;
-        } else if output.size() > 0 {
-            let path = Path::of(weight.format, true, x.len() / length, is_float32);
-            let product = Product { x: &x, length, weight, index: 0, transpose: true, path };
-            // SAFETY: `compute` writes all rows of all products, which it asserts to be those of
-            // their outputs.
-            written.push(unsafe { Output::new(output, product.columns())? });
-            products.push(product);
-        }
-    }
-    compute(&products, &Places::Each(&written), isa::arch());
-    Ok(())
-}
-
-/// Multiplies, pair by pair, matrices `lhs` of `x`, of `m` rows each, and matrices `rhs` of a stack
-/// of `count` packed ones: all rows that meet a matrix at once.
-pub(super) fn solve_picked(
-    x: Floats<'_>,
-    m: usize,
-    [lhs, rhs]: [&[usize]; 2],
-    (weight, count): (&Weight<'_>, usize),
-    transpose: bool,
-    output: &mut OutputBuffer<'_>,
-) -> Result<(), KernelError> {
-    let length = if transpose { weight.columns } else { weight.rows };
-    if length == 0 {
-        return output::fill_with_zeros(output);
-    }
-    if output.size() == 0 {
-        return Ok(());
-    }
-    let is_float32 = matches!(x, Floats::Float32(_));
-    let x = operands::to_float32(x);
-    let groups = Groups::new(rhs, count);
-    let sorted = in_order(&x, m * length, lhs, groups.order());
-    let mut rest = &*sorted;
-    let product = |(index, picks): (usize, &[usize])| {
-        let x = rest.split_off(..picks.len() * m * length).expect("all that is picked");
-        let path = Path::of(weight.format, transpose, picks.len() * m, is_float32);
-        Product { x, length, weight, index, transpose, path }
-    };
-    let products: Vec<_> = groups.iter().map(product).collect();
-    // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
-    let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, &Places::Picked(&output, &groups, m), isa::arch());
-    Ok(())
-}
-
-/// Parts `lhs[order[0]]`, `lhs[order[1]]`, … of `x`, of `size` numbers each.
-fn in_order<'x>(x: &'x [f32], size: usize, lhs: &[usize], order: &[usize]) -> Cow<'x, [f32]> {
-    if x.len() == order.len() * size && order.iter().enumerate().all(|(i, &pick)| lhs[pick] == i) {
-        return Cow::Borrowed(x);
-    }
-    let count = order.len() * size;
-    Cow::Owned(tasks::filled(count, size, 0.0, count >= PARALLEL_FROM, |i, to| {
-        to.copy_from_slice(&x[lhs[order[i]] * size..][..size]);
-    }))
 }
 
 /// Buffers of a thread.
