@@ -72,6 +72,18 @@ impl Isa {
     }
 }
 
+/// Whether the processor is AMD's.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn is_amd() -> bool {
+    // A virtual machine takes microseconds for the instruction.
+    static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+        name.as_flattened() == b"AuthenticAMD"
+    });
+    *IS_AMD
+}
+
 /// The widest registers that portable code may use.
 pub(crate) fn arch() -> Arch {
     static ARCH: LazyLock<Arch> = LazyLock::new(|| {

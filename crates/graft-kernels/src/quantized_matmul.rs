@@ -55,7 +55,8 @@ use operands::Weight;
 /// Products of `float32`, `bfloat16` and `float16` on the CPU run here, in all modes, on the
 /// kernels' threads: sums are of `float32` and rounded once, to the dtype that MLX
 /// gives. With many rows, pieces of the quantized matrix are unpacked as they are needed and
-/// multiplied as matrices of `float32`; with few rows, numbers are unpacked where they are multiplied,
+/// multiplied as matrices of `float32`, or rounded to `bfloat16`, if that is the dtype of `x` and the
+/// processor multiplies it faster; with few rows, numbers are unpacked where they are multiplied,
 /// in AVX-512's or AVX2's registers where the processor has them. There, codes meet an `x` of 16-bit
 /// numbers as whole numbers: in each group of `x`, numbers count in units of 2⁻¹³ of the
 /// power of two below the largest, so that those of `bfloat16` within 2⁶ of it are exact. All

@@ -20,7 +20,7 @@ use super::matrix::Matrix;
 use super::problem::Each;
 use crate::avx2::{LANES, sum};
 use crate::floats::Float;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, reads_in_order};
 use crate::tasks;
 
 /// Numbers that are read at once, into two registers.
@@ -133,17 +133,22 @@ pub(super) fn multiply_each<T: Steps>(
     assert!(products.iter().all(|(b, _)| b.rows == a.columns));
     let k = a.columns;
     let steps = k.div_ceil(STEP);
-    let x = in_order::<T>(&wide_rows(a, false), k);
+    let x = in_order_of_steps::<T>(&wide_rows(a, false), k);
+    let in_order = reads_in_order();
     let parts = parts(a.rows, products);
     tasks::for_each(parts.len(), parallel, |task, (): &mut ()| {
         let part = &parts[task];
         // SAFETY: the instructions were found, and this task alone writes what it does.
         unsafe {
-            match a.rows {
-                1 => block::<T, 1, 2>(&x, steps, part),
-                2 => block::<T, 2, 2>(&x, steps, part),
-                3 => block::<T, 3, 2>(&x, steps, part),
-                _ => block::<T, ROWS, 2>(&x, steps, part),
+            match (a.rows, in_order) {
+                (1, true) => block::<T, 1, 1>(&x, steps, part),
+                (1, false) => block::<T, 1, 2>(&x, steps, part),
+                (2, true) => block::<T, 2, 1>(&x, steps, part),
+                (2, false) => block::<T, 2, 2>(&x, steps, part),
+                (3, true) => block::<T, 3, 1>(&x, steps, part),
+                (3, false) => block::<T, 3, 2>(&x, steps, part),
+                (_, true) => block::<T, ROWS, 1>(&x, steps, part),
+                (_, false) => block::<T, ROWS, 2>(&x, steps, part),
             }
         }
     });
@@ -151,7 +156,7 @@ pub(super) fn multiply_each<T: Steps>(
 }
 
 /// Rows of `k` numbers in the order in which those of columns come.
-fn in_order<T: Steps>(rows: &[f32], k: usize) -> Vec<Lanes> {
+fn in_order_of_steps<T: Steps>(rows: &[f32], k: usize) -> Vec<Lanes> {
     let mut ordered = Vec::with_capacity(rows.len() / k * k.div_ceil(STEP));
     for step in rows.chunks_exact(k).flat_map(|row| row.chunks(STEP)) {
         let mut lanes = Lanes([0.0; STEP]);
@@ -203,22 +208,12 @@ fn dots<T: Steps, const M: usize, const N: usize>(
     assert!(x.len() == M * steps && k.div_ceil(STEP) == steps);
     assert!(columns.iter().all(|column| column.len() == k));
     let mut sums = [[[_mm256_setzero_ps(); 2]; M]; N];
-    // What a step reads behind the end of a column is 0.
-    let mut ends = [[T::round(0.0); STEP]; N];
-    for step in 0..steps {
-        let at = step * STEP;
+    let mut add = |step: usize, columns: [&[T; STEP]; N]| {
         let mut numbers = [[_mm256_setzero_ps(); 2]; N];
         for n in 0..N {
-            let rest = &columns[n][at..];
-            let from = if rest.len() >= STEP {
-                rest.as_ptr()
-            } else {
-                ends[n][..rest.len()].copy_from_slice(rest);
-                ends[n].as_ptr()
-            };
-            prefetch(from);
+            prefetch(columns[n].as_ptr());
             // SAFETY: there are as many numbers as a step reads.
-            numbers[n] = unsafe { T::load(from) };
+            numbers[n] = unsafe { T::load(columns[n].as_ptr()) };
         }
         for m in 0..M {
             for register in 0..2 {
@@ -231,6 +226,19 @@ fn dots<T: Steps, const M: usize, const N: usize>(
                 }
             }
         }
+    };
+    let parts = columns.map(<[T]>::as_chunks::<STEP>);
+    let whole = k / STEP;
+    for step in 0..whole {
+        add(step, parts.map(|(steps, _)| &steps[step]));
+    }
+    if whole < steps {
+        // What a step reads behind the end of a column is 0.
+        let mut ends = [[T::round(0.0); STEP]; N];
+        for (end, (_, rest)) in ends.iter_mut().zip(parts) {
+            end[..rest.len()].copy_from_slice(rest);
+        }
+        add(whole, ends.each_ref());
     }
     let mut dots = [[0.0; M]; N];
     for n in 0..N {

@@ -15,7 +15,7 @@ use super::matrix::Matrix;
 use super::problem::Each;
 use crate::avx512::LANES;
 use crate::isa::Isa;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, reads_in_order};
 use crate::tasks;
 
 /// Rows up to which packing does not pay.
@@ -73,12 +73,14 @@ pub(super) fn few_rows_of_each(
     assert!(suits_each(&a, products) && products.iter().all(|(b, _)| b.rows == a.columns));
     let rows: Vec<Vec<bf16>> = (0..a.rows).map(|i| a.row_to_vec(i)).collect();
     let parts = parts(a.rows, products);
+    // With several rows, a column that is read again comes from the cache.
+    let in_order = reads_in_order();
     tasks::for_each(parts.len(), parallel, |task, (): &mut ()| {
         let part = &parts[task];
         let (columns, last) = (part.columns, part.columns.rows);
         let mut j = 0;
         while j < last {
-            let together = if last - j < TOGETHER { 1 } else { TOGETHER };
+            let together = if last - j < TOGETHER || in_order { 1 } else { TOGETHER };
             for (i, row) in rows.iter().enumerate() {
                 // SAFETY: the instructions were found above; elements (i, j..j + together) exist
                 // and are written by this task alone.

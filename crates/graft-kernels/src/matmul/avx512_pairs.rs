@@ -3,11 +3,10 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __cpuid, __m512, __m512bh, _mm256_maskz_loadu_epi16, _mm512_castsi512_ps,
-    _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_or_si512, _mm512_slli_epi32,
+    __m512, __m512bh, _mm256_maskz_loadu_epi16, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+    _mm512_dpbf16_ps, _mm512_or_si512, _mm512_slli_epi32,
 };
 use std::mem::{MaybeUninit, transmute};
-use std::sync::LazyLock;
 
 use half::bf16;
 
@@ -20,23 +19,13 @@ use super::matrix::Matrix;
 use super::problem::is_parallel;
 use super::soon::Soon;
 use crate::avx512::LANES;
-use crate::isa::Isa;
+use crate::isa::{self, Isa};
 
-/// Whether they are faster than multiplications in `float32`: twice as fast on AMD's processors,
-/// half as fast on Intel's (measured on Emerald Rapids), which have AMX for this.
-fn is_fast() -> bool {
-    // A virtual machine takes microseconds for the instruction.
-    static IS_FAST: LazyLock<bool> = LazyLock::new(|| {
-        let vendor = __cpuid(0);
-        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-        name.as_flattened() == b"AuthenticAMD"
-    });
-    *IS_FAST
-}
-
-/// Whether [`Avx512Pairs`] is the way to multiply many rows.
+/// Whether [`Avx512Pairs`] is the way to multiply many rows: it is twice as fast as multiplications in
+/// `float32` on AMD's processors, and half as fast on Intel's (measured on Emerald Rapids), which have AMX
+/// for this.
 pub(crate) fn is_preferred() -> bool {
-    Isa::Avx512Bf16.is_asked_for() || Isa::Avx512Bf16.is_usable() && is_fast()
+    Isa::Avx512Bf16.is_asked_for() || Isa::Avx512Bf16.is_usable() && isa::is_amd()
 }
 
 /// The kernel.

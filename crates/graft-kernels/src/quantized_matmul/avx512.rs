@@ -18,12 +18,12 @@ use std::ops::Range;
 
 use super::codes::{Codes, width, with_codes};
 use super::format::{E2M1, Format, Mode};
-use super::operands::{Row, Scratch};
+use super::operands::{self, Row, Scratch};
 use super::product::Product;
 use super::vnni::{self, Multiples};
 use crate::avx512::{LANES, mask};
 use crate::isa::Isa;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, reads_in_order};
 
 /// Numbers in a register.
 #[derive(Clone, Copy)]
@@ -68,6 +68,11 @@ impl Tile {
             assert!(row.codes.len() == self.bytes[0] && row.scales.len() == self.groups);
             assert!(row.biases.is_empty() || row.biases.len() == self.groups);
         }
+    }
+
+    /// Asserts that all rows are of this length.
+    fn check_all(&self, rows: &operands::Rows<'_>) {
+        assert!(rows.sizes() == [self.bytes[0], self.groups]);
     }
 
     /// Where what a register holds lies in a row.
@@ -218,6 +223,7 @@ fn all<C: Codes>(product: &Product<'_>, x: &Rows, columns: &Range<usize>, buffer
     for first in (0..product.rows()).step_by(4) {
         // As many sums as fit into the registers.
         match product.rows() - first {
+            1 if reads_in_order() => block::<C, 1, 2>(product, x, first, columns, buffers),
             1 => block::<C, 1, 4>(product, x, first, columns, buffers),
             2 => block::<C, 2, 4>(product, x, first, columns, buffers),
             3 => block::<C, 3, 2>(product, x, first, columns, buffers),
@@ -237,6 +243,8 @@ fn block<C: Codes, const M: usize, const N: usize>(
 ) {
     let width = columns.len();
     let rows = product.weight.rows(product.index, columns.clone(), scratch);
+    x.tile.check_all(&rows);
+    assert!(x.sums.len() >= (first + M) * x.tile.groups);
     let mut store = |j: usize, sums: &[[f32; M]]| {
         for (n, sums) in sums.iter().enumerate() {
             for (i, &sum) in sums.iter().enumerate() {
@@ -246,33 +254,35 @@ fn block<C: Codes, const M: usize, const N: usize>(
     };
     let whole = width - width % N;
     for j in (0..whole).step_by(N) {
-        let mut some = [rows.row(j); N];
-        for n in 1..N {
-            some[n] = rows.row(j + n);
-        }
-        store(j, &dots::<C, M, N>(&some, x, first));
+        let some = from_fn(|n| rows.row(j + n));
+        // SAFETY: the rows are those of the tile, and there are sums for them.
+        store(j, &unsafe { dots::<C, M, N>(&some, x, first) });
     }
     for j in whole..width {
-        store(j, &dots::<C, M, 1>(&[rows.row(j)], x, first));
+        // SAFETY: as above.
+        store(j, &unsafe { dots::<C, M, 1>(&[rows.row(j)], x, first) });
     }
 }
 
 /// The dot products of rows `first..first + M` of `x` with packed rows of its length.
+///
+/// # Safety
+/// The packed rows are those of the tile, and `x` has sums for its rows.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn dots<C: Codes, const M: usize, const N: usize>(
+unsafe fn dots<C: Codes, const M: usize, const N: usize>(
     rows: &[Row<'_>; N],
     x: &Rows,
     first: usize,
 ) -> [[f32; M]; N] {
     let tile = &x.tile;
-    tile.check(rows);
-    assert!(x.sums.len() >= (first + M) * tile.groups);
-    let totals = match &x.numbers {
-        Numbers::Floats(lanes) => products::<C, M, N>(rows, lanes, tile, first),
-        // SAFETY: there are multiples only where the processor has the instructions.
-        Numbers::Multiples(x) => unsafe { x.products::<C, M, N>(rows, tile, first) },
-    };
-    add_biases(totals, rows, x, first)
+    // SAFETY: the caller says so; there are multiples only where the processor has the instructions.
+    unsafe {
+        let totals = match &x.numbers {
+            Numbers::Floats(lanes) => products::<C, M, N>(rows, lanes, tile, first),
+            Numbers::Multiples(x) => x.products::<C, M, N>(rows, tile, first),
+        };
+        add_biases(totals, rows, x, first)
+    }
 }
 
 /// What codes of four bits or fewer stand for.
@@ -286,9 +296,12 @@ pub(super) fn numbers_of(format: Format) -> __m512 {
     unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
 }
 
-/// The products in 16 parts each, without what the biases add; the rows are those of the tile.
+/// The products in 16 parts each, without what the biases add.
+///
+/// # Safety
+/// The packed rows are those of the tile.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn products<C: Codes, const M: usize, const N: usize>(
+unsafe fn products<C: Codes, const M: usize, const N: usize>(
     rows: &[Row<'_>; N],
     lanes: &[Lanes],
     tile: &Tile,
@@ -298,14 +311,14 @@ fn products<C: Codes, const M: usize, const N: usize>(
     let registers = tile.registers;
     assert!(lanes.len() >= (first + M) * registers * per_word);
     let group_of_lane = tile.group_of_lane();
-    let numbers = numbers_of(rows[0].format);
+    let numbers = numbers_of(*rows[0].format);
 
     let mut totals = [[_mm512_setzero_ps(); M]; N];
     for register in 0..registers {
         let part = tile.part(register);
         let mut codes = [_mm512_setzero_si512(); N];
         for (codes, row) in codes.iter_mut().zip(rows) {
-            // SAFETY: the caller has checked the rows.
+            // SAFETY: the caller says so.
             *codes = unsafe { part.codes::<C>(row) };
         }
         let mut sums = [[_mm512_setzero_ps(); M]; N];
@@ -325,7 +338,7 @@ fn products<C: Codes, const M: usize, const N: usize>(
             }
         }
         for n in 0..N {
-            // SAFETY: the caller has checked the rows.
+            // SAFETY: the caller says so.
             let scales = unsafe { part.scales(&rows[n], group_of_lane) };
             for m in 0..M {
                 totals[n][m] = _mm512_fmadd_ps(sums[n][m], scales, totals[n][m]);
@@ -336,8 +349,11 @@ fn products<C: Codes, const M: usize, const N: usize>(
 }
 
 /// Adds biases times sums of `x`, and the parts.
+///
+/// # Safety
+/// As [`dots`].
 #[target_feature(enable = "avx512f,avx512bw")]
-fn add_biases<const M: usize, const N: usize>(
+unsafe fn add_biases<const M: usize, const N: usize>(
     mut totals: [[__m512; M]; N],
     rows: &[Row<'_>; N],
     x: &Rows,

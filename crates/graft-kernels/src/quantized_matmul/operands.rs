@@ -74,7 +74,7 @@ pub(super) struct Scratch {
 /// Whole groups of a row, with their scales and biases as `float32`.
 #[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
-    pub(super) format: Format,
+    pub(super) format: &'a Format,
     pub(super) codes: &'a [u8],
     pub(super) scales: &'a [f32],
     /// None where the mode has none.
@@ -93,6 +93,11 @@ pub(super) struct Rows<'a> {
 
 #[cfg(target_arch = "x86_64")]
 impl<'a> Rows<'a> {
+    /// Bytes, and groups, of a row.
+    pub(super) fn sizes(&self) -> [usize; 2] {
+        [self.bytes, self.groups]
+    }
+
     /// Row `i`.
     #[inline(always)]
     pub(super) fn row(&self, i: usize) -> Row<'a> {
@@ -193,7 +198,7 @@ impl<'a> Weight<'a> {
         groups: Range<usize>,
         scratch: &'s mut Scratch,
     ) -> Row<'s> {
-        let format = self.format;
+        let format = &self.format;
         let scales = match &self.scales {
             Scales::Numbers(scales) => scales.part(groups.clone(), &mut scratch.scales),
             Scales::Codes(codes) => {
@@ -225,7 +230,7 @@ impl<'a> Weight<'a> {
         out: &mut [f32],
     ) {
         let Row { format, codes, scales, biases } = self.row(index, row, columns, scratch);
-        unpack(format, codes, scales, biases, out);
+        unpack(*format, codes, scales, biases, out);
     }
 }
 

@@ -154,7 +154,7 @@ fn unpack(weight: &Weight<'_>, rows: Range<usize>, columns: Range<usize>, number
 unsafe fn unpack_row<C: Codes>(row: &Row<'_>, tile: &Tile, out: &mut [bf16]) {
     let group_size = row.format.group_size;
     assert!(out.len() == row.scales.len() * group_size && group_size.is_multiple_of(LANES));
-    let looked_up = numbers_of(row.format);
+    let looked_up = numbers_of(*row.format);
     let factor = _mm512_set1_ps(C::FACTOR);
     // Sixteen codes that follow each other lie in so many words, each in the lanes of its codes.
     let words = C::WIDTH / 2;

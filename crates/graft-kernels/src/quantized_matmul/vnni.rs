@@ -116,10 +116,10 @@ impl Multiples {
     }
 
     /// The products of rows `first..first + M` and packed rows in 16 parts each, without what the
-    /// biases add; the rows are those of the tile.
+    /// biases add.
     ///
     /// # Safety
-    /// The processor has the instructions.
+    /// The processor has the instructions, and the packed rows are those of the tile.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     pub(super) unsafe fn products<C: Codes, const M: usize, const N: usize>(
         &self,
@@ -133,7 +133,6 @@ impl Multiples {
         assert!(self.bytes.len() >= (first + M) * registers * per_byte);
         assert!(self.units.len() >= (first + M) * registers);
         assert!(!is_float || self.offsets.len() >= (first + M) * registers);
-        tile.check(rows);
         let low_bits = _mm512_set1_epi8(((1_u32 << C::WIDTH) - 1) as u8 as i8);
         let group_of_lane = tile.group_of_lane();
         // SAFETY: the array has 16 bytes.
@@ -144,7 +143,7 @@ impl Multiples {
             let part = tile.part(register);
             let mut codes = [[_mm512_setzero_si512(); 4]; N];
             for n in 0..N {
-                // SAFETY: the rows were checked above.
+                // SAFETY: the caller says so.
                 let words = unsafe { part.codes::<C>(&rows[n]) };
                 for plane in 0..per_byte {
                     let code = _mm512_and_si512(shifted(words, C::WIDTH * plane), low_bits);
@@ -153,7 +152,7 @@ impl Multiples {
                 }
             }
             for n in 0..N {
-                // SAFETY: the rows were checked above.
+                // SAFETY: the caller says so.
                 let scales = unsafe { part.scales(&rows[n], group_of_lane) };
                 for m in 0..M {
                     let at = (first + m) * registers + register;
