@@ -52,7 +52,8 @@ def measure(quick: bool) -> dict[str, Any]:
     seconds = ("0.3", "0.1") if quick else ("1", "0.5")
     wanted = f"{SMALL}.*/graft|{LIMIT}" if quick else f"graft|{LIMIT}"
     pace = ["--measurement-time", seconds[0], "--warm-up-time", seconds[1], wanted]
-    command = ["cargo", "bench", "--quiet", "--package", "graft-kernels", "--bench", "kernels"]
+    cargo = os.environ.get("CARGO", "cargo")
+    command = [cargo, "bench", "--quiet", "--package", "graft-kernels", "--bench", "kernels"]
     subprocess.run(
         [*command, "--", "--noplot", *pace],
         cwd=BENCH.parent, env=environment(), stdout=subprocess.DEVNULL, check=True,

@@ -13,6 +13,7 @@ from typing import Any
 
 from contestants import ours
 from models import Model
+from targets import OURS, PADDED
 
 from mlx_graft.bench import contest
 
@@ -25,7 +26,7 @@ def measure(size: str, form: str, quick: bool) -> dict[str, Any]:
     folder = Model(size, form).write().folder
     pace: dict[str, Any] = {"warmup": 1, "turns": 1 if quick else 5}
     rows = ROWS // 4 if quick else ROWS
-    ways = {"mlx-lm's batches": "mlx_lm", "mlx-graft": "graft"}
+    ways = {PADDED: "mlx_lm", OURS: "graft"}
     results = contest.run(
         [ours("mixed_lora.py", folder, way, rows, name=name, **pace) for name, way in ways.items()]
     )

@@ -134,7 +134,8 @@ def calls(result: dict[str, Any]) -> str:
         ]
         for name, seconds in result["seconds"].items()
     ]  # fmt: skip
-    return markdown(["", "mlx.core, ns", "mlx_graft.core, ns", "ratio"], rows)
+    note = "Medians of many short batches of calls, in turns."
+    return f"{markdown(['', 'mlx.core, ns', 'mlx_graft.core, ns', 'ratio'], rows)}\n\n{note}"
 
 
 def kernels(result: dict[str, Any]) -> str:

@@ -31,6 +31,9 @@ def measure(axis: str, quick: bool) -> dict[str, Any]:
     pace: dict[str, Any] = {"warmup": 2, "turns": 3 if quick else 9}
     at = contestants(axis, pace)
     results = contest.run(list(at.values()))
+    for result in results:
+        if result.error is not None:
+            raise contest.MeasurementError(f"{axis} {result.name}: {result.error}")
     points = [
         {
             "x": x, "seconds": result.median("seconds"), "turns": len(result.turns),

@@ -48,7 +48,7 @@ class Replacer {
     } else if (name == "GatherAxis") {
       const int axis = as<mx::GatherAxis>(a).state();
       places(a, axis);
-    } else if (name == "ScatterAxis" || name == "ScatterAxis Sum") {
+    } else if (name.rfind("ScatterAxis", 0) == 0) {
       const int axis = as<mx::ScatterAxis>(a).state().second;
       places(a, axis);
     } else if (name == "DynamicSlice") {

@@ -91,6 +91,9 @@ void finish_at_exit(mx::Stream stream) {
 constexpr int kMostTasks = 10;
 
 void uncount_lost_tasks() {
+  // Two threads would both uncount the same tasks. Never destroyed, as above.
+  static auto* mutex = new std::mutex;
+  std::lock_guard<std::mutex> lock(*mutex);
   auto& scheduler = mx::scheduler::scheduler();
   int lost = scheduler.n_active_tasks();
   for (int i = 0; i < 20 && lost > kMostTasks; ++i) {

@@ -185,7 +185,10 @@ class Model:
     ) -> None:
         """Adds low-rank adapters that start from the state of `mx.random`."""
     def load_adapters(self, folder: str | PathLike[str]) -> None:
-        """Adds the adapters of a folder, ours or mlx-lm's."""
+        """Adds the adapters of a folder, ours or mlx-lm's.
+
+        A model that has adapters with the same options in the same layers takes their values.
+        """
     def save_adapters(self, folder: str | PathLike[str]) -> None:
         """Writes the trainable parameters and how they were made, as mlx-lm reads them."""
     def save_weights(self, folder: str | PathLike[str]) -> None:

@@ -38,8 +38,8 @@ def plain_tokens(tokens: Sequence[int] | mx.array) -> list[int]:
     """Returns tokens, a sequence or an array of one dimension of MLX or NumPy, as a list."""
     found: Any = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
     if not isinstance(found, list) or any(isinstance(token, list) for token in found):
-        shape = mx.array(found).shape
-        raise ValueError(f"found tokens of shape {tuple(shape)}, wanted one dimension: one row")
+        shape = f"shape {tuple(tokens.shape)}" if hasattr(tokens, "shape") else "several rows"
+        raise ValueError(f"found tokens of {shape}, wanted one dimension: one row")
     return found
 
 

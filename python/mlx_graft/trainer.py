@@ -105,11 +105,12 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C was pressed; the step was finished, and what was reached is
                 saved if there is an `adapter_path`, as after any other exception.
             FloatingPointError: The loss or a gradient is NaN or infinite.
-            ValueError: A batch has nothing to learn; the message names the file and the line. Or
-                the training to go on with had other data, options or adapters, or there is no
-                `adapter_path` to find it in; or that has the states of two earlier trainings, of
-                which a third would replace one.
+            ValueError: A batch has nothing to learn; the message names the file and the line. Or,
+                with `resume`, there is no `adapter_path`, or the training in it had other data,
+                options or adapters, or saved no state in the place of an earlier one's. Or, without
+                it, the folder has the states of two trainings, of which this would replace one.
             OSError: `adapter_path` cannot be made or written; the message names it.
+            RuntimeError: As for `step`.
         """
         folder = self.config.adapter_path
         if resume and folder is None:

@@ -220,13 +220,17 @@ def test_who_dies_between_turns_leaves_the_others() -> None:
     program = "import sys\nprint('{}', flush=True)\nfor _ in sys.stdin: print('{}', flush=True)"
     stays = Contestant("stays", [sys.executable, "-c", program], machine.environment(), turns=2)
     once = "import sys\nprint('{}', flush=True)\nsys.exit('killed')"
-    dies = contest.Running(Contestant("dies", [sys.executable, "-c", once], machine.environment()))
-    assert dies.process is not None
-    dies.process.wait()
-    dies.take_turn(0)
-    dies.end()
-    assert dies.result.error == "exit code 1: killed"
-    assert len(contest.run([stays])[0].turns) == 2
+    dies = Contestant("dies", [sys.executable, "-c", once], machine.environment())
+    # Dead for certain when its turn comes.
+    running = contest.Running(dies)
+    assert running.process is not None
+    running.process.wait()
+    running.take_turn(0)
+    running.end()
+    assert running.result.error == "exit code 1: killed"
+    first, second = contest.run([dies, stays])
+    assert first.error == "exit code 1: killed"
+    assert len(second.turns) == 2
 
 
 def test_what_failed_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +244,10 @@ def test_what_failed_is_measured_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert not run.is_done(path, False)
     assert is_done(targets.OURS, None)
     assert not is_done(targets.OURS, None, quick=True)
-    for name in (targets.OURS, "mlx-graft, checkpointing", targets.ACCELERATED):
+    for name in (targets.OURS, "mlx-graft, checkpointing", targets.ACCELERATED, targets.PADDED):
         assert not is_done(name, "exit code 1: no memory")
         assert len(run.broken(json.loads(path.read_text()))) == 1
+        assert is_done(name, "a turn takes over 30 s")
     peers = tmp_path / "python"
     monkeypatch.setattr(run, "PEERS", peers)
     assert is_done(targets.TORCH, run.NO_PEERS)

@@ -47,11 +47,13 @@ def test_a_wrong_operation_is_found(monkeypatch, capsys) -> None:
     assert "failed: square, case 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["transforms", "files", "native kernels"])
-def test_a_section_finds_no_difference(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "least"), [("transforms", 101), ("files", 101), ("native kernels", 80)]
+)
+def test_a_section_finds_no_difference(name: str, least: int) -> None:
     found = list(SECTIONS[name](7))
     assert [one.where for one in found if one.verdict is Verdict.FAILED] == []
-    assert sum(one.worked for one in found) >= 80
+    assert sum(one.worked for one in found) >= least
 
 
 def test_a_wrong_file_is_found(monkeypatch) -> None:

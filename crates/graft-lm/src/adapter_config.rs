@@ -60,7 +60,8 @@ impl AdapterConfig {
     }
 
     /// Writes the file into `folder`, atomically, with sorted keys as upstream, unless it is there
-    /// with the same content. `before` is called when all is written but the old file in its place.
+    /// with the same content. `before` is called when the new file is whole and about to take the
+    /// place of the old one.
     ///
     /// # Errors
     /// [`Error::Io`] when the system refuses, and those of `before`; the old file is then as it was.
@@ -93,10 +94,9 @@ impl AdapterConfig {
 
     /// Whether adapters of both lie in the same layers of a model and do the same with their weights.
     pub fn places_alike(&self, other: &Self) -> bool {
-        let placed = |config: &Self| {
-            (config.fine_tune_type, config.num_layers, config.lora_parameters.clone())
-        };
-        placed(self) == placed(other)
+        self.fine_tune_type == other.fine_tune_type
+            && self.num_layers == other.num_layers
+            && self.lora_parameters == other.lora_parameters
     }
 
     /// Reads the file in `folder`, mlx-lm's or ours.

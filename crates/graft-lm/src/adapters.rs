@@ -12,12 +12,15 @@ use crate::adapter_config::{ADAPTER_CONFIG, AdapterConfig};
 use crate::args::{FineTuneType, LoraParameters};
 use crate::fsutil::{sync, write_atomic, write_bytes_atomic};
 use crate::lora::{KeySequence, LoraOptions, apply_lora, lora_shapes, unfreeze_layers};
-use crate::models::{Decoder, FLOATING, Model, read, wrong_dtype, wrong_shape};
+use crate::models::{Decoder, FLOATING, INDEX, Model, read, wrong_dtype, wrong_shape};
 use crate::nn::{Module, Param};
 use crate::{Error, Result};
 
 /// The name of the weights in an adapter folder.
 pub const ADAPTER_FILE: &str = "adapters.safetensors";
+
+/// The name of the weights in a model folder.
+const MODEL_FILE: &str = "model.safetensors";
 
 impl LoraOptions {
     /// The options of a configuration.
@@ -88,7 +91,7 @@ pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
     let (wanted, takes) = match (kind, adapted) {
         // Whole weights go wherever they came from, as in mlx-lm: of full fine-tuning through Python
         // that is the embedding too.
-        (FineTuneType::Full, _) => (slots(&model.decoder, |_, _| true), Takes::Any),
+        (FineTuneType::Full, None) => (slots(&model.decoder, |_, _| true), Takes::Any),
         // What a file did not have of adapters would be random, or of the last ones.
         (FineTuneType::Lora, None) => {
             let options = LoraOptions::new(parameters, config.num_layers);
@@ -100,10 +103,13 @@ pub fn load_adapters(model: &Model, folder: &Path) -> Result<()> {
         (FineTuneType::Lora, Some(_)) if alike => {
             (slots(&model.decoder, |name, _| is_of_adapter(name)), Takes::Whole)
         }
-        (FineTuneType::Lora, Some(layer)) => {
+        (kind, Some(layer)) => {
+            let other = match kind {
+                FineTuneType::Full => "and no whole weights, which",
+                FineTuneType::Lora => "made with other lora_parameters or num_layers than",
+            };
             return Err(Error::Usage(format!(
-                "{layer} has an adapter already, made with other lora_parameters or num_layers than \
-                 {} has; load the model again to give it these",
+                "{layer} has an adapter already, {other} {} has; load the model again to give it these",
                 folder.join(ADAPTER_CONFIG).display()
             )));
         }
@@ -306,7 +312,8 @@ pub fn save_adapters(model: &Decoder, config: &AdapterConfig, folder: &Path) -> 
     Ok(file)
 }
 
-/// Writes a model folder's `model.safetensors` and `config.json`.
+/// Writes a model folder's `model.safetensors` and `config.json`. An index that is there is written
+/// anew, as it would lead to the weights before.
 ///
 /// # Errors
 /// [`Error::Io`] when the system refuses; [`Error::Usage`] for a model with adapters, whose files
@@ -319,12 +326,21 @@ pub fn save_model(model: &Model, folder: &Path) -> Result<()> {
         )));
     }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let params = model.decoder.params().into_iter();
-    save(params.map(|(name, param)| (name, param.get())), &[], &folder.join("model.safetensors"))?;
-    let path = folder.join("config.json");
-    let text = serde_json::to_vec_pretty(&model.config)
-        .map_err(|e| Error::invalid(&path, e.to_string()))?;
-    write_bytes_atomic(&path, &text)
+    let write = |name: &str, value: &serde_json::Value| {
+        let path = folder.join(name);
+        let text = serde_json::to_vec_pretty(value)
+            .map_err(|error| Error::invalid(&path, error.to_string()))?;
+        write_bytes_atomic(&path, &text)
+    };
+    let params = model.decoder.params();
+    let values = params.iter().map(|(name, param)| (name.clone(), param.get()));
+    save(values, &[], &folder.join(MODEL_FILE))?;
+    if folder.join(INDEX).exists() {
+        let shards = params.iter().map(|(name, _)| (name.clone(), MODEL_FILE));
+        let shards: BTreeMap<String, &str> = shards.collect();
+        write(INDEX, &serde_json::json!({"weight_map": shards}))?;
+    }
+    write("config.json", &model.config)
 }
 
 #[cfg(test)]
@@ -420,6 +436,10 @@ mod tests {
         );
         assert!(message.contains("load the model again"), "{message}");
         assert!(!message.contains("another model"), "{message}");
+        other.fine_tune_type = FineTuneType::Full;
+        other.write(first.path(), || Ok(())).unwrap();
+        let message = refusal(&model, first.path());
+        assert!(message.contains("has an adapter already, and no whole weights"), "{message}");
         values(2.0);
     }
 
@@ -453,6 +473,27 @@ mod tests {
         fs::create_dir(folder.path().join(ADAPTER_CONFIG)).unwrap();
         save_adapters(&model.decoder, &other, folder.path()).unwrap_err();
         assert_eq!(fs::read(&file).unwrap(), written);
+    }
+
+    #[test]
+    fn an_index_leads_to_the_weights_that_were_saved_last() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path();
+        tiny::write_model(folder, json!({}));
+        let shard = "model-00001-of-00001.safetensors";
+        fs::rename(folder.join(MODEL_FILE), folder.join(shard)).unwrap();
+        let index = json!({"weight_map": {"lm_head.weight": shard}});
+        fs::write(folder.join(INDEX), index.to_string()).unwrap();
+        let norm = |model: &Model| {
+            let params = model.decoder.params();
+            params.into_iter().find(|(name, _)| name == "model.norm.weight").unwrap().1
+        };
+        let model = Model::load(folder).unwrap();
+        let param = norm(&model);
+        param.set(ops::zeros_like(&param.get()).unwrap());
+        save_model(&model, folder).unwrap();
+        let value: Vec<f32> = norm(&Model::load(folder).unwrap()).get().to_vec().unwrap();
+        assert!(value.iter().all(|value| *value == 0.0), "{value:?}");
     }
 
     #[cfg(unix)]

@@ -16,8 +16,8 @@ use crate::json::from_python;
 #[pyclass(name = "Tokenizer", module = "mlx_graft", frozen)]
 pub(crate) struct PyTokenizer(pub(crate) Arc<Tokenizer>);
 
-/// Options of transformers' `apply_chat_template` that ask for another result than text or ids. In
-/// its place a template would get them as variables.
+/// Options of transformers' `apply_chat_template` that ask for another result than text or ids.
+/// Handed on, they would be mere variables of the template.
 const OTHER_RESULTS: [&str; 8] = [
     "max_length",
     "padding",

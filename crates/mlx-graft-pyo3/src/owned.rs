@@ -11,8 +11,8 @@ use pyo3::prelude::*;
 /// A value that only its owner thread can reach: MLX binds streams, and so lazy arrays, to a
 /// thread. So a Python class may hold arrays.
 ///
-/// Where Python lets go of it on another thread, it waits there until its own thread makes or
-/// reaches an `Owned` again, and for ever if that thread has ended.
+/// If Python drops it on another thread, the value is freed when its own thread next makes or
+/// reaches an `Owned`, and never if that thread has ended.
 ///
 /// ```no_run
 /// use mlx_graft::{Array, ops};

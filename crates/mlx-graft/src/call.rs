@@ -37,7 +37,8 @@ pub(crate) fn status(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> 
 /// arrays for computed that are not yet; what the graphs held is dropped afterwards.
 pub(crate) fn evaluation(op: &'static str, f: impl FnOnce() -> c_int) -> Result<()> {
     let done = without_drops(|| status(op, f));
-    if done.is_err() {
+    // A forked child has evaluated nothing, and has no thread that would give back MLX's locks.
+    if !matches!(done, Ok(()) | Err(Error::Forked(_))) {
         // SAFETY: takes no arguments, and is no part of an evaluation. Should it fail, the error of
         // the evaluation is the one to tell.
         unsafe { sys::graft_uncount_lost_tasks() };

@@ -1,12 +1,15 @@
 //! Safe operations neither read nor write outside of an array, whatever the indices.
 
+#[path = "common/indices.rs"]
+mod indices;
 #[path = "common/main_thread.rs"]
 mod main_thread;
 #[path = "common/numbers.rs"]
 mod numbers;
 
+use indices::{indices, lazy};
 use main_thread::away_from_the_main_thread;
-use mlx_graft::{Array, Dtype, Element, Error, ErrorKind, Result, fast, ops, transforms};
+use mlx_graft::{Array, Dtype, Error, ErrorKind, Result, fast, ops, transforms};
 use numbers::numbers;
 
 type Scatter = fn(&Array, &[Array], &Array, &[i32]) -> Result<Array>;
@@ -14,15 +17,6 @@ type Single = fn(&Array, &Array, &Array, i32) -> Result<Array>;
 
 fn corner(x: &Result<Array>) -> i32 {
     x.as_ref().unwrap().get((0, 0)).unwrap().item().unwrap()
-}
-
-fn indices<T: Element>(values: &[T]) -> Array {
-    Array::from_slice(values, &[values.len() as i32]).unwrap()
-}
-
-/// The same values, not computed yet.
-fn lazy(x: &Array) -> Array {
-    ops::add(x, &ops::zeros_like(x).unwrap()).unwrap()
 }
 
 /// Fails at once for evaluated indices, when evaluated for lazy ones, and in a compiled function.

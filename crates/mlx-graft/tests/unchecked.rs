@@ -1,13 +1,16 @@
-//! Graphs without checks: those that `unchecked` builds, and those of functions from files, which get
-//! them when they are called.
+//! Graphs without checks: those that `unchecked` builds, and those of functions from files, which
+//! get them when they are called.
 
+#[path = "common/indices.rs"]
+mod indices;
 #[path = "common/numbers.rs"]
 mod numbers;
 
 use std::path::Path;
 
+use indices::{indices, lazy};
 use mlx_graft::export::{self, ImportedFunction};
-use mlx_graft::{Array, Dtype, Element, Error, ErrorKind, Result, index, ops, stream, transforms};
+use mlx_graft::{Array, Dtype, Error, ErrorKind, Result, index, ops, stream, transforms};
 use numbers::numbers;
 
 type Function = fn(&[Array]) -> Result<Vec<Array>>;
@@ -15,15 +18,6 @@ type Function = fn(&[Array]) -> Result<Vec<Array>>;
 /// A function of an array, what else it takes, and indices; bad ones in place of the last, and which
 /// of them is out of which length.
 type Case = (&'static str, Function, Vec<Array>, Array, (i64, i64));
-
-fn indices<T: Element>(values: &[T]) -> Array {
-    Array::from_slice(values, &[values.len() as i32]).unwrap()
-}
-
-/// The same values, not computed yet.
-fn lazy(x: &Array) -> Array {
-    ops::add(x, &ops::zeros_like(x).unwrap()).unwrap()
-}
 
 /// The function from a file, in which it is as MLX's own operations make it.
 fn imported(path: &Path, f: Function, args: &[Array], shapeless: bool) -> ImportedFunction {

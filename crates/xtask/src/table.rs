@@ -218,8 +218,8 @@ impl Op {
         self.own_checks().any(|text| !text.contains("check::triangle"))
     }
 
-    /// Whether the Rust function checks what `mlx.core` does not, so that the Python function leaves
-    /// it out.
+    /// Whether the Rust function makes checks that the Python function leaves out, as `mlx.core`
+    /// does.
     pub fn checks_more(&self) -> bool {
         self.own_checks().next().is_some()
     }

@@ -17,6 +17,8 @@ Turn = dict[str, Any]
 
 PATIENCE = 30.0
 """Seconds after which a turn is slow."""
+ENDED = "exit code"
+"""How the error of a program begins that ended before its last turn."""
 
 
 class MeasurementError(Exception):
@@ -81,7 +83,7 @@ class Running:
             return answer
         self.errors.seek(0)
         last = self.errors.read().strip().splitlines()[-1:]
-        self.result.error = f"exit code {self.process.wait()}: {' '.join(last)}"
+        self.result.error = f"{ENDED} {self.process.wait()}: {' '.join(last)}"
         return {}
 
     def read_in_time(self) -> Turn:

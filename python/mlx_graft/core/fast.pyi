@@ -42,7 +42,7 @@ def cross_entropy(logits: array, targets: array, *, stream: _StreamOrDevice = No
 
     Shape: the shape of `targets`, float32.
 
-    Raises: The leading lengths differ, or a class is negative.
+    Raises: The leading lengths differ.
     """
 
 def rope(

@@ -101,7 +101,8 @@ pub fn training_state(folder: &Path, reporter: &mut dyn Reporter) -> Result<Opti
         return Err(Error::Usage(format!(
             "{} is not there: the last training in this folder ended before it had saved one. The \
              one before it has left {EARLIER_FILE}: to go on with that, rename it to {STATE_FILE}; \
-             to start from the beginning, leave out --resume",
+             if other files begin with earlier_, take that off their names too. To start from the \
+             beginning, leave out --resume",
             file.display()
         )));
     }

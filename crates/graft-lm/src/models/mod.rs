@@ -19,7 +19,7 @@ use serde_json::Value;
 pub use cache::{Cache, KvCache, KvQuantization, QuantizedKvCache, RotatingKvCache};
 pub use decoder::{Decoder, DecoderConfig, Head};
 pub use weights::Weights;
-pub(crate) use weights::{FLOATING, files, read, read_all, wrong_dtype, wrong_shape};
+pub(crate) use weights::{FLOATING, INDEX, files, read, read_all, wrong_dtype, wrong_shape};
 
 use crate::adapter_config::AdapterConfig;
 use crate::nn::Module;

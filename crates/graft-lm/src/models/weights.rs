@@ -14,6 +14,9 @@ use crate::nn::{
 };
 use crate::{Error, Result};
 
+/// The name of the file that says which shard has which tensor.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
 /// The tensors of a folder that are not taken yet.
 pub struct Weights {
     folder: PathBuf,
@@ -221,7 +224,7 @@ pub(crate) fn wrong_dtype(file: &Path, name: &str, found: Dtype, wanted: &str) -
 /// [`Error::NotFound`] without weights, or without a shard that the index names;
 /// [`Error::Invalid`] for an index that is none.
 pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let index = folder.join("model.safetensors.index.json");
+    let index = folder.join(INDEX);
     if index.exists() {
         let text = fs::read_to_string(&index).map_err(Error::io(&index))?;
         let parsed: Index = serde_json::from_str(&text)
@@ -316,7 +319,7 @@ mod tests {
         let index = serde_json::json!({"weight_map": {
             "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"
         }});
-        fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        fs::write(folder.join(INDEX), index.to_string()).unwrap();
         let names: Vec<String> = Weights::open(folder).unwrap().tensors.into_keys().collect();
         assert_eq!(names, ["a", "b"]);
     }

@@ -1,10 +1,9 @@
 //! What an earlier training has left in the folder in which a new one begins.
 //!
 //! The new one puts the state of the earlier one aside, as `--resume` would go on from it in the
-//! place of the new one. At the first save that is planned it takes the earlier one's place. Before,
-//! nothing of the earlier one is lost: a new training that ends without having saved anything gives
-//! the state its name back, and a save because of a stop or an error puts the earlier weights aside
-//! first.
+//! place of the new one. With its first planned save that is whole it takes the earlier one's
+//! place. Before, nothing of the earlier one is lost: a new training that ends without having saved
+//! anything gives the state its name back, and the first save puts the earlier weights aside.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -66,6 +65,13 @@ pub(super) fn put_weights_aside(folder: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] when the system refuses.
 pub(super) fn bring_back(folder: &Path) -> Result<bool> {
+    let [(config, config_aside), (weights, weights_aside)] = WEIGHTS;
+    let is_there = |name: &str| folder.join(name).exists();
+    if is_there(config_aside) && is_there(weights_aside) && !is_there(weights) {
+        // Left of a save that was killed, and not the configuration of these weights.
+        let config = folder.join(config);
+        done(fs::remove_file(&config), &config)?;
+    }
     for (name, aside) in WEIGHTS {
         rename(folder, aside, name)?;
     }
@@ -139,6 +145,13 @@ mod tests {
         assert!(is_in(folder) && !folder.join(STATE_FILE).exists());
         put_weights_aside(folder).unwrap();
         assert!(files(folder).iter().all(|(name, _)| name.starts_with("earlier_")));
+        assert!(bring_back(folder).unwrap());
+        assert_eq!(files(folder), before);
+
+        put_aside(folder).unwrap();
+        put_weights_aside(folder).unwrap();
+        // As when a run was killed before its weights were there.
+        fs::write(folder.join(ADAPTER_CONFIG), "second").unwrap();
         assert!(bring_back(folder).unwrap());
         assert_eq!(files(folder), before);
 

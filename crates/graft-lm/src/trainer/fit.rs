@@ -177,9 +177,6 @@ impl Trainer {
         // of the iteration before are the weights.
         let weights_only = matches!(error, Error::NonFiniteLoss(_));
         let save = |folder: &Path| {
-            if progress.fresh && earlier::is_in(folder) {
-                earlier::put_weights_aside(folder)?;
-            }
             if weights_only {
                 self.save_weights(folder, progress)
             } else {
@@ -203,7 +200,7 @@ impl Trainer {
             }
             (error, Err(second)) => {
                 reporter.warning(&format!(
-                    "The weights after iteration {iteration} could not be saved: {second}"
+                    "What was reached after iteration {iteration} could not be saved: {second}"
                 ));
                 error
             }
@@ -279,8 +276,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// Saves the adapters.
+    /// Saves the adapters. Those of an earlier training are put aside first, and stay if the state
+    /// of this one cannot be written.
     fn save_weights(&self, folder: &Path, progress: &mut Progress) -> Result<PathBuf> {
+        if progress.fresh && earlier::is_in(folder) {
+            earlier::put_weights_aside(folder)?;
+        }
         let file = self.saver.save(folder)?;
         progress.fresh = false;
         Ok(file)

@@ -161,7 +161,7 @@ impl Trainer {
     ///
     /// `tokens` is int32 `(B, T)`, `lengths` int32 `(B, 2)`: the first and the last position of each
     /// row that count, inclusive; or rows one behind the other, as [`next_token_loss`] takes them.
-    /// This is the only point of evaluation of a step.
+    /// The tokens are evaluated first, to be checked, and all the rest of the step at once.
     ///
     /// # Errors
     /// [`Error::NonFiniteLoss`] if the loss or a gradient is NaN or infinite; the weights are then as

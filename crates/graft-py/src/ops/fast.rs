@@ -52,7 +52,7 @@ fn layer_norm(
 ///
 /// Shape: the shape of `targets`, float32.
 ///
-/// Raises: The leading lengths differ, or a class is negative.
+/// Raises: The leading lengths differ.
 #[pyfunction]
 #[pyo3(signature = (logits, targets, *, stream=None), text_signature = "(logits, targets, *, stream=None)")]
 fn cross_entropy(logits: In, targets: In, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Out> {

@@ -163,8 +163,8 @@ impl ImportedFunction {
     }
 }
 
-/// Has the operations between arrays take nothing but indices in range: MLX reads and writes wherever
-/// one points.
+/// Has the operations between arrays take nothing but indices in range: MLX reads and writes
+/// wherever one points.
 fn check_indices(outputs: &[Array], inputs: &[&Array]) -> Result<()> {
     let outputs = VectorArray::from_arrays(outputs)?;
     let inputs = VectorArray::from_arrays(inputs)?;

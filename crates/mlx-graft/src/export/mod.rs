@@ -5,8 +5,8 @@
 //! ([`primitive`](crate::primitive)) cannot be exported: use MLX's own in what is.
 //!
 //! A file is a program: its header is checked, and a file that is cut short is refused, but what
-//! its operations do is not, except that no index of theirs may be out of range. Import only what you
-//! trust.
+//! its operations do is not, except that no index of theirs may be out of range. Import only what
+//! you trust.
 //!
 //! ```
 //! use mlx_graft::{Array, export, ops};

@@ -64,9 +64,9 @@ pub fn layer_norm(
 /// Shape: the shape of `targets`, float32.
 ///
 /// # Errors
-/// The leading lengths differ, or a class is negative. Or an index is out of range
-/// ([`Error::Index`](crate::Error::Index)), which is found at once if the indices are evaluated,
-/// and otherwise by the evaluation: see [`index`](crate::index).
+/// The leading lengths differ. Or an index is out of range ([`Error::Index`](crate::Error::Index)),
+/// which is found at once if the indices are evaluated, and otherwise by the evaluation: see
+/// [`index`](crate::index).
 ///
 /// ```
 /// # use mlx_graft::{Array, fast};

@@ -4,9 +4,11 @@ use super::Index;
 use super::plan::{Plan, Update};
 use crate::{Array, Dtype, Error, Result, ops};
 
-/// An update for which the dtype has no numbers.
+/// The refusal of an update whose result the dtype has no number for.
 fn no_number(op: &'static str, dtype: Dtype) -> Error {
-    let message = format!("an update of {dtype}: convert the array with `ops::astype`");
+    let message = format!(
+        "an update of {dtype} has no result of that dtype: convert the array with `ops::astype`"
+    );
     Error::invalid_argument(op, message)
 }
 

@@ -19,8 +19,8 @@
 //! An error or a panic of a stream comes out of the call or of the evaluation that met it as
 //! itself.
 //!
-//! # What the system says
-//! is the source of the error:
+//! # Errors of the system
+//! What the system says is the source of the error:
 //!
 //! ```
 //! use mlx_graft::{Error, io};
