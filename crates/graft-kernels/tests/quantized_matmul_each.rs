@@ -65,14 +65,16 @@ fn all_formats_and_rows() -> Result<()> {
 
 #[test]
 fn what_is_shared_among_threads_and_what_is_empty() -> Result<()> {
-    let matrices = matrices(("affine", 64, 4), Dtype::Float32, &[1030, 0, 300], 1024)?;
-    for rows in [1, 3, 70, 0] {
-        let x = numbers(5, &[rows, 1024])?;
-        for (found, matrix) in multiply(&x, &matrices)?.iter().zip(&matrices) {
-            assert_eq!(found.shape(), [rows, matrix.arrays[0].dim(0)?]);
-            if found.size() > 0 {
-                let (unpacked, reach) = matrix.unpacked()?;
-                assert_product(found, &x, &unpacked, &reach)?;
+    for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+        let matrices = matrices(("affine", 64, 4), dtype, &[1030, 0, 300], 1024)?;
+        for rows in [1, 3, 70, 0] {
+            let x = of(dtype, 5, &[rows, 1024])?;
+            for (found, matrix) in multiply(&x, &matrices)?.iter().zip(&matrices) {
+                assert_eq!(found.shape(), [rows, matrix.arrays[0].dim(0)?]);
+                if found.size() > 0 {
+                    let (unpacked, reach) = matrix.unpacked()?;
+                    assert_product(found, &x, &unpacked, &reach)?;
+                }
             }
         }
     }

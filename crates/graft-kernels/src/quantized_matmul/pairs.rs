@@ -59,6 +59,9 @@ pub(super) fn write(
 ) -> Result<(), KernelError> {
     // SAFETY: all of it is written.
     let out = unsafe { output.as_uninit_slice::<bf16>()? };
+    if out.is_empty() {
+        return Ok(());
+    }
     let (length, columns) =
         if transpose { (weight.columns, weight.rows) } else { (weight.rows, weight.columns) };
     let steps = part(length, MOST_STEPS, UNIT);

@@ -7,6 +7,7 @@ use std::ptr;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
+use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::Arch;
 
 use super::format::Format;
@@ -16,6 +17,7 @@ use super::output::Output;
 use super::{avx2, avx2_many_rows, avx512, multiples, row_sums, vnni};
 use super::{few_rows, many_rows};
 use crate::gather::Groups;
+use crate::isa;
 use crate::tasks::{self, Cut};
 
 /// Rows for which numbers are unpacked where they are multiplied.
@@ -148,7 +150,7 @@ struct Buffers {
 }
 
 /// Where products are written.
-pub(super) enum Places<'a> {
+enum Places<'a> {
     /// Their rows follow each other.
     Stacked(&'a Output<'a>),
     /// Their rows are those of the picks in their order, of so many rows each.
@@ -202,8 +204,56 @@ impl Places<'_> {
     }
 }
 
+/// Writes products, whose rows follow each other in `output`.
+///
+/// # Panics
+/// If they are not all of it.
+pub(super) fn write_stacked(
+    products: &[Product<'_>],
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
+    let output = unsafe { Output::new(output, products[0].columns())? };
+    compute(products, &Places::Stacked(&output), isa::arch());
+    Ok(())
+}
+
+/// Writes products, whose rows are those of the picks in their order, of `m` rows each.
+///
+/// # Panics
+/// As [`write_stacked`].
+pub(super) fn write_picked(
+    products: &[Product<'_>],
+    groups: &Groups,
+    m: usize,
+    output: &mut OutputBuffer<'_>,
+) -> Result<(), KernelError> {
+    // SAFETY: as above.
+    let output = unsafe { Output::new(output, products[0].columns())? };
+    compute(products, &Places::Picked(&output, groups, m), isa::arch());
+    Ok(())
+}
+
+/// Writes products, each of which is all of an output.
+///
+/// # Panics
+/// If one is not.
+pub(super) fn write_each(
+    products: &[Product<'_>],
+    outputs: Vec<&mut OutputBuffer<'_>>,
+) -> Result<(), KernelError> {
+    let mut written = Vec::with_capacity(products.len());
+    for (product, output) in products.iter().zip(outputs) {
+        // SAFETY: `compute` writes all rows of all products, which it asserts to be those of their
+        // outputs.
+        written.push(unsafe { Output::new(output, product.columns())? });
+    }
+    compute(products, &Places::Each(&written), isa::arch());
+    Ok(())
+}
+
 /// Computes products, which are all of their outputs.
-pub(super) fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch) {
+fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch) {
     let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
     let first_rows = places.first_rows(products);
     let cut = Cut::new(products.iter().map(Product::work).sum());

@@ -1,18 +1,16 @@
 //! From the operands of a quantized product to what computes it.
-#![allow(unsafe_code)]
 
 use std::borrow::Cow;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
 
 use super::operands::{self, Weight};
-use super::output::{self, Output};
+use super::output;
 #[cfg(target_arch = "x86_64")]
 use super::pairs;
-use super::product::{Path, Places, Product, compute};
+use super::product::{self, Path, Product};
 use crate::floats::Floats;
 use crate::gather::{Groups, place};
-use crate::isa;
 use crate::tasks;
 
 /// Numbers from which on rows are put in order by several threads.
@@ -44,22 +42,19 @@ pub(super) fn solve(
     let is_float32 = matches!(x, Floats::Float32(_));
     let x = operands::to_float32(x);
     let path = |rows| Path::of(weight.format, transpose, rows, is_float32);
-    let product = |x, index, path| Product { x, length, weight, index, transpose, path };
+    let one = |x, index, path| Product { x, length, weight, index, transpose, path };
     let products = if stack.is_empty() {
-        vec![product(&*x, 0, path(x.len() / length))]
+        vec![one(&*x, 0, path(x.len() / length))]
     } else {
         let shape = output.shape();
         let (batch, m) = (&shape[..shape.len() - 2], shape[shape.len() - 2] as usize);
         let at = |i: usize| {
             let start = place(i, batch, x_stack) * m * length;
-            product(&x[start..start + m * length], place(i, batch, stack), path(m))
+            one(&x[start..start + m * length], place(i, batch, stack), path(m))
         };
         (0..batch.iter().product::<i32>() as usize).map(at).collect()
     };
-    // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
-    let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, &Places::Stacked(&output), isa::arch());
-    Ok(())
+    product::write_stacked(&products, output)
 }
 
 /// Multiplies the same rows and each of some quantized matrices, transposed: an output for each.
@@ -83,14 +78,11 @@ pub(super) fn solve_each(
         } else if output.size() > 0 {
             let path = Path::of(weight.format, true, x.len() / length, is_float32);
             let product = Product { x: &x, length, weight, index: 0, transpose: true, path };
-            // SAFETY: `compute` writes all rows of all products, which it asserts to be those of
-            // their outputs.
-            written.push(unsafe { Output::new(output, product.columns())? });
+            written.push(output);
             products.push(product);
         }
     }
-    compute(&products, &Places::Each(&written), isa::arch());
-    Ok(())
+    product::write_each(&products, written)
 }
 
 /// Multiplies, pair by pair, matrices `lhs` of `x`, of `m` rows each, and matrices `rhs` of a stack
@@ -115,16 +107,13 @@ pub(super) fn solve_picked(
     let groups = Groups::new(rhs, count);
     let sorted = in_order(&x, m * length, lhs, groups.order());
     let mut rest = &*sorted;
-    let product = |(index, picks): (usize, &[usize])| {
+    let one = |(index, picks): (usize, &[usize])| {
         let x = rest.split_off(..picks.len() * m * length).expect("all that is picked");
         let path = Path::of(weight.format, transpose, picks.len() * m, is_float32);
         Product { x, length, weight, index, transpose, path }
     };
-    let products: Vec<_> = groups.iter().map(product).collect();
-    // SAFETY: `compute` writes all rows of all products, and asserts that these are all there are.
-    let output = unsafe { Output::new(output, products[0].columns())? };
-    compute(&products, &Places::Picked(&output, &groups, m), isa::arch());
-    Ok(())
+    let products: Vec<_> = groups.iter().map(one).collect();
+    product::write_picked(&products, &groups, m, output)
 }
 
 /// Parts `lhs[order[0]]`, `lhs[order[1]]`, … of `x`, of `size` numbers each.
