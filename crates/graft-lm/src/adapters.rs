@@ -338,7 +338,9 @@ pub fn save_model(model: &Model, folder: &Path) -> Result<()> {
     if folder.join(INDEX).exists() {
         let shards = params.iter().map(|(name, _)| (name.clone(), MODEL_FILE));
         let shards: BTreeMap<String, &str> = shards.collect();
-        write(INDEX, &serde_json::json!({"weight_map": shards}))?;
+        let total: usize = params.iter().map(|(_, param)| param.get().nbytes()).sum();
+        let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": shards});
+        write(INDEX, &index)?;
     }
     write("config.json", &model.config)
 }
