@@ -9,9 +9,9 @@ use crate::isa::{self, Isa};
 /// beyond the page that it reads.
 const AHEAD: usize = 4096;
 
-/// Whether rows are read one after the other, rather than several side by side. With AMD's AVX-512 (Zen 4)
-/// that takes half of the time where rows have a few kilobytes, as only what is read in order is fetched
-/// ahead; elsewhere several sums at once take less.
+/// Whether rows are read one after the other, rather than several side by side, whose sums share what is
+/// read of the other operand. With AMD's AVX-512 that takes half of the time where rows have a few
+/// kilobytes, as only what is read in order is fetched ahead (measured on Zen 4).
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn reads_in_order() -> bool {
     Isa::Avx512.is_supported() && isa::is_amd()

@@ -151,10 +151,8 @@ struct InMemory<'a, T> {
 impl<'a, T: Float> InMemory<'a, T> {
     /// The products of pairs, in pieces of so many steps at most.
     fn new(products: &[[Matrix<'a, T>; 2]], limit: usize) -> Self {
-        for [a, b] in products {
-            let ([first, _], [_, last]) = (products[0], products[0]);
-            assert!(a.rows == first.rows && a.columns == b.rows && b.columns == last.columns);
-        }
+        let [m, n] = [products[0][0].rows, products[0][1].columns];
+        assert!(products.iter().all(|[a, b]| a.rows == m && a.columns == b.rows && b.columns == n));
         let longest = products.iter().map(|[a, _]| a.columns).max().unwrap_or(1);
         let steps = part(longest, limit, 1);
         let pieces = products.iter().flat_map(|&[a, b]| {

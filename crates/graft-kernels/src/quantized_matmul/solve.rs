@@ -16,6 +16,14 @@ use crate::tasks;
 /// Numbers from which on rows are put in order by several threads.
 const PARALLEL_FROM: usize = 1 << 16;
 
+/// Whether an output is empty, or its sums are, of `length` terms: then it is written.
+fn is_nothing(length: usize, output: &mut OutputBuffer<'_>) -> Result<bool, KernelError> {
+    if length == 0 {
+        output::fill_with_zeros(output)?;
+    }
+    Ok(length == 0 || output.size() == 0)
+}
+
 /// Multiplies rows and a stack of quantized matrices; the shapes of the stacks of both broadcast.
 ///
 /// All rows are multiplied with the same matrix where there is only one.
@@ -27,10 +35,7 @@ pub(super) fn solve(
     output: &mut OutputBuffer<'_>,
 ) -> Result<(), KernelError> {
     let length = if transpose { weight.columns } else { weight.rows };
-    if length == 0 {
-        return output::fill_with_zeros(output);
-    }
-    if output.size() == 0 {
+    if is_nothing(length, output)? {
         return Ok(());
     }
     #[cfg(target_arch = "x86_64")]
@@ -73,9 +78,7 @@ pub(super) fn solve_each(
     let (mut products, mut written) = (Vec::new(), Vec::new());
     for (weight, output) in weights.iter().zip(outputs) {
         let length = weight.columns;
-        if length == 0 {
-            output::fill_with_zeros(output)?;
-        } else if output.size() > 0 {
+        if !is_nothing(length, output)? {
             let path = Path::of(weight.format, true, x.len() / length, is_float32);
             let product = Product { x: &x, length, weight, index: 0, transpose: true, path };
             written.push(output);
@@ -96,10 +99,7 @@ pub(super) fn solve_picked(
     output: &mut OutputBuffer<'_>,
 ) -> Result<(), KernelError> {
     let length = if transpose { weight.columns } else { weight.rows };
-    if length == 0 {
-        return output::fill_with_zeros(output);
-    }
-    if output.size() == 0 {
+    if is_nothing(length, output)? {
         return Ok(());
     }
     let is_float32 = matches!(x, Floats::Float32(_));
