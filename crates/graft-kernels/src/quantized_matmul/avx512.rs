@@ -4,13 +4,15 @@
 //! code of each word at its lower end, which becomes a number; these meet the same positions of `x`,
 //! which lie in that order. As a word never holds codes of two groups, a lane of the sums belongs to
 //! one group, and is scaled once per register of words. The biases meet the sums of groups of `x`.
+//! The lanes of 16 columns are added up together.
 #![allow(unsafe_code)]
+#![allow(clippy::inline_always)] // into functions with the instructions of an operand
 #![allow(clippy::needless_range_loop)] // tiles of registers, by their row and column
 
 use std::arch::x86_64::{
-    __m512, __m512i, __mmask16, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_mul_ps,
-    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, __m512i, __mmask16, _mm512_add_epi32, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps,
+    _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
     _mm512_setzero_si512,
 };
 use std::array::from_fn;
@@ -21,7 +23,7 @@ use super::format::{E2M1, Format, Mode};
 use super::operands::{self, Row, Scratch};
 use super::product::Product;
 use super::vnni::{self, Multiples};
-use crate::avx512::{LANES, mask};
+use crate::avx512::{LANES, mask, sums_of};
 use crate::isa::Isa;
 use crate::prefetch::{prefetch, reads_in_order};
 
@@ -43,6 +45,9 @@ pub(super) struct Tile {
     /// Bytes of a row, and of a register's codes.
     bytes: [usize; 2],
     groups: usize,
+    /// Words of a group as they lie in registers: a power of two. A register's groups are those of as
+    /// many registers of words.
+    words_per_group: usize,
     /// Groups that a register holds, wholly or in part.
     per_register: usize,
     /// Numbers in a register, and in a group.
@@ -52,14 +57,27 @@ pub(super) struct Tile {
 impl Tile {
     pub(super) fn new(format: Format, length: usize) -> Self {
         let Format { bits, group_size, .. } = format;
-        let size = LANES * 32 / width(bits);
+        let per_word = 32 / width(bits);
+        let size = LANES * per_word;
         Self {
             registers: length.div_ceil(size),
             bytes: [format.bytes(length), format.bytes(size)],
             groups: length / group_size,
+            words_per_group: group_size / per_word,
             per_register: (size / group_size).max(1),
             sizes: [size, group_size],
         }
+    }
+
+    /// Registers of a row that are full, and the words of the one behind them.
+    fn whole_registers(&self) -> (usize, __mmask16) {
+        let [row, register] = self.bytes;
+        (row / register, mask(row % register / 4))
+    }
+
+    /// The groups of a row that fill registers.
+    pub(super) fn padded_groups(&self) -> usize {
+        self.groups.next_multiple_of(LANES)
     }
 
     /// Asserts that the rows are of this length.
@@ -138,14 +156,13 @@ impl Part {
 pub(super) struct Rows {
     numbers: Numbers,
     /// For each row and group: the sum of the numbers, or of the multiples in their place, as codes
-    /// and biases may cancel.
+    /// and biases may cancel. Those of a row fill registers.
     sums: Vec<f32>,
     tile: Tile,
 }
 
 enum Numbers {
-    /// For each row, register of words, and position in a word: the numbers that meet its codes.
-    Floats(Vec<Lanes>),
+    Floats(Floats),
     Multiples(Multiples),
 }
 
@@ -157,38 +174,141 @@ impl Rows {
     /// If it lacks the instructions.
     pub(super) fn new(product: &Product<'_>, as_multiples: bool) -> Self {
         let format = product.weight.format;
-        let rows = product.x.chunks_exact(product.length);
-        let mut sums = Vec::with_capacity(product.x.len() / format.group_size);
-        let numbers = if as_multiples {
-            assert!(vnni::is_supported());
-            let mut multiples = Multiples::default();
-            // SAFETY: the instructions were found.
-            rows.for_each(|x| unsafe { multiples.push(format, x, &mut sums) });
-            Numbers::Multiples(multiples)
-        } else {
-            let groups = product.x.chunks_exact(format.group_size);
-            sums.extend(groups.map(|x| x.iter().sum::<f32>()));
-            Numbers::Floats(rows.flat_map(|x| in_order_of_codes(format, x)).collect())
-        };
-        Self { numbers, sums, tile: Tile::new(format, product.length) }
+        let tile = Tile::new(format, product.length);
+        let mut sums = Vec::with_capacity(product.rows() * tile.padded_groups());
+        let (mut multiples, mut floats) = (Multiples::default(), Floats::default());
+        for (row, x) in product.x.chunks_exact(product.length).enumerate() {
+            if as_multiples {
+                multiples.push(format, &tile, x, &mut sums);
+            } else {
+                floats.push(format, x);
+                sums.extend(x.chunks_exact(format.group_size).map(|x| x.iter().sum::<f32>()));
+            }
+            sums.resize((row + 1) * tile.padded_groups(), 0.0);
+        }
+        let numbers =
+            if as_multiples { Numbers::Multiples(multiples) } else { Numbers::Floats(floats) };
+        Self { numbers, sums, tile }
     }
 }
 
-/// For each register of words, and position in a word: the numbers that meet its codes.
-fn in_order_of_codes(format: Format, x: &[f32]) -> Vec<Lanes> {
-    let per_word = 32 / width(format.bits);
-    let mut ordered = Vec::with_capacity(x.len().div_ceil(LANES) + per_word);
-    for x in x.chunks(LANES * per_word) {
-        let start = ordered.len();
-        ordered.resize(start + per_word, Lanes([0.0; LANES]));
-        let lanes = &mut ordered[start..];
-        for (word, x) in x.chunks_exact(per_word).enumerate() {
-            for (lanes, &x) in lanes.iter_mut().zip(x) {
-                lanes.0[word] = x;
+/// A register of codes of packed rows, and what it meets.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    /// The first row that meets it.
+    pub(super) first: usize,
+    /// Its number in the packed rows.
+    pub(super) register: usize,
+    pub(super) tile: &'a Tile,
+    pub(super) is_float: bool,
+    /// What codes of four bits or fewer stand for.
+    numbers: __m512,
+}
+
+/// Rows that meet codes in registers.
+pub(super) trait Operand {
+    /// Asserts that there are so many rows of this tile's length.
+    fn check(&self, rows: usize, tile: &Tile);
+
+    /// What 1 is worth in the groups of a row from `group` on, a register of them, where it is not 1.
+    ///
+    /// # Safety
+    /// There are such, as [`check`](Self::check) asserts, and the processor has the instructions.
+    unsafe fn units(&self, row: usize, group: usize, tile: &Tile) -> Option<__m512>;
+
+    /// The products of `M` rows and a register of codes, without units and scales.
+    ///
+    /// # Safety
+    /// As [`units`](Self::units).
+    unsafe fn sums<C: Codes, const M: usize, const N: usize>(
+        &self,
+        codes: [__m512i; N],
+        at: At<'_>,
+    ) -> [[__m512; M]; N];
+
+    /// [`Task::rows`] with the instructions of the operand.
+    ///
+    /// # Safety
+    /// As [`units`](Self::units).
+    unsafe fn rows<C: Codes, const M: usize, const N: usize>(
+        &self,
+        task: &Task<'_>,
+        first: usize,
+        buffers: &mut Buffers,
+    );
+}
+
+/// Rows of `float32`.
+#[derive(Default)]
+struct Floats {
+    /// For each row, register of words, and position in a word: the numbers that meet its codes.
+    lanes: Vec<Lanes>,
+}
+
+impl Floats {
+    /// Adds a row.
+    fn push(&mut self, format: Format, x: &[f32]) {
+        let per_word = 32 / width(format.bits);
+        for x in x.chunks(LANES * per_word) {
+            let start = self.lanes.len();
+            self.lanes.resize(start + per_word, Lanes([0.0; LANES]));
+            let lanes = &mut self.lanes[start..];
+            for (word, x) in x.chunks_exact(per_word).enumerate() {
+                for (lanes, &x) in lanes.iter_mut().zip(x) {
+                    lanes.0[word] = x;
+                }
             }
         }
     }
-    ordered
+}
+
+impl Operand for Floats {
+    fn check(&self, rows: usize, tile: &Tile) {
+        assert!(self.lanes.len() * LANES == rows * tile.registers * tile.sizes[0]);
+    }
+
+    #[inline(always)]
+    unsafe fn units(&self, _row: usize, _group: usize, _tile: &Tile) -> Option<__m512> {
+        None
+    }
+
+    #[inline(always)]
+    unsafe fn sums<C: Codes, const M: usize, const N: usize>(
+        &self,
+        mut codes: [__m512i; N],
+        At { first, register, tile, numbers, .. }: At<'_>,
+    ) -> [[__m512; M]; N] {
+        let per_word = 32 / C::WIDTH;
+        // SAFETY: the caller says so; registers of numbers are aligned.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); M]; N];
+            for i in 0..per_word {
+                let mut q = [_mm512_setzero_ps(); N];
+                for (q, codes) in q.iter_mut().zip(&mut codes) {
+                    (*q, *codes) = C::next(*codes, numbers);
+                }
+                for m in 0..M {
+                    let at = ((first + m) * tile.registers + register) * per_word + i;
+                    let x = _mm512_load_ps(self.lanes.as_ptr().add(at).cast());
+                    for n in 0..N {
+                        sums[n][m] = _mm512_fmadd_ps(q[n], x, sums[n][m]);
+                    }
+                }
+            }
+            sums
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn rows<C: Codes, const M: usize, const N: usize>(
+        &self,
+        task: &Task<'_>,
+        first: usize,
+        buffers: &mut Buffers,
+    ) {
+        // SAFETY: the caller says so.
+        unsafe { task.rows::<C, Self, M, N>(self, first, buffers) }
+    }
 }
 
 /// Buffers of a thread.
@@ -208,80 +328,230 @@ pub(super) fn compute<'b>(
     columns: Range<usize>,
     buffers: &'b mut Buffers,
 ) -> &'b [f32] {
-    assert!(is_supported());
-    // SAFETY: the instructions were found.
+    let (rows, format) = (product.rows(), product.weight.format);
+    assert!(is_supported() && x.sums.len() == rows * x.tile.padded_groups());
+    buffers.out.clear();
+    buffers.out.resize(rows * columns.len(), 0.0);
+    let task = Task { product, sums: &x.sums, tile: &x.tile, columns };
+    // SAFETY: the instructions were found, and the operands are asserted to be those of the product.
     unsafe {
-        with_codes!(product.weight.format, Known => all::<Known>(product, x, &columns, buffers));
+        match &x.numbers {
+            Numbers::Floats(x) => {
+                x.check(rows, task.tile);
+                with_codes!(format, Known => task.compute::<Known, _>(x, buffers));
+            }
+            Numbers::Multiples(x) => {
+                assert!(vnni::is_supported());
+                x.check(rows, task.tile);
+                with_codes!(format, Known => task.compute::<Known, _>(x, buffers));
+            }
+        }
     }
     &buffers.out
 }
 
-#[target_feature(enable = "avx512f,avx512bw")]
-fn all<C: Codes>(product: &Product<'_>, x: &Rows, columns: &Range<usize>, buffers: &mut Buffers) {
-    buffers.out.clear();
-    buffers.out.resize(product.rows() * columns.len(), 0.0);
-    for first in (0..product.rows()).step_by(4) {
-        // As many sums as fit into the registers.
-        match product.rows() - first {
-            1 if reads_in_order() => block::<C, 1, 2>(product, x, first, columns, buffers),
-            1 => block::<C, 1, 4>(product, x, first, columns, buffers),
-            2 => block::<C, 2, 4>(product, x, first, columns, buffers),
-            3 => block::<C, 3, 2>(product, x, first, columns, buffers),
-            _ => block::<C, 4, 2>(product, x, first, columns, buffers),
-        }
-    }
+/// Some columns of a product.
+pub(super) struct Task<'a> {
+    product: &'a Product<'a>,
+    sums: &'a [f32],
+    tile: &'a Tile,
+    columns: Range<usize>,
 }
 
-/// The products of rows `first..first + M` and some columns, `N` at a time.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn block<C: Codes, const M: usize, const N: usize>(
-    product: &Product<'_>,
-    x: &Rows,
-    first: usize,
-    columns: &Range<usize>,
-    Buffers { scratch, out }: &mut Buffers,
-) {
-    let width = columns.len();
-    let rows = product.weight.rows(product.index, columns.clone(), scratch);
-    x.tile.check_all(&rows);
-    assert!(x.sums.len() >= (first + M) * x.tile.groups);
-    let mut store = |j: usize, sums: &[[f32; M]]| {
-        for (n, sums) in sums.iter().enumerate() {
-            for (i, &sum) in sums.iter().enumerate() {
-                out[(first + i) * width + j + n] = sum;
+impl Task<'_> {
+    /// Computes all rows.
+    ///
+    /// # Safety
+    /// The processor has the instructions of AVX-512 F and BW, and those of the operand; this and the
+    /// sums have the rows of the product.
+    unsafe fn compute<C: Codes, X: Operand>(&self, x: &X, buffers: &mut Buffers) {
+        for first in (0..self.product.rows()).step_by(4) {
+            // SAFETY: the caller says so. As many sums as fit into the registers.
+            unsafe {
+                match self.product.rows() - first {
+                    1 if reads_in_order() => x.rows::<C, 1, 1>(self, first, buffers),
+                    1 => x.rows::<C, 1, 4>(self, first, buffers),
+                    2 => x.rows::<C, 2, 4>(self, first, buffers),
+                    3 => x.rows::<C, 3, 2>(self, first, buffers),
+                    _ => x.rows::<C, 4, 2>(self, first, buffers),
+                }
             }
         }
-    };
-    let whole = width - width % N;
-    for j in (0..whole).step_by(N) {
-        let some = from_fn(|n| rows.row(j + n));
-        // SAFETY: the rows are those of the tile, and there are sums for them.
-        store(j, &unsafe { dots::<C, M, N>(&some, x, first) });
     }
-    for j in whole..width {
-        // SAFETY: as above.
-        store(j, &unsafe { dots::<C, M, 1>(&[rows.row(j)], x, first) });
+
+    /// The products of rows `first..first + M` and 16 columns at a time, `N` of which are computed at
+    /// once.
+    ///
+    /// # Safety
+    /// As [`compute`](Self::compute).
+    #[inline(always)]
+    pub(super) unsafe fn rows<C: Codes, X: Operand, const M: usize, const N: usize>(
+        &self,
+        x: &X,
+        first: usize,
+        Buffers { scratch, out }: &mut Buffers,
+    ) {
+        let Product { weight, index, .. } = *self.product;
+        let width = self.columns.len();
+        let is_float = weight.format.mode != Mode::Affine;
+        // SAFETY: the processor has the instructions.
+        let (numbers, places) = unsafe { (numbers_of(weight.format), Places::new(self.tile)) };
+        let at = At { first, register: 0, tile: self.tile, is_float, numbers };
+        for start in (0..width).step_by(LANES) {
+            let count = LANES.min(width - start);
+            let column = self.columns.start + start;
+            let rows = weight.rows(index, column..column + count, scratch);
+            self.tile.check_all(&rows);
+            // SAFETY: the rows are those of the tile, and the caller says the rest; the mask covers
+            // what is written of a row.
+            unsafe {
+                let mut parts = [[_mm512_setzero_ps(); LANES]; M];
+                let whole = count - count % N;
+                for j in (0..whole).step_by(N) {
+                    let some = from_fn(|n| rows.row(j + n));
+                    let products = self.products::<C, X, M, N>(x, &some, at, places);
+                    for n in 0..N {
+                        for m in 0..M {
+                            parts[m][j + n] = products[n][m];
+                        }
+                    }
+                }
+                for j in whole..count {
+                    let [products] = self.products::<C, X, M, 1>(x, &[rows.row(j)], at, places);
+                    for m in 0..M {
+                        parts[m][j] = products[m];
+                    }
+                }
+                for m in 0..M {
+                    let out = &mut out[(first + m) * width + start..][..count];
+                    _mm512_mask_storeu_ps(out.as_mut_ptr(), mask(count), sums_of(parts[m]));
+                }
+            }
+        }
+    }
+
+    /// The dot products of `M` rows with packed rows, from the first register on, in 16 parts each.
+    ///
+    /// # Safety
+    /// As [`compute`](Self::compute), and the packed rows are those of the tile.
+    #[inline(always)]
+    unsafe fn products<C: Codes, X: Operand, const M: usize, const N: usize>(
+        &self,
+        x: &X,
+        rows: &[Row<'_>; N],
+        mut at: At<'_>,
+        mut places: Places,
+    ) -> [[__m512; M]; N] {
+        let Self { tile, sums, .. } = *self;
+        let first = at.first;
+        let (whole, tail) = tile.whole_registers();
+        let words = mask(LANES * C::BITS / C::WIDTH);
+        // SAFETY: the masks cover what there is of words, scales and biases from a register or a group
+        // on, and of each row there are sums for whole registers of groups; the caller says the rest.
+        unsafe {
+            let mut totals = [[_mm512_setzero_ps(); M]; N];
+            for group in (0..tile.groups).step_by(LANES) {
+                let some = mask(tile.groups - group);
+                let mut scales = [[_mm512_setzero_ps(); M]; N];
+                for n in 0..N {
+                    let numbers = rows[n].scales.as_ptr().add(group);
+                    let mut of_row = _mm512_maskz_loadu_ps(some, numbers);
+                    if C::FACTOR != 1.0 {
+                        of_row = _mm512_mul_ps(of_row, _mm512_set1_ps(C::FACTOR));
+                    }
+                    for m in 0..M {
+                        scales[n][m] = match x.units(first + m, group, tile) {
+                            Some(units) => _mm512_mul_ps(of_row, units),
+                            None => of_row,
+                        };
+                    }
+                    if !rows[n].biases.is_empty() {
+                        let biases = rows[n].biases.as_ptr().add(group);
+                        let biases = _mm512_maskz_loadu_ps(some, biases);
+                        for m in 0..M {
+                            let at = (first + m) * tile.padded_groups() + group;
+                            let sums = _mm512_loadu_ps(sums.as_ptr().add(at));
+                            totals[n][m] = _mm512_fmadd_ps(biases, sums, totals[n][m]);
+                        }
+                    }
+                }
+                let end = at.register + tile.words_per_group;
+                while at.register < end.min(whole) {
+                    add::<C, X, M, N>(x, rows, at, words, places.next(), &scales, &mut totals);
+                    at.register += 1;
+                }
+                if at.register == whole && at.register < end && tail != 0 {
+                    add::<C, X, M, N>(x, rows, at, tail, places.next(), &scales, &mut totals);
+                }
+            }
+            totals
+        }
     }
 }
 
-/// The dot products of rows `first..first + M` of `x` with packed rows of its length.
+/// Adds the products with a register of codes, as far as the mask covers its words.
 ///
 /// # Safety
-/// The packed rows are those of the tile, and `x` has sums for its rows.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn dots<C: Codes, const M: usize, const N: usize>(
+/// As [`Task::products`]; the mask covers what there is of the register.
+#[inline(always)]
+unsafe fn add<C: Codes, X: Operand, const M: usize, const N: usize>(
+    x: &X,
     rows: &[Row<'_>; N],
-    x: &Rows,
-    first: usize,
-) -> [[f32; M]; N] {
-    let tile = &x.tile;
-    // SAFETY: the caller says so; there are multiples only where the processor has the instructions.
+    at: At<'_>,
+    words: __mmask16,
+    groups: __m512i,
+    scales: &[[__m512; M]; N],
+    totals: &mut [[__m512; M]; N],
+) {
+    // SAFETY: the caller says so.
     unsafe {
-        let totals = match &x.numbers {
-            Numbers::Floats(lanes) => products::<C, M, N>(rows, lanes, tile, first),
-            Numbers::Multiples(x) => x.products::<C, M, N>(rows, tile, first),
-        };
-        add_biases(totals, rows, x, first)
+        let first_byte = at.register * at.tile.bytes[1];
+        let mut codes = [_mm512_setzero_si512(); N];
+        for n in 0..N {
+            let from = rows[n].codes.as_ptr().add(first_byte);
+            prefetch(from);
+            codes[n] = C::spread(_mm512_maskz_loadu_epi32(words, from.cast()));
+        }
+        let products = x.sums::<C, M, N>(codes, at);
+        for n in 0..N {
+            for m in 0..M {
+                let scales = _mm512_permutexvar_ps(groups, scales[n][m]);
+                totals[n][m] = _mm512_fmadd_ps(products[n][m], scales, totals[n][m]);
+            }
+        }
+    }
+}
+
+/// The group of each lane, from register to register, of which look-ups look at the last four bits.
+#[derive(Clone, Copy)]
+struct Places {
+    groups: __m512i,
+    /// What is added behind registers of even, and of odd numbers.
+    steps: [__m512i; 2],
+}
+
+impl Places {
+    /// Those of the first register.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(tile: &Tile) -> Self {
+        let groups: [i32; LANES] = from_fn(|lane| (lane / tile.words_per_group) as i32);
+        // A group fills two registers at most.
+        let steps = [LANES, 2 * LANES].map(|words| (words / tile.words_per_group) as i32);
+        // SAFETY: the array fills a register.
+        let groups = unsafe { _mm512_loadu_si512(groups.as_ptr().cast()) };
+        let steps = [steps[0], steps[1] - steps[0]].map(|step| _mm512_set1_epi32(step));
+        Self { groups, steps }
+    }
+
+    /// Those of the next register.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn next(&mut self) -> __m512i {
+        let groups = self.groups;
+        self.groups = _mm512_add_epi32(groups, self.steps[0]);
+        self.steps.swap(0, 1);
+        groups
     }
 }
 
@@ -294,90 +564,4 @@ pub(super) fn numbers_of(format: Format) -> __m512 {
     });
     // SAFETY: the array fills a register.
     unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
-}
-
-/// The products in 16 parts each, without what the biases add.
-///
-/// # Safety
-/// The packed rows are those of the tile.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn products<C: Codes, const M: usize, const N: usize>(
-    rows: &[Row<'_>; N],
-    lanes: &[Lanes],
-    tile: &Tile,
-    first: usize,
-) -> [[__m512; M]; N] {
-    let per_word = 32 / C::WIDTH;
-    let registers = tile.registers;
-    assert!(lanes.len() >= (first + M) * registers * per_word);
-    let group_of_lane = tile.group_of_lane();
-    let numbers = numbers_of(*rows[0].format);
-
-    let mut totals = [[_mm512_setzero_ps(); M]; N];
-    for register in 0..registers {
-        let part = tile.part(register);
-        let mut codes = [_mm512_setzero_si512(); N];
-        for (codes, row) in codes.iter_mut().zip(rows) {
-            // SAFETY: the caller says so.
-            *codes = unsafe { part.codes::<C>(row) };
-        }
-        let mut sums = [[_mm512_setzero_ps(); M]; N];
-        for i in 0..per_word {
-            let mut q = [_mm512_setzero_ps(); N];
-            for (q, codes) in q.iter_mut().zip(&mut codes) {
-                // SAFETY: the processor has the instructions.
-                (*q, *codes) = unsafe { C::next(*codes, numbers) };
-            }
-            for m in 0..M {
-                let at = ((first + m) * registers + register) * per_word + i;
-                // SAFETY: there are so many, as asserted above; each is aligned and fills a register.
-                let x = unsafe { _mm512_load_ps(lanes.as_ptr().add(at).cast()) };
-                for n in 0..N {
-                    sums[n][m] = _mm512_fmadd_ps(q[n], x, sums[n][m]);
-                }
-            }
-        }
-        for n in 0..N {
-            // SAFETY: the caller says so.
-            let scales = unsafe { part.scales(&rows[n], group_of_lane) };
-            for m in 0..M {
-                totals[n][m] = _mm512_fmadd_ps(sums[n][m], scales, totals[n][m]);
-            }
-        }
-    }
-    totals.map(|totals| totals.map(|total| _mm512_mul_ps(total, _mm512_set1_ps(C::FACTOR))))
-}
-
-/// Adds biases times sums of `x`, and the parts.
-///
-/// # Safety
-/// As [`dots`].
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn add_biases<const M: usize, const N: usize>(
-    mut totals: [[__m512; M]; N],
-    rows: &[Row<'_>; N],
-    x: &Rows,
-    first: usize,
-) -> [[f32; M]; N] {
-    let groups = x.tile.groups;
-    for group in (0..rows[0].biases.len()).step_by(LANES) {
-        let mask = mask(groups - group);
-        for n in 0..N {
-            // SAFETY: the mask covers the biases, and the sums of a row, from there on.
-            let biases = unsafe { _mm512_maskz_loadu_ps(mask, rows[n].biases.as_ptr().add(group)) };
-            for m in 0..M {
-                let at = (first + m) * groups + group;
-                // SAFETY: as above.
-                let sums = unsafe { _mm512_maskz_loadu_ps(mask, x.sums.as_ptr().add(at)) };
-                totals[n][m] = _mm512_fmadd_ps(biases, sums, totals[n][m]);
-            }
-        }
-    }
-    let mut dots = [[0.0; M]; N];
-    for n in 0..N {
-        for m in 0..M {
-            dots[n][m] = _mm512_reduce_add_ps(totals[n][m]);
-        }
-    }
-    dots
 }
