@@ -2,10 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
-#[cfg(target_arch = "x86_64")]
 use std::ptr;
-#[cfg(target_arch = "x86_64")]
-use std::sync::OnceLock;
 
 use mlx_graft::primitive::{KernelError, OutputBuffer};
 use pulp::Arch;
@@ -115,6 +112,16 @@ impl Product<'_> {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn is_tame(&self) -> bool {
         self.x.chunks_exact(self.length).all(multiples::is_tame)
+    }
+
+    /// Whether its pieces are those of many rows.
+    fn has_many_rows(&self) -> bool {
+        match self.path {
+            Path::ManyRows => true,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2ManyRows => true,
+            _ => false,
+        }
     }
 
     /// What it costs.
@@ -279,79 +286,96 @@ fn compute(products: &[Product<'_>], places: &Places<'_>, arch: Arch) {
             unsafe { places.output(i).write(row, start, sums) };
         }
     };
-    #[cfg(target_arch = "x86_64")]
-    let in_registers: Vec<OnceLock<Option<avx512::Rows>>> =
-        products.iter().map(|_| OnceLock::new()).collect();
-    #[cfg(target_arch = "x86_64")]
-    let in_words: Vec<OnceLock<Option<avx2::Rows>>> =
-        products.iter().map(|_| OnceLock::new()).collect();
-    #[cfg(target_arch = "x86_64")]
-    let in_panels: Vec<OnceLock<Option<avx2_many_rows::Rows>>> =
-        products.iter().map(|_| OnceLock::new()).collect();
-    #[cfg(target_arch = "x86_64")]
-    let are_tame: Vec<OnceLock<bool>> = products.iter().map(|_| OnceLock::new()).collect();
+    let forms = Forms::new(products, cut.is_parallel());
     tasks::for_each(pieces.len(), cut.is_parallel(), |task, buffers: &mut Buffers| {
         let (i, columns) = pieces[task].clone();
         let (product, start, width) = (&products[i], columns.start, columns.len());
-        let few = &mut buffers.few;
-        let rows = |first: usize, sums: &[f32]| write(i, first, start, sums, width);
-        match product.path {
-            Path::ManyRows => many_rows::compute(product, columns, &mut buffers.many, arch, rows),
-            Path::FewRows => {
-                write(i, 0, start, few_rows::compute(product, columns, few, arch), width);
-            }
+        let write_rows = |first: usize, sums: &[f32]| write(i, first, start, sums, width);
+        let sums = match forms.of(i) {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Vnni => {
-                let as_multiples = product.path == Path::Vnni;
-                let rows = in_registers[first_like(products, i)].get_or_init(|| {
-                    product.is_tame().then(|| avx512::Rows::new(product, as_multiples))
-                });
-                let sums = match rows {
-                    Some(x) => avx512::compute(product, x, columns, &mut buffers.registers),
-                    None => few_rows::compute(product, columns, few, arch),
-                };
-                write(i, 0, start, sums, width);
-            }
+            Form::Registers(x) => avx512::compute(product, x, columns, &mut buffers.registers),
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 | Path::Avx2Float32 => {
-                let is_float32 = product.path == Path::Avx2Float32;
-                let rows = in_words[first_like(products, i)].get_or_init(|| {
-                    product.is_tame().then(|| avx2::Rows::new(product, is_float32))
-                });
-                let sums = match rows {
-                    Some(x) => avx2::compute(product, x, columns, &mut buffers.words),
-                    None => few_rows::compute(product, columns, few, arch),
-                };
-                write(i, 0, start, sums, width);
-            }
+            Form::Words(x) => avx2::compute(product, x, columns, &mut buffers.words),
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2ManyRows => {
-                let panels = in_panels[first_like(products, i)]
-                    .get_or_init(|| product.is_tame().then(|| avx2_many_rows::Rows::new(product)));
-                match panels {
-                    Some(x) => {
-                        let buffers = &mut buffers.many_words;
-                        avx2_many_rows::compute(product, x, &columns, buffers, rows);
-                    }
-                    None => many_rows::compute(product, columns, &mut buffers.many, arch, rows),
-                }
-            }
+            Form::RowSums => row_sums::compute(product, &columns, &mut buffers.row_sums),
             #[cfg(target_arch = "x86_64")]
-            Path::RowSums => {
-                let is_tame = are_tame[first_like(products, i)].get_or_init(|| product.is_tame());
-                let sums = if *is_tame {
-                    row_sums::compute(product, &columns, &mut buffers.row_sums)
-                } else {
-                    few_rows::compute(product, columns, few, arch)
-                };
-                write(i, 0, start, sums, width);
+            Form::Panels(x) => {
+                let buffers = &mut buffers.many_words;
+                return avx2_many_rows::compute(product, x, &columns, buffers, write_rows);
             }
-        }
+            Form::Floats if product.has_many_rows() => {
+                return many_rows::compute(product, columns, &mut buffers.many, arch, write_rows);
+            }
+            Form::Floats => few_rows::compute(product, columns, &mut buffers.few, arch),
+        };
+        write_rows(0, sums);
     });
 }
 
-/// The first product of the same rows in the same form as product `i`, which then serve both.
-#[cfg(target_arch = "x86_64")]
+/// What rows are multiplied as.
+enum Form {
+    /// As they are.
+    Floats,
+    #[cfg(target_arch = "x86_64")]
+    Registers(avx512::Rows),
+    #[cfg(target_arch = "x86_64")]
+    Words(avx2::Rows),
+    #[cfg(target_arch = "x86_64")]
+    Panels(avx2_many_rows::Rows),
+    /// As they are, with codes instead of what they stand for.
+    #[cfg(target_arch = "x86_64")]
+    RowSums,
+}
+
+impl Form {
+    /// That of a product's path, if its rows are tame.
+    fn new(product: &Product<'_>) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        match product.path {
+            Path::ManyRows | Path::FewRows => {}
+            _ if !product.is_tame() => {}
+            Path::Avx512 => return Self::Registers(avx512::Rows::new(product, false)),
+            Path::Vnni => return Self::Registers(avx512::Rows::new(product, true)),
+            Path::Avx2 => return Self::Words(avx2::Rows::new(product, false)),
+            Path::Avx2Float32 => return Self::Words(avx2::Rows::new(product, true)),
+            Path::Avx2ManyRows => return Self::Panels(avx2_many_rows::Rows::new(product)),
+            Path::RowSums => return Self::RowSums,
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = product;
+        Self::Floats
+    }
+}
+
+/// The forms of the rows of products.
+struct Forms {
+    forms: Vec<Form>,
+    /// For each product the first one of the same rows and path, whose form serves both.
+    first: Vec<usize>,
+}
+
+impl Forms {
+    /// They are found before the products are shared: a thread that waited for another one to find a
+    /// form would sleep, and to wake it takes as long as a small product.
+    fn new(products: &[Product<'_>], parallel: bool) -> Self {
+        let first: Vec<usize> = (0..products.len()).map(|i| first_like(products, i)).collect();
+        let mut forms: Vec<Form> = products.iter().map(|_| Form::Floats).collect();
+        let several = first.iter().any(|&first| first > 0);
+        tasks::for_each_chunk(&mut forms, 1, parallel && several, |i, form| {
+            if first[i] == i {
+                form[0] = Form::new(&products[i]);
+            }
+        });
+        Self { forms, first }
+    }
+
+    /// That of product `i`.
+    fn of(&self, i: usize) -> &Form {
+        &self.forms[self.first[i]]
+    }
+}
+
+/// The first product of the same rows and path as product `i`.
 fn first_like(products: &[Product<'_>], i: usize) -> usize {
     let product = &products[i];
     let is_same = |other: &Product<'_>| {
