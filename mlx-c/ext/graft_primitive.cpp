@@ -107,51 +107,85 @@ struct Kernel {
   void* const payload;
 };
 
-void poison(const graft_primitive_output& out, size_t itemsize, int status) {
-  // All bits set is a NaN in every floating-point format; a bool may hold nothing but 0 and 1.
-  int nan = out.dtype == MLX_BOOL ? 1 : 0xFF;
-  std::memset(out.data, status == 2 ? 0 : nan, out.size * itemsize);
-}
-
-void run(const Kernel& kernel, const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
-  std::vector<graft_primitive_input> ins;
-  ins.reserve(inputs.size());
-  for (const auto& in : inputs) {
-    ins.push_back(
-        {in.size() ? in.data<char>() : nullptr,
-         in.shape().data(),
-         in.strides().data(),
-         in.ndim(),
-         in.size(),
-         mlx_dtype_to_c(in.dtype()),
-         in.flags().row_contiguous});
-  }
-  std::vector<graft_primitive_output> outs;
-  outs.reserve(outputs.size());
-  for (auto& out : outputs) {
-    outs.push_back(
-        {out.size() ? out.data<char>() : nullptr,
-         out.shape().data(),
-         out.ndim(),
-         out.size(),
-         mlx_dtype_to_c(out.dtype())});
-  }
-  auto error = mlx_string_new_();
-  int status = kernel.vtable->eval(
-      &error, ins.data(), ins.size(), outs.data(), outs.size(), kernel.payload);
-  if (status == 0) {
-    return;
-  }
-  for (size_t i = 0; i < outs.size(); ++i) {
-    if (outs[i].size) {
-      poison(outs[i], outputs[i].itemsize(), status);
+// The inputs and outputs of a kernel, which may be gone when it runs. Their buffers are not: `cpu::eval`
+// keeps them alive until the task after this one. As in MLX's own kernels nothing here holds them, as
+// that would be released on the stream's thread.
+class Operands {
+ public:
+  Operands(const std::vector<mx::array>& inputs, const std::vector<mx::array>& outputs) {
+    size_t ndim = 0;
+    for (const auto* arrays : {&inputs, &outputs}) {
+      for (const auto& a : *arrays) {
+        ndim += a.ndim();
+      }
+    }
+    // Pointers into these are handed out, so they must not move.
+    shapes_.reserve(ndim);
+    strides_.reserve(ndim);
+    ins_.reserve(inputs.size());
+    for (const auto& in : inputs) {
+      ins_.push_back(
+          {in.size() ? in.data<char>() : nullptr,
+           keep(shapes_, in.shape()),
+           keep(strides_, in.strides()),
+           in.ndim(),
+           in.size(),
+           mlx_dtype_to_c(in.dtype()),
+           in.flags().row_contiguous});
+    }
+    outs_.reserve(outputs.size());
+    itemsizes_.reserve(outputs.size());
+    for (const auto& out : outputs) {
+      outs_.push_back(
+          {out.size() ? const_cast<char*>(out.data<char>()) : nullptr,
+           keep(shapes_, out.shape()),
+           out.ndim(),
+           out.size(),
+           mlx_dtype_to_c(out.dtype())});
+      itemsizes_.push_back(out.itemsize());
     }
   }
-  std::string message = error.ctx ? mlx_string_get_(error) : "[" + kernel.name + "] kernel failed";
-  mlx_string_free_(error);
-  // MLX keeps the first failure of a stream and throws it from the evaluation that waits for it.
-  throw std::runtime_error(message);
-}
+  Operands(const Operands&) = delete;
+  Operands& operator=(const Operands&) = delete;
+
+  void run(const Kernel& kernel) const {
+    auto error = mlx_string_new_();
+    int status = kernel.vtable->eval(
+        &error, ins_.data(), ins_.size(), outs_.data(), outs_.size(), kernel.payload);
+    if (status == 0) {
+      return;
+    }
+    for (size_t i = 0; i < outs_.size(); ++i) {
+      if (outs_[i].size) {
+        poison(outs_[i], itemsizes_[i], status);
+      }
+    }
+    std::string message = error.ctx ? mlx_string_get_(error) : "[" + kernel.name + "] kernel failed";
+    mlx_string_free_(error);
+    // MLX keeps the first failure of a stream and throws it from the evaluation that waits for it.
+    throw std::runtime_error(message);
+  }
+
+ private:
+  template <typename T, typename Lengths>
+  static const T* keep(std::vector<T>& kept, const Lengths& lengths) {
+    const auto start = kept.size();
+    kept.insert(kept.end(), lengths.begin(), lengths.end());
+    return kept.data() + start;
+  }
+
+  static void poison(const graft_primitive_output& out, size_t itemsize, int status) {
+    // All bits set is a NaN in every floating-point format; a bool may hold nothing but 0 and 1.
+    int nan = out.dtype == MLX_BOOL ? 1 : 0xFF;
+    std::memset(out.data, status == 2 ? 0 : nan, out.size * itemsize);
+  }
+
+  std::vector<int> shapes_;
+  std::vector<int64_t> strides_;
+  std::vector<graft_primitive_input> ins_;
+  std::vector<graft_primitive_output> outs_;
+  std::vector<size_t> itemsizes_;
+};
 
 // MLX's allocator gives a buffer at null where there is no memory.
 mx::allocator::Buffer allocate(size_t bytes) {
@@ -210,21 +244,9 @@ class GraftPrimitive : public mx::Primitive {
       retain(inputs, outputs);
       throw;
     }
-    // As in MLX's own kernels: a strong reference here would be released on the stream's thread.
-    // `cpu::eval` keeps the buffers alive until the task after this one.
-    auto weak = [](const std::vector<mx::array>& arrays) {
-      std::vector<mx::array> copies;
-      copies.reserve(arrays.size());
-      for (const auto& a : arrays) {
-        copies.push_back(mx::array::unsafe_weak_copy(a));
-      }
-      return copies;
-    };
+    auto operands = std::make_shared<const Operands>(inputs, outputs);
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    encoder.dispatch(
-        [kernel = kernel_, ins = weak(inputs), outs = weak(outputs), ticket]() mutable {
-          run(*kernel, ins, outs);
-        });
+    encoder.dispatch([kernel = kernel_, operands, ticket]() { operands->run(*kernel); });
   }
 
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {

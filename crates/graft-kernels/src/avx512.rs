@@ -1,5 +1,4 @@
 //! What kernels in AVX-512's instructions share.
-#![allow(unsafe_code)]
 
 use std::arch::x86_64::{
     __m512, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_shuffle_f32x4,

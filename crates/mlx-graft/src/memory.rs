@@ -55,9 +55,11 @@ pub fn cache() -> Result<usize> {
 ///
 /// MLX's CPU allocator is the system's. Glibc's returns large blocks at once and takes zeroed pages
 /// for the next, which costs a tenth of a training step. What the process holds afterwards is what it
-/// held at most. The setting is for the whole process and cannot be taken back; threads that have
-/// allocated before keep an arena of their own, so it belongs to the start of a program. Source:
-/// mallopt(3), `M_MMAP_MAX`, `M_TRIM_THRESHOLD` and `M_ARENA_MAX`.
+/// held at most, and threads share a few arenas: one for each would keep what others could use, and in
+/// a single one they wait for each other, for a tenth of a token of generation. The setting is for the
+/// whole process and cannot be taken back; threads that have allocated before keep an arena of their
+/// own, so it belongs to the start of a program. Source: mallopt(3), `M_MMAP_MAX`, `M_TRIM_THRESHOLD`
+/// and `M_ARENA_MAX`.
 ///
 /// ```
 /// let kept = mlx_graft::memory::keep_freed();
@@ -66,8 +68,11 @@ pub fn cache() -> Result<usize> {
 pub fn keep_freed() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
+        /// For the thread that builds graphs, that of a stream, and those of kernels.
+        const ARENAS: libc::c_int = 4;
+
         let settings =
-            [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1), (libc::M_ARENA_MAX, 1)];
+            [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1), (libc::M_ARENA_MAX, ARENAS)];
         // SAFETY: the function changes settings of the allocator under its own lock.
         settings.iter().all(|&(name, value)| unsafe { libc::mallopt(name, value) } == 1)
     }
