@@ -17,7 +17,7 @@ pub(crate) fn mask(lanes: usize) -> u16 {
 /// The sum of the lanes of each register.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn sums_of(x: [__m512; LANES]) -> __m512 {
+pub(crate) fn sums_of(x: &[__m512; LANES]) -> __m512 {
     // Each step adds halves of two registers side by side, so that one holds parts of both.
     let x: [__m512; 8] = from_fn(|i| {
         let (a, b) = (x[2 * i], x[2 * i + 1]);

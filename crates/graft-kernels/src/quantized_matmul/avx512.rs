@@ -424,7 +424,7 @@ impl Task<'_> {
                 }
                 for m in 0..M {
                     let out = &mut out[(first + m) * width + start..][..count];
-                    _mm512_mask_storeu_ps(out.as_mut_ptr(), mask(count), sums_of(parts[m]));
+                    _mm512_mask_storeu_ps(out.as_mut_ptr(), mask(count), sums_of(&parts[m]));
                 }
             }
         }
@@ -455,10 +455,8 @@ impl Task<'_> {
                 let mut scales = [[_mm512_setzero_ps(); M]; N];
                 for n in 0..N {
                     let numbers = rows[n].scales.as_ptr().add(group);
-                    let mut of_row = _mm512_maskz_loadu_ps(some, numbers);
-                    if C::FACTOR != 1.0 {
-                        of_row = _mm512_mul_ps(of_row, _mm512_set1_ps(C::FACTOR));
-                    }
+                    let of_row = _mm512_maskz_loadu_ps(some, numbers);
+                    let of_row = _mm512_mul_ps(of_row, _mm512_set1_ps(C::FACTOR));
                     for m in 0..M {
                         scales[n][m] = match x.units(first + m, group, tile) {
                             Some(units) => _mm512_mul_ps(of_row, units),
