@@ -207,8 +207,8 @@ pub(super) struct At<'a> {
 
 /// Rows that meet codes in registers.
 pub(super) trait Operand {
-    /// Asserts that there are so many rows of this tile's length.
-    fn check(&self, rows: usize, tile: &Tile);
+    /// Asserts that there are so many rows, of this tile's length, to meet codes of this format.
+    fn check(&self, rows: usize, tile: &Tile, format: Format);
 
     /// What 1 is worth in the groups of a row from `group` on, a register of them, where it is not 1.
     ///
@@ -263,8 +263,8 @@ impl Floats {
 }
 
 impl Operand for Floats {
-    fn check(&self, rows: usize, tile: &Tile) {
-        assert!(self.lanes.len() * LANES == rows * tile.registers * tile.sizes[0]);
+    fn check(&self, rows: usize, tile: &Tile, format: Format) {
+        assert!(self.lanes.len() == rows * tile.registers * (32 / width(format.bits)));
     }
 
     #[inline(always)]
@@ -337,12 +337,12 @@ pub(super) fn compute<'b>(
     unsafe {
         match &x.numbers {
             Numbers::Floats(x) => {
-                x.check(rows, task.tile);
+                x.check(rows, task.tile, format);
                 with_codes!(format, Known => task.compute::<Known, _>(x, buffers));
             }
             Numbers::Multiples(x) => {
                 assert!(vnni::is_supported());
-                x.check(rows, task.tile);
+                x.check(rows, task.tile, format);
                 with_codes!(format, Known => task.compute::<Known, _>(x, buffers));
             }
         }

@@ -113,13 +113,11 @@ impl Multiples {
 }
 
 impl Operand for Multiples {
-    fn check(&self, rows: usize, tile: &Tile) {
+    fn check(&self, rows: usize, tile: &Tile, format: Format) {
         let registers = rows * tile.registers;
-        // A register of words is met by one of upper bytes, and one of lower ones, for each code in
-        // a byte.
-        assert!(registers > 0 && self.bytes.len().is_multiple_of(registers));
+        assert!(self.bytes.len() == registers * (8 / width(format.bits)));
         assert!(self.units.len() == rows * tile.padded_groups());
-        assert!(self.offsets.is_empty() || self.offsets.len() == registers);
+        assert!(format.mode == Mode::Affine || self.offsets.len() == registers);
     }
 
     #[inline(always)]
