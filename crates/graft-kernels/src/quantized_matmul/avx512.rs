@@ -130,11 +130,7 @@ impl Part {
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) unsafe fn codes<C: Codes>(self, row: &Row<'_>) -> __m512i {
         // SAFETY: the mask covers the words of the row from there on.
-        unsafe {
-            let words = row.codes.as_ptr().add(self.first_byte);
-            prefetch(words);
-            C::spread(_mm512_maskz_loadu_epi32(self.words, words.cast()))
-        }
+        unsafe { codes_at::<C>(row, self.first_byte, self.words) }
     }
 
     /// The scales of a row, one for each lane.
@@ -149,6 +145,20 @@ impl Part {
             _mm512_maskz_loadu_ps(self.groups, row.scales.as_ptr().add(self.first_group))
         };
         _mm512_permutexvar_ps(group_of_lane, scales)
+    }
+}
+
+/// The codes of a row from a byte on, and asks for what lies further on.
+///
+/// # Safety
+/// The mask covers the words of the row from there on, and the processor has the instructions.
+#[inline(always)]
+unsafe fn codes_at<C: Codes>(row: &Row<'_>, first_byte: usize, words: __mmask16) -> __m512i {
+    // SAFETY: the caller says so.
+    unsafe {
+        let from = row.codes.as_ptr().add(first_byte);
+        prefetch(from);
+        C::spread(_mm512_maskz_loadu_epi32(words, from.cast()))
     }
 }
 
@@ -167,27 +177,27 @@ enum Numbers {
 }
 
 impl Rows {
-    /// Rows as numbers of `float32`, or as multiples of powers of two, if the processor has the
-    /// instructions for these. They are tame: see [`Product::is_tame`].
-    ///
-    /// # Panics
-    /// If it lacks the instructions.
+    /// Rows as numbers of `float32`, or as multiples of powers of two. They are tame: see
+    /// [`Product::is_tame`].
     pub(super) fn new(product: &Product<'_>, as_multiples: bool) -> Self {
         let format = product.weight.format;
         let tile = Tile::new(format, product.length);
         let mut sums = Vec::with_capacity(product.rows() * tile.padded_groups());
-        let (mut multiples, mut floats) = (Multiples::default(), Floats::default());
+        let mut numbers = if as_multiples {
+            Numbers::Multiples(Multiples::default())
+        } else {
+            Numbers::Floats(Floats::default())
+        };
         for (row, x) in product.x.chunks_exact(product.length).enumerate() {
-            if as_multiples {
-                multiples.push(format, &tile, x, &mut sums);
-            } else {
-                floats.push(format, x);
-                sums.extend(x.chunks_exact(format.group_size).map(|x| x.iter().sum::<f32>()));
+            match &mut numbers {
+                Numbers::Multiples(multiples) => multiples.push(format, &tile, x, &mut sums),
+                Numbers::Floats(floats) => {
+                    floats.push(format, x);
+                    sums.extend(x.chunks_exact(format.group_size).map(|x| x.iter().sum::<f32>()));
+                }
             }
             sums.resize((row + 1) * tile.padded_groups(), 0.0);
         }
-        let numbers =
-            if as_multiples { Numbers::Multiples(multiples) } else { Numbers::Floats(floats) };
         Self { numbers, sums, tile }
     }
 }
@@ -506,9 +516,7 @@ unsafe fn add<C: Codes, X: Operand, const M: usize, const N: usize>(
         let first_byte = at.register * at.tile.bytes[1];
         let mut codes = [_mm512_setzero_si512(); N];
         for n in 0..N {
-            let from = rows[n].codes.as_ptr().add(first_byte);
-            prefetch(from);
-            codes[n] = C::spread(_mm512_maskz_loadu_epi32(words, from.cast()));
+            codes[n] = codes_at::<C>(&rows[n], first_byte, words);
         }
         let products = x.sums::<C, M, N>(codes, at);
         for n in 0..N {
